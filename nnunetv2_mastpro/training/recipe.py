@@ -1,0 +1,104 @@
+"""Optimizer, schedule, seed and epoch length: what every trainer of the plugin, and its controls, share.
+
+Environment, for short runs (tests, demo, benchmarks):
+MASTPRO_EPOCH_ITERATIONS  training steps per epoch (nnU-Net: 250); a fifth as many validation steps
+MASTPRO_SEED              seeds the weights and the main process; nnU-Net's loader processes draw freely
+"""
+
+import os
+import random
+
+import numpy as np
+import torch
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_mastpro.errors import MASTProError
+
+EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
+
+
+class WarmupPolyLR(PolyLRScheduler):
+    """nnU-Net's polynomial decay after a linear warm-up. Steps are epochs and may be fractions of one."""
+
+    def __init__(self, optimizer, initial_lr: float, max_steps: int, warmup_steps: float):
+        self.warmup_steps = warmup_steps
+        super().__init__(optimizer, initial_lr, max_steps)
+
+    def step(self, current_step: float | None = None) -> None:
+        super().step(current_step)
+        reached = self.ctr if current_step is None or current_step == -1 else current_step
+        if reached < self.warmup_steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= max(reached / self.warmup_steps, 1e-3)
+            self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def read_count(name: str) -> int | None:
+    """The environment variable as a positive integer, None if unset. Raises MASTProError otherwise."""
+    text = os.environ.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) == 0:
+        raise MASTProError(f"{name}={text!r} is not a positive whole number; unset it or set it to steps per epoch")
+    return int(text)
+
+
+class ShortRuns(nnUNetTrainer):
+    """nnU-Net's trainer whose length, seed and epochs can be chosen for short runs."""
+
+    epochs: int | None = None  # set by the _1epoch ... variants; None keeps nnU-Net's 1000
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.epochs is not None:
+            self.num_epochs = self.epochs
+        iterations = read_count("MASTPRO_EPOCH_ITERATIONS")
+        if iterations is not None:
+            self.num_iterations_per_epoch = iterations
+            self.num_val_iterations_per_epoch = max(1, iterations // 5)
+
+    def initialize(self) -> None:
+        seed = os.environ.get("MASTPRO_SEED")
+        if seed is not None and not self.was_initialized:
+            random.seed(int(seed))
+            np.random.seed(int(seed))
+            torch.manual_seed(int(seed))
+        super().initialize()
+
+
+class AdamWRecipe(ShortRuns):
+    """AdamW with warm-up, stepped within the epoch so that runs of a few epochs are warmed up too."""
+
+    learning_rate: float = 1e-3
+    warmup_share: float = 0.05  # of all epochs
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.initial_lr = self.learning_rate
+        self.weight_decay = 1e-2
+        self.steps_in_epoch = 0
+
+    def configure_optimizers(self):
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs,
+                                       self.warmup_share * self.num_epochs)
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.steps_in_epoch = 0
+
+    def train_step(self, batch: dict) -> dict:
+        self.lr_scheduler.step(self.current_epoch + self.steps_in_epoch / self.num_iterations_per_epoch)
+        self.steps_in_epoch += 1
+        return super().train_step(batch)
+
+
+def epoch_variants(trainer: type, module: str) -> dict[str, type]:
+    """The trainer as `_1epoch`, `_5epochs`, ... by name, as nnU-Net offers its own."""
+    names = {n: f"{trainer.__name__}_{n}epoch{'s' if n > 1 else ''}" for n in EPOCH_VARIANTS}
+    return {name: type(name, (trainer,), {"epochs": n, "__module__": module, "__doc__": f"{n} epochs."})
+            for n, name in names.items()}

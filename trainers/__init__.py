@@ -1,0 +1,1 @@
+"""What nnUNet_extTrainer points at: re-exports only."""
