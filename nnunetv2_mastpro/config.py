@@ -1,0 +1,162 @@
+"""The "mastpro" block of nnU-Net's plans as frozen dataclasses. Standard library only.
+
+    "mastpro": {"network": {...}, "prompts": {...}, "training": {...}, "resolved": {...}}
+
+The first three are for users, every key optional. "resolved" is written when training starts and, beside a
+checkpoint, rebuilds the network.
+"""
+
+import dataclasses
+import difflib
+from dataclasses import dataclass, field
+
+from nnunetv2_mastpro.errors import MASTProError
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Sizes of the parts that are put into the planned network. k1, k2, k, r of the paper in brackets."""
+
+    generic_experts: int = 4  # [k2] shared by all tumour types
+    specific_experts: int = 2  # [k1] owned by each tumour type
+    top_k_generic: int = 2  # [k] kept of the generic experts
+    top_k_specific: int = 1  # [k] kept of the experts of the allowed tumour types
+    rank: int = 8  # [r]
+    routing: str = "sample"  # "token": each voxel chooses; "sample": each patch chooses
+    router: str = "split"  # "split": R^t weighs its own experts; "joint": the generic ones too
+    encoder_stages: tuple[int, ...] | None = None  # None: from the second on
+    decoder_stages: tuple[int, ...] | None = None  # None: all below full resolution; 0 is the coarsest
+    attention_dim: int = 128
+    attention_heads: int = 4
+    kernel_hidden: int = 128
+
+    def __post_init__(self):
+        for name in ("generic_experts", "top_k_generic", "rank", "attention_dim", "attention_heads", "kernel_hidden"):
+            _at_least(self, name, 1)
+        for name in ("specific_experts", "top_k_specific"):
+            _at_least(self, name, 0)
+        for top_k, experts in (("top_k_generic", "generic_experts"), ("top_k_specific", "specific_experts")):
+            if getattr(self, top_k) > getattr(self, experts):
+                raise MASTProError(f"{top_k}={getattr(self, top_k)} exceeds {experts}={getattr(self, experts)}; "
+                                   f"lower mastpro.network.{top_k} in the plans")
+        _one_of(self, "routing", ("token", "sample"))
+        _one_of(self, "router", ("split", "joint"))
+        if self.attention_dim % self.attention_heads:
+            raise MASTProError(f"attention_dim={self.attention_dim} is not a multiple of attention_heads="
+                               f"{self.attention_heads}; change one of them in mastpro.network of the plans")
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """Where sentence embeddings come from (Eq. 1): a sentence-transformers name or a local folder."""
+
+    encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Weights of the two terms beside nnU-Net's loss, and the learning rate."""
+
+    learning_rate: float = 1e-3
+    balance_weight: float = 0.01  # load balance of the routers
+    presence_weight: float = 0.1  # category supervision, Sec. 2.2
+
+    def __post_init__(self):
+        if not self.learning_rate > 0:
+            raise MASTProError(f"learning_rate={self.learning_rate} is not positive; "
+                               "correct mastpro.training.learning_rate in the plans")
+        for name in ("balance_weight", "presence_weight"):
+            _at_least(self, name, 0)
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """One output of the network: its label, its sentence, and whether it is a tumour type."""
+
+    label: str
+    sentence: str
+    is_tumor: bool
+    host_structures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What the data set made of the prompts; enough to rebuild the network without an encoder."""
+
+    classes: tuple[ClassSpec, ...]
+    embedding_dim: int
+    has_background: bool  # softmax over classes and background; False for region-based data sets
+
+
+@dataclass(frozen=True)
+class MASTProConfig:
+    """The whole block. Raises MASTProError for a key or a value that it does not know."""
+
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    resolved: Resolved | None = None
+
+    @classmethod
+    def from_dict(cls, block: dict) -> "MASTProConfig":
+        _check_keys(block, cls, "mastpro")
+        resolved = block.get("resolved")
+        return cls(network=_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
+                   prompts=_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
+                   training=_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
+                   resolved=None if resolved is None else _resolved(resolved))
+
+    def to_dict(self) -> dict:
+        """As JSON would hold it: tuples become lists."""
+        return _plain(dataclasses.asdict(self))
+
+
+def _resolved(block: dict) -> Resolved:
+    section = _section(Resolved, block, "mastpro.resolved")
+    classes = tuple(_section(ClassSpec, entry, "mastpro.resolved.classes") for entry in block["classes"])
+    return dataclasses.replace(section, classes=classes)
+
+
+def _section(cls, values: dict, where: str):
+    _check_keys(values, cls, where)
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        _check_type(value, kinds[key], f"{where}.{key}")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def _check_keys(values: dict, cls, where: str) -> None:
+    if not isinstance(values, dict):
+        raise MASTProError(f"{where} in the plans is {values!r}, not a JSON object; write keys and values in braces")
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, 1, 0)
+            raise MASTProError(f"unknown key {where}.{key} in the plans; "
+                               f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}")
+
+
+def _check_type(value, kind, where: str) -> None:
+    expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
+    if expected is None:
+        expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
+        raise MASTProError(f"{where}={value!r} in the plans has the wrong type; "
+                           f"it must be {getattr(kind, '__name__', kind)}")
+
+
+def _at_least(config, name: str, low: float) -> None:
+    if getattr(config, name) < low:
+        raise MASTProError(f"{name}={getattr(config, name)} is below {low}; raise it in the mastpro block of the plans")
+
+
+def _one_of(config, name: str, allowed: tuple[str, ...]) -> None:
+    if getattr(config, name) not in allowed:
+        raise MASTProError(f"{name}={getattr(config, name)!r} is not one of {', '.join(allowed)}; "
+                           f"correct mastpro.network.{name} in the plans")
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

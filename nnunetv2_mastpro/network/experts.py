@@ -1,0 +1,132 @@
+"""D-MoE: routers and low-rank experts, Eq. 3-5.
+
+B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def keep_top_k(logits: Tensor, allowed: Tensor, k: int, dim: int = 1) -> Tensor:
+    """KeepTop-k, Eq. 5: logits outside the k largest allowed ones become the dtype's minimum.
+
+    logits, allowed: same shape, experts along `dim`. With fewer than k allowed, all allowed ones stay.
+    """
+    lowest = torch.finfo(logits.dtype).min
+    masked = logits.masked_fill(~allowed, lowest)
+    kept = torch.zeros_like(allowed).scatter(dim, masked.topk(k, dim).indices, True)
+    return masked.masked_fill(~kept, lowest)
+
+
+class Router(nn.Module):
+    """R^g and R^t, Eq. 4: logits of every expert from the features.
+
+    `joint` gives each type's router rows for the generic experts too; they are averaged over the allowed types
+    and added to the generic logits.
+    """
+
+    def __init__(self, *, dim: int, num_generic: int, num_specific: int, num_tasks: int, joint: bool):
+        super().__init__()
+        self.num_generic, self.joint = num_generic, joint and num_tasks > 0
+        rows = num_specific + (num_generic if joint else 0)
+        self.generic = nn.Parameter(torch.randn(num_generic, dim) * dim**-0.5)
+        self.specific = nn.ParameterList([torch.randn(rows, dim) * dim**-0.5 for _ in range(num_tasks)])
+
+    def forward(self, features: Tensor, task_mask: Tensor) -> Tensor:
+        """features (B, C, ...), task_mask (B, T) of {0, 1} -> logits (B, E, ...)."""
+        weight = torch.cat([self.generic, *self.specific])  # W of Eq. 4
+        logits = torch.einsum("bc...,ec->be...", features, weight)
+        if not self.joint:
+            return logits
+        generic, specific = logits.split([self.num_generic, logits.shape[1] - self.num_generic], 1)
+        per_type = specific.unflatten(1, (len(self.specific), -1))  # (B, T, Eg + k1, ...)
+        weights = task_mask / task_mask.sum(1, keepdim=True).clamp(min=1)
+        shared = torch.einsum("bte...,bt->be...", per_type[:, :, : self.num_generic], weights.to(logits.dtype))
+        return torch.cat([generic + shared, per_type[:, :, self.num_generic:].flatten(1, 2)], 1)
+
+
+class DMoE(nn.Module):
+    """Mixture of low-rank experts on a feature map: y = x + sum_i g_i E_i(x), Eq. 3.
+
+    E_i goes down to `rank`, through GELU, and up to C. The way up starts at zero, so the module starts as the
+    identity. `num_generic` experts are shared; each of `num_tasks` tumour types owns `num_specific` as Parameters
+    of its own. `routing`: "token" gates each voxel, "sample" gates a whole sample by its mean features and then
+    computes only the chosen experts.
+
+    In training mode a forward pass also returns the load-balancing term, and `usage` (E) counts how often each
+    expert was kept until it is set to zero.
+    """
+
+    def __init__(self, *, dim: int, rank: int, num_generic: int, num_specific: int, num_tasks: int,
+                 top_k_generic: int, top_k_specific: int, routing: str = "sample", joint_router: bool = False):
+        super().__init__()
+        num_specific = num_specific if num_tasks else 0
+        num_tasks = num_tasks if num_specific else 0
+        self.rank, self.routing = rank, routing
+        self.num_generic, self.num_specific, self.num_tasks = num_generic, num_specific, num_tasks
+        self.top_k_generic, self.top_k_specific = top_k_generic, min(top_k_specific, num_specific * num_tasks)
+        self.router = Router(dim=dim, num_generic=num_generic, num_specific=num_specific, num_tasks=num_tasks,
+                             joint=joint_router)
+        owners = [num_generic] + [num_specific] * num_tasks
+        self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
+        self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
+        self.register_buffer("usage", torch.zeros(sum(owners)), persistent=False)
+
+    def forward(self, x: Tensor, task_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, load-balancing term (scalar)."""
+        seen = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.routing == "sample" else x
+        allowed = self.allowed(task_mask)
+        logits = self.router(seen.float(), task_mask)
+        gates = self.gate(logits, allowed)
+        balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
+        if self.training:
+            with torch.no_grad():
+                self.usage += (gates > 0).sum([d for d in range(gates.ndim) if d != 1])
+        mix = self.mix_chosen if self.routing == "sample" else self.mix_all
+        return mix(x, gates.to(x.dtype)), balance
+
+    def allowed(self, task_mask: Tensor) -> Tensor:
+        """(B, E) bool: generic experts always, a type's own where its task is on."""
+        own = task_mask.bool().repeat_interleave(self.num_specific, 1) if self.num_tasks else task_mask[:, :0].bool()
+        return torch.cat([own.new_ones(len(own), self.num_generic), own], 1)
+
+    def gate(self, logits: Tensor, allowed: Tensor) -> Tensor:
+        """R(X) = Softmax(KeepTop-k(...)), Eq. 4: top k of each group, softmax jointly over what is kept."""
+        allowed = allowed.view(*allowed.shape, *[1] * (logits.ndim - 2)).expand_as(logits)
+        sizes = [self.num_generic, logits.shape[1] - self.num_generic]
+        kept = [keep_top_k(group, mask, k) for group, mask, k in zip(
+            logits.split(sizes, 1), allowed.split(sizes, 1), (self.top_k_generic, self.top_k_specific), strict=True)]
+        return torch.cat(kept, 1).softmax(1)
+
+    def balance(self, logits: Tensor, gates: Tensor, allowed: Tensor) -> Tensor:
+        """E sum_e f_e P_e per group: share of choices times mean probability before top-k; 1 when uniform."""
+        over = (0, *range(2, logits.ndim))
+        terms = []
+        for start, stop, k in ((0, self.num_generic, self.top_k_generic),
+                               (self.num_generic, logits.shape[1], self.top_k_specific)):
+            if k == 0 or stop - start < 2:
+                continue
+            mask = allowed[:, start:stop].view(len(logits), -1, *[1] * (logits.ndim - 2))
+            lowest = torch.finfo(logits.dtype).min
+            probability = logits[:, start:stop].masked_fill(~mask, lowest).softmax(1) * mask
+            chosen = (gates[:, start:stop] > 0).to(logits.dtype).mean(over) / k
+            terms.append(mask.any(0).sum() * (chosen * probability.mean(over)).sum())
+        return torch.stack(terms).mean() if terms else logits.sum() * 0
+
+    def mix_all(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Gates per voxel: two matrix products over the concatenated factors of all experts."""
+        down = torch.cat(list(self.down)).flatten(0, 1)  # (E r, C)
+        up = torch.cat(list(self.up)).transpose(0, 1).flatten(1)  # (C, E r)
+        hidden = F.gelu(down @ x.flatten(2))  # (B, E r, N)
+        hidden = hidden.unflatten(1, (-1, self.rank)) * gates.flatten(2).unsqueeze(2)
+        return x + (up @ hidden.flatten(1, 2)).view_as(x)
+
+    def mix_chosen(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Gates per sample, (B, E, 1, ...): the chosen experts' factors are gathered, the rest is not computed."""
+        weight, index = gates.flatten(1).topk(self.top_k_generic + self.top_k_specific, 1)  # (B, k)
+        down = torch.cat(list(self.down))[index].flatten(1, 2)  # (B, k r, C)
+        up = torch.cat(list(self.up))[index] * weight[:, :, None, None]
+        up = up.transpose(1, 2).flatten(2)  # (B, C, k r)
+        hidden = F.gelu(down @ x.flatten(2))  # (B, k r, N)
+        return x + (up @ hidden).view_as(x)
