@@ -1,0 +1,30 @@
+"""Where the folders that ship beside the package lie: in a wheel inside it, in a checkout beside it. Stdlib only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def trainers_dir() -> Path:
+    """What nnUNet_extTrainer points at. Raises MASTProError where the installation lacks it."""
+    return _shipped_folder("trainers", "*.py")
+
+
+def plans_dir() -> Path:
+    """Plan overlays and recipes, *.json. Raises MASTProError where the installation lacks them."""
+    return _shipped_folder("plans", "*.json")
+
+
+def _shipped_folder(name: str, pattern: str) -> Path:
+    """Asks for a file too: site-packages may hold a stranger's folder of the same name beside the package."""
+    candidates = (PACKAGE / name, PACKAGE.parent / name)
+    for folder in candidates:
+        if any(folder.glob(pattern)) and (folder.parent == PACKAGE or (PACKAGE.parent / "setup.cfg").is_file()):
+            return folder
+    raise MASTProError(
+        f"no {name} folder with {pattern} at {candidates[0]} or {candidates[1]}; reinstall nnunetv2_mastpro"
+    )
