@@ -18,7 +18,7 @@ help:
 	@echo "make test-all  install, then run every test, the slow ones too"
 	@echo "make lint      install, then run ruff"
 	@echo "make install   make $(VENV) if absent and install the package into it, editable"
-	@echo "make clean     remove what the targets made here: .venv, build/, demo/ and caches"
+	@echo "make clean     remove demo/, build/ and caches; the environment stays (rm -r .venv)"
 	@echo
 	@echo "PYTHON=python3.11    the interpreter that makes the environment (now: $(PYTHON))"
 	@echo "VENV=/path/to/env    the environment to use; made if absent (now: $(VENV))"
@@ -67,6 +67,6 @@ $(BIN)/python:
 	@"$(PYTHON)" -m venv "$(VENV)"
 
 clean:
-	@echo "[mastpro] removing .venv, build/, dist/, demo/ and caches"
-	@rm -rf .venv build dist demo .pytest_cache .ruff_cache .coverage .coverage.* *.egg-info
+	@echo "[mastpro] removing demo/, build/, dist/ and caches"
+	@rm -rf build dist demo .pytest_cache .ruff_cache .coverage .coverage.* *.egg-info
 	@find nnunetv2_mastpro trainers tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,66 @@
+"""The `mastpro` command: one module of `nnunetv2_mastpro.commands` per subcommand."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from nnunetv2_mastpro import __version__
+from nnunetv2_mastpro.errors import MASTProError
+
+COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(args) -> int; light to import
+    "env": "nnunetv2_mastpro.commands.env",
+    "doctor": "nnunetv2_mastpro.commands.doctor",
+    "prompts": "nnunetv2_mastpro.commands.prompts",
+    "demo": "nnunetv2_mastpro.commands.demo",
+}
+RC_BAD_INPUT = 2  # what argparse ends with too
+RC_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one subcommand and gives its exit status: 2 with one sentence for what the user can repair."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(arguments).parse_args(arguments)
+    debug = getattr(args, "debug", False)
+    try:
+        return args.run(args)
+    except MASTProError as error:
+        if debug:
+            raise
+        print(f"mastpro: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return RC_BAD_INPUT
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("mastpro: interrupted", file=sys.stderr)
+        return RC_INTERRUPTED
+
+
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """Imports the named subcommand only, so that a broken or slow one cannot hold up the others."""
+    debug = argparse.ArgumentParser(add_help=False)  # no default: a subparser's would undo `mastpro --debug COMMAND`
+    debug.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="errors with their traceback")
+    parser = argparse.ArgumentParser(prog="mastpro", description="MAST-Pro for nnU-Net v2.", parents=[debug])
+    parser.add_argument("--version", action="version", version=f"nnunetv2_mastpro {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name in [named] if named in COMMANDS else COMMANDS:
+        module = importlib.import_module(COMMANDS[name])
+        text = (module.__doc__ or "").strip()
+        subparser = subparsers.add_parser(
+            name,
+            help=text.split("\n")[0],
+            description=text,
+            parents=[debug],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
