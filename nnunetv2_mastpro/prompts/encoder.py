@@ -43,7 +43,8 @@ def embed(sentences: Sequence[str], encoder: str = DEFAULT_ENCODER) -> Embedding
     """
     import torch
 
-    assert sentences and not isinstance(sentences, str), "a list of at least one sentence"
+    assert sentences, "at least one sentence"
+    assert not isinstance(sentences, str), "a list of sentences"
     identity = _identity(encoder)
     known: dict[str, tuple[torch.Tensor, str]] = {}
     for sentence in dict.fromkeys(sentences):

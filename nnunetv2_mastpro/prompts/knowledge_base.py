@@ -130,8 +130,11 @@ def _find_generic(key: str, dataset_name: str) -> Entry | None:
     if kind is None:
         return None
     hits = _organs_named(dataset_name, {organ: fields["words"] for organ, fields in generic["organs"].items()})
-    target = generic["organs"][hits.pop()].get(kind) if len(hits) == 1 else None
-    return tumors()[target] if target is not None else None
+    if len(hits) != 1:
+        return None
+    fields = generic["organs"][hits.pop()]
+    target = fields.get(kind) or (fields.get("tumor") if kind == "mass" else None)
+    return {**organs(), **tumors()}[target] if target is not None else None
 
 
 def _organs_named(dataset_name: str, words: dict[str, list[str]]) -> set[str]:

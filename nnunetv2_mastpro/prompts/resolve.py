@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.knowledge_base import Entry, find, find_organ, words_of
@@ -18,9 +19,9 @@ _TUMOR_WORD = re.compile(
     r"tumor|cancer|carcinom|lesion|metasta|sarcoma|gliom|blastoma|lymphoma|melanoma|meningioma|neoplas|malignan"
     r"|\bmass\b|\bmet\b|\bgtv"
 )
-_CT_WORD = re.compile(r"(ce|nc|ld|cb|hr)?ct(a|p)?$")
-_MRI_WORD = re.compile(r"(mri?|mp?mri|t[12][a-z]{0,4}|[a-z]{0,2}flair|adc|dwi|dce|dti|swi|pdw?|hbv)$")
-_PET_WORD = re.compile(r"(pet|fdg|suv|psma)$")
+_CT_WORD = re.compile(r"(ce|nc|ld|cb|hr)?ct(a|p|ac)?\d*$")
+_MRI_WORD = re.compile(r"(mri?|mp?mri|t[12][a-z]{0,6}|[a-z]{0,2}flair|adc|dwi|dce|dti|swi|pdw?|hbv)$")
+_PET_WORD = re.compile(r"(pet|fdg|suv|psma)\d*$")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def resolve_with_entries(dataset_json: dict) -> list[tuple[Prompt, dict]]:
             resolved.append(_from_knowledge(label, known, modality))
         else:
             resolved.append(_from_name(label, modality))
-    return resolved
+    return _tell_apart(resolved)
 
 
 def foreground_labels(dataset_json: dict) -> tuple[str, ...]:
@@ -122,7 +123,7 @@ def _from_section(label: str, entry: dict, known: Entry | None, modality: str) -
         organ = find_organ(attributes["organ"])
         own_organ = known is None or ("organ" in entry and entry["organ"] != known.organ)
         hosts = (organ.host_structures if organ else ()) if own_organ else known.host_structures
-        sentence = (tumor_sentence if "tumor" in attributes else organ_sentence)(**attributes)
+        sentence = _sentence(attributes)
     return Prompt(
         label=label,
         sentence=sentence,
@@ -163,7 +164,7 @@ def _from_knowledge(label: str, known: Entry, modality: str) -> tuple[Prompt, di
 
 def _from_name(label: str, modality: str) -> tuple[Prompt, dict]:
     is_tumor = looks_like_tumor(label)
-    sentence = plain_sentence(re.sub(r"[\s_]+", " ", label).strip(), is_tumor, modality)
+    sentence = plain_sentence(_readable(label), is_tumor, modality)
     warnings.warn(
         f'label "{label}" is not in the knowledge base: its prompt is "{sentence}", as a '
         f'{"tumor" if is_tumor else "normal structure"}; for a better one fill in mastpro.prompts["{label}"] in '
@@ -172,6 +173,46 @@ def _from_name(label: str, modality: str) -> tuple[Prompt, dict]:
     )
     prompt = Prompt(label=label, sentence=sentence, is_tumor=is_tumor, host_structures=(), origin=FROM_NAME)
     return prompt, {"sentence": sentence, **_rest(prompt)}
+
+
+def _tell_apart(resolved: list[tuple[Prompt, dict]]) -> list[tuple[Prompt, dict]]:
+    """Labels that resolved to one sentence get their own names into it: equal embeddings give equal outputs."""
+    counts = Counter(prompt.sentence for prompt, _ in resolved)
+    told = [
+        _by_own_name(prompt, entry)
+        if counts[prompt.sentence] > 1 and prompt.origin != FROM_DATASET
+        else (prompt, entry)
+        for prompt, entry in resolved
+    ]
+    labels: dict[str, str] = {}
+    for prompt, _ in told:
+        other = labels.setdefault(prompt.sentence, prompt.label)
+        if other != prompt.label:
+            raise MASTProError(
+                f'labels "{other}" and "{prompt.label}" have the same sentence, so the network could not tell them '
+                "apart; give each an entry of its own in mastpro.prompts in dataset.json"
+            )
+    return told
+
+
+def _by_own_name(prompt: Prompt, entry: dict) -> tuple[Prompt, dict]:
+    if "sentence" in entry:
+        return prompt, entry
+    named = {**entry, "tumor" if "tumor" in entry else "organ": _readable(prompt.label)}
+    warnings.warn(
+        f'label "{prompt.label}" shares the {prompt.origin} entry with another label: its own name tells them apart; '
+        f'for better prompts fill in mastpro.prompts["{prompt.label}"] in dataset.json',
+        stacklevel=5,
+    )
+    return replace(prompt, sentence=_sentence({key: named[key] for key in TEXT_KEYS if key in named})), named
+
+
+def _sentence(attributes: dict[str, str]) -> str:
+    return (tumor_sentence if "tumor" in attributes else organ_sentence)(**attributes)
+
+
+def _readable(label: str) -> str:
+    return re.sub(r"[\s_]+", " ", label).strip()
 
 
 def _rest(prompt: Prompt) -> dict:

@@ -20,7 +20,7 @@ def with_article(words: str) -> str:
 
 
 def tumor_sentence(tumor: str, organ: str, shape: str, edge: str, modality: str) -> str:
-    """The template of the paper (Sec. 2.1): "This is a [C] in the [O], appearing as a [S] mass with [E] borders on [M]."
+    """The paper's template: "This is a [C] in the [O], appearing as a [S] mass with [E] borders on [M]." (Sec. 2.1)
 
     What the template says itself ("the", "mass", "borders") is dropped from the attributes.
     """

@@ -1,0 +1,105 @@
+"""`mastpro prompts`: shows what each label says to the network, edits it, or asks a language model for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.prompts.describe import Endpoint, describe
+from nnunetv2_mastpro.prompts.edit import read_dataset_json, write_section
+from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
+from nnunetv2_mastpro.prompts.knowledge_base import find_organ
+from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
+from nnunetv2_mastpro.prompts.sentences import tumor_sentence
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro prompts`."""
+    parser.add_argument("-d", "--dataset", metavar="DATASET", help="id or name of an nnU-Net dataset")
+    parser.add_argument(
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        help="sentence-transformers model: a name or a folder (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--write", action="store_true", help="write the editable section mastpro.prompts to dataset.json"
+    )
+    parser.add_argument(
+        "--describe",
+        metavar="TUMOR",
+        help="ask the chat model at MASTPRO_LLM_URL (MASTPRO_LLM_MODEL, MASTPRO_LLM_KEY) for a tumor's attributes",
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, metavar="SECONDS", help="for --describe (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the subcommand; 0 on success. Raises MASTProError."""
+    if args.describe is None and args.dataset is None:
+        raise MASTProError("nothing to do; give a dataset with -d, or a tumor's name with --describe")
+    if args.write and args.dataset is None:
+        raise MASTProError("--write needs a dataset; give one with -d")
+    if args.timeout <= 0:
+        raise MASTProError(f"--timeout {args.timeout:g} is not above 0; give the seconds to wait")
+    if args.describe is not None:
+        _say(_description(args.describe, args.timeout))
+    if args.dataset is not None:
+        paths = dataset_json_paths(args.dataset)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the listing says itself what has a name only
+            written = write_section(paths) if args.write else []
+            _say(_listing(resolve_prompts(read_dataset_json(paths[0])), args.encoder))
+        _say("".join(f"wrote {path}\n" for path in written))
+    return 0
+
+
+def dataset_json_paths(dataset: str) -> list[Path]:
+    """The copies of a dataset's dataset.json: the one in nnUNet_raw first, then the preprocessed one."""
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    folders = [Path(folder.get()) for folder in (nnUNet_raw, nnUNet_preprocessed) if folder.get()]
+    if not nnUNet_raw.get():
+        raise MASTProError("nnUNet_raw is not set; export nnUNet_raw=FOLDER as nnU-Net's set-up asks")
+    try:
+        name = str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as error:
+        looked = " or ".join(map(str, folders))
+        raise MASTProError(f"no single dataset {dataset} in {looked}; give the id or the name of one") from error
+    paths = [path for path in (folder / name / "dataset.json" for folder in folders) if path.is_file()]
+    if not paths:
+        looked = " or ".join(map(str, folders))
+        raise MASTProError(f"{name} has no dataset.json in {looked}; check the dataset's name")
+    return paths
+
+
+def _listing(prompts: tuple[Prompt, ...], encoder: str) -> str:
+    embeddings = embed([prompt.sentence for prompt in prompts], encoder)
+    blocks = []
+    for prompt, origin in zip(prompts, embeddings.origins, strict=True):
+        kind = "tumor" if prompt.is_tumor else "organ or other"
+        blocks.append(
+            f"{prompt.label}\n"
+            f"  from       {prompt.origin}\n"
+            f"  sentence   {prompt.sentence}\n"
+            f"  kind       {kind}\n"
+            f"  hosts      {', '.join(prompt.host_structures) or 'none'}\n"
+            f"  embedding  {origin} ({encoder})\n"
+        )
+    return "\n".join(blocks)
+
+
+def _description(name: str, timeout_s: float) -> str:
+    attributes = describe(name, Endpoint.from_environment(), timeout_s)
+    organ = find_organ(attributes["organ"])
+    entry = {**attributes, "is_tumor": True, "host_structures": list(organ.host_structures) if organ else []}
+    return f"{json.dumps(entry, indent=4, ensure_ascii=False)}\n{tumor_sentence(**attributes)}\n"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
