@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -159,12 +160,13 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             if path is None:
                 continue
             content = _read(path)
-            prompts = _resolve(content)
+            prompts, notes = _resolve(content)
         except MASTProError as error:
             yield Finding(FAIL, str(error))
             continue
         sections[name] = content.get("mastpro")
         yield Finding(OK, f"{path}: {len(prompts)} classes, {sum(prompt.is_tumor for prompt in prompts)} tumour types")
+        yield from (Finding(WARN, note) for note in notes)
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
@@ -179,7 +181,9 @@ def judge_device(answer: str | None, error: str) -> Finding:
         return Finding(FAIL, f"torch and torchvision do not import ({error})", remedy)
     if answer == "cuda":
         return Finding(OK, "device cuda")
-    return Finding(WARN, f"no CUDA device, {answer} only", f"add -device {answer} to nnUNetv2_train and nnUNetv2_predict")
+    return Finding(
+        WARN, f"no CUDA device, {answer} only", f"add -device {answer} to nnUNetv2_train and nnUNetv2_predict"
+    )
 
 
 def judge_trainer(answer: str | None, error: str, environ: Mapping[str, str]) -> Finding:
@@ -256,10 +260,14 @@ def _read(path: Path) -> dict:
     return content
 
 
-def _resolve(dataset_json: dict) -> tuple:
+def _resolve(dataset_json: dict) -> tuple[tuple, list[str]]:
+    """Prompts, and what their resolution warned of."""
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
-    return resolve_prompts(dataset_json)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prompts = resolve_prompts(dataset_json)
+    return prompts, [str(warning.message) for warning in caught]
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -1,0 +1,132 @@
+"""The command line: exit status, what goes to which stream, and one command not holding up another."""
+
+import os
+import shlex
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from nnunetv2_mastpro import __version__, cli
+from nnunetv2_mastpro.commands import env as env_command
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.resources import trainers_dir
+
+HEAVY = ("torch", "nnunetv2", "sentence_transformers", "totalsegmentator", "SimpleITK", "matplotlib", "scipy")
+
+
+@pytest.fixture
+def fail_with(monkeypatch):
+    """`fail_with(error)` makes `mastpro env` raise it."""
+
+    def prepare(error):
+        def run(args):
+            raise error
+
+        module = ModuleType("failing", "Fails.")
+        module.add_arguments, module.run = lambda parser: None, run
+        monkeypatch.setitem(sys.modules, "failing", module)
+        monkeypatch.setitem(cli.COMMANDS, "env", "failing")
+
+    return prepare
+
+
+def test_bad_input_is_one_sentence_and_2(fail_with, capsys):
+    fail_with(MASTProError("top_k=9 exceeds\n  the 8 experts; lower it"))
+    assert cli.main(["env"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err == "mastpro: error: top_k=9 exceeds the 8 experts; lower it\n"
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "env"], ["env", "--debug"]])
+@pytest.mark.parametrize("error", [MASTProError("bad"), KeyboardInterrupt()])
+def test_debug_shows_the_traceback(fail_with, arguments, error):
+    fail_with(error)
+    with pytest.raises(type(error)):
+        cli.main(arguments)
+
+
+def test_interrupt_is_130(fail_with, capsys):
+    fail_with(KeyboardInterrupt())
+    assert cli.main(["env"]) == 130
+    assert capsys.readouterr().err == "mastpro: interrupted\n"
+
+
+def test_unexpected_errors_keep_their_traceback(fail_with):
+    fail_with(ZeroDivisionError("ours"))
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        cli.main(["env"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["env", "--unknown"]])
+def test_misuse_is_2(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(arguments)
+    assert stopped.value.code == 2
+    assert "usage: mastpro" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"nnunetv2_mastpro {__version__}\n"
+
+
+def test_help_lists_every_command_without_heavy_imports():
+    code = (
+        "import sys\nfrom nnunetv2_mastpro import cli\n"
+        "try: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for name in cli.COMMANDS:
+        assert f"\n    {name} " in done.stdout
+    assert done.stdout.endswith("HEAVY []\n")
+
+
+def test_one_broken_command_leaves_the_others_alone(monkeypatch, capsys):
+    monkeypatch.setitem(cli.COMMANDS, "demo", "nnunetv2_mastpro.commands.no_such_module")
+    assert cli.main(["env"]) == 0
+    assert capsys.readouterr().out.startswith("export nnUNet_extTrainer=")
+
+
+def test_python_m_is_mastpro(run_command):
+    done = run_command([sys.executable, "-m", "nnunetv2_mastpro", "--version"])
+    assert done.stdout == f"nnunetv2_mastpro {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"), [(None, []), ("", []), ("/a b:/c", ["/a b", "/c"]), ("/a::/c:", ["/a", "/c"])]
+)
+def test_env_appends(monkeypatch, capsys, before, kept):
+    if before is None:
+        monkeypatch.delenv("nnUNet_extTrainer", raising=False)
+    else:
+        monkeypatch.setenv("nnUNet_extTrainer", before.replace(":", os.pathsep))
+    assert cli.main(["env"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    export, assignment = shlex.split(line)
+    assert export == "export"
+    assert assignment == "nnUNet_extTrainer=" + os.pathsep.join([*kept, str(trainers_dir())])
+
+
+def test_env_knows_its_folder_under_another_spelling(tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(trainers_dir())
+    before = os.pathsep.join([str(link), "/other"])
+    assert env_command.appended(before, str(trainers_dir())) == before
+
+
+def test_env_notes_unset_folders_on_stderr(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path))
+    monkeypatch.setenv("nnUNet_preprocessed", "")
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    assert cli.main(["env"]) == 0
+    captured = capsys.readouterr()
+    assert len(captured.out.splitlines()) == 1
+    assert "nnUNet_raw" not in captured.err
+    assert "nnUNet_preprocessed is not set" in captured.err
+    assert "nnUNet_results is not set" in captured.err
