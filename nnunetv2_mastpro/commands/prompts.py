@@ -40,10 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand; 0 on success. Raises MASTProError."""
-    if args.describe is None and args.dataset is None:
-        raise MASTProError("nothing to do; give a dataset with -d, or a tumor's name with --describe")
     if args.write and args.dataset is None:
         raise MASTProError("--write needs a dataset; give one with -d")
+    if args.describe is None and args.dataset is None:
+        raise MASTProError("nothing to do; give a dataset with -d, or a tumor's name with --describe")
     if args.timeout <= 0:
         raise MASTProError(f"--timeout {args.timeout:g} is not above 0; give the seconds to wait")
     if args.describe is not None:

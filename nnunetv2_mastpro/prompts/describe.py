@@ -87,7 +87,7 @@ def _post(request: urllib.request.Request, timeout_s: float) -> bytes:
             raise _timed_out(where, timeout_s) from error
         raise MASTProError(f"{where} cannot be reached ({error.reason}); check MASTPRO_LLM_URL") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise MASTProError(f"{where} broke off its answer ({error!r}); check MASTPRO_LLM_URL") from error
+        raise MASTProError(f"{where} gave no usable HTTP answer ({error!r}); check MASTPRO_LLM_URL") from error
 
 
 def _timed_out(where: str, timeout_s: float) -> MASTProError:

@@ -17,24 +17,15 @@ def write_atomically(contents: Mapping[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             target = Path(os.path.realpath(path))
-            staged[target] = _stage(target, content)
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+            staged[target] = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            staged[target].chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
         for target, temporary in staged.items():
             os.replace(temporary, target)
     finally:
         for temporary in staged.values():
             temporary.unlink(missing_ok=True)
-
-
-def _stage(target: Path, content: bytes) -> Path:
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
