@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_mastpro.cli import COMMANDS
 from nnunetv2_mastpro.resources import plans_dir, trainers_dir
 
 MASTPRO = Path(sys.prefix) / "bin" / "mastpro"
@@ -88,3 +89,9 @@ def test_doctor_tells_whether_the_trainer_is_found(workspace, run_command, tmp_p
         assert len(failed) == 1, done.stdout
         assert "nnUNet_extTrainer is not set" in failed[0]
         assert 'eval "$(mastpro env)"' in failed[0]
+
+
+def test_every_command_came_along(run_command):
+    shown = run_command(["mastpro", "--help"]).stdout
+    for name in COMMANDS:
+        assert f"\n    {name} " in shown
