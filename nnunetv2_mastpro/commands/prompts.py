@@ -13,8 +13,10 @@ from nnunetv2_mastpro.prompts.describe import Endpoint, describe
 from nnunetv2_mastpro.prompts.edit import read_dataset_json, write_section
 from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
 from nnunetv2_mastpro.prompts.knowledge_base import find_organ
-from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
-from nnunetv2_mastpro.prompts.sentences import tumor_sentence
+from nnunetv2_mastpro.prompts.resolve import Prompt, looks_like_tumor, readable, resolve_prompts
+from nnunetv2_mastpro.prompts.sentences import plain_sentence, tumor_sentence
+
+MAX_TIMEOUT_S = 3600
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
         raise MASTProError("--write needs a dataset; give one with -d")
     if args.describe is None and args.dataset is None:
         raise MASTProError("nothing to do; give a dataset with -d, or a tumor's name with --describe")
-    if args.timeout <= 0:
-        raise MASTProError(f"--timeout {args.timeout:g} is not above 0; give the seconds to wait")
+    if not 0 < args.timeout <= MAX_TIMEOUT_S:
+        raise MASTProError(f"--timeout {args.timeout:g} is not within 0 and {MAX_TIMEOUT_S}; give the seconds to wait")
     if args.describe is not None:
         _say(_description(args.describe, args.timeout))
     if args.dataset is not None:
@@ -53,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the listing says itself what has a name only
             written = write_section(paths) if args.write else []
-            _say(_listing(resolve_prompts(read_dataset_json(paths[0])), args.encoder))
-        _say("".join(f"wrote {path}\n" for path in written))
+            _say("".join(f"wrote {path}\n" for path in written))
+            prompts = resolve_prompts(read_dataset_json(paths[0]))
+        _say(_listing(prompts, args.encoder))
+        _say(_advice(prompts))
     return 0
 
 
@@ -92,6 +96,22 @@ def _listing(prompts: tuple[Prompt, ...], encoder: str) -> str:
             f"  embedding  {origin} ({encoder})\n"
         )
     return "\n".join(blocks)
+
+
+def _advice(prompts: tuple[Prompt, ...]) -> str:
+    plain = [prompt.label for prompt in prompts if prompt.sentence == _plain(prompt)]
+    if not plain:
+        return ""
+    return (
+        f"\n{', '.join(plain)}: nothing but the name is known; fill in mastpro.prompts in dataset.json (--write "
+        "prepares the section, --describe asks a language model)\n"
+    )
+
+
+def _plain(prompt: Prompt) -> str:
+    """What the prompt's label would say by its name alone, on the modality that its sentence ends with."""
+    _, on, modality = prompt.sentence.rstrip(".").rpartition(" on ")
+    return plain_sentence(readable(prompt.label), looks_like_tumor(prompt.label), modality if on else "")
 
 
 def _description(name: str, timeout_s: float) -> str:

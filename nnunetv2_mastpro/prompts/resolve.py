@@ -164,7 +164,7 @@ def _from_knowledge(label: str, known: Entry, modality: str) -> tuple[Prompt, di
 
 def _from_name(label: str, modality: str) -> tuple[Prompt, dict]:
     is_tumor = looks_like_tumor(label)
-    sentence = plain_sentence(_readable(label), is_tumor, modality)
+    sentence = plain_sentence(readable(label), is_tumor, modality)
     warnings.warn(
         f'label "{label}" is not in the knowledge base: its prompt is "{sentence}", as a '
         f'{"tumor" if is_tumor else "normal structure"}; for a better one fill in mastpro.prompts["{label}"] in '
@@ -198,7 +198,7 @@ def _tell_apart(resolved: list[tuple[Prompt, dict]]) -> list[tuple[Prompt, dict]
 def _by_own_name(prompt: Prompt, entry: dict) -> tuple[Prompt, dict]:
     if "sentence" in entry:
         return prompt, entry
-    named = {**entry, "tumor" if "tumor" in entry else "organ": _readable(prompt.label)}
+    named = {**entry, "tumor" if "tumor" in entry else "organ": readable(prompt.label)}
     warnings.warn(
         f'label "{prompt.label}" shares the {prompt.origin} entry with another label: its own name tells them apart; '
         f'for better prompts fill in mastpro.prompts["{prompt.label}"] in dataset.json',
@@ -211,7 +211,8 @@ def _sentence(attributes: dict[str, str]) -> str:
     return (tumor_sentence if "tumor" in attributes else organ_sentence)(**attributes)
 
 
-def _readable(label: str) -> str:
+def readable(label: str) -> str:
+    """A label as words of a sentence."""
     return re.sub(r"[\s_]+", " ", label).strip()
 
 

@@ -38,6 +38,7 @@ def test_lists_every_label(write_dataset, capsys, name):
         "shipped (sentence-transformers/all-MiniLM-L6-v2)",
     ):
         assert part in tumor
+    assert "nothing but the name" not in tumor
 
 
 def test_label_by_name_only_is_shown_without_a_warning(write_dataset, capsys, monkeypatch, recwarn):
@@ -52,6 +53,9 @@ def test_label_by_name_only_is_shown_without_a_warning(write_dataset, capsys, mo
     assert "label name only" in shown
     assert "encoded (some/model)" in shown
     assert "hosts      none" in shown
+    assert "\nelbow: nothing but the name is known; fill in mastpro.prompts" in shown
+    assert run("-d", "777", "--write", "--encoder", "some/model") == 0
+    assert "\nelbow: nothing but the name is known" in capsys.readouterr().out, "writing it down made it no better"
     assert not [warning for warning in recwarn if "knowledge base" in str(warning.message)]
 
 
@@ -108,7 +112,8 @@ def test_model_is_never_called_unless_asked(write_dataset, monkeypatch):
     [
         ([], "nothing to do; give a dataset with -d"),
         (["--write"], "--write needs a dataset"),
-        (["-d", "777", "--timeout", "0"], "--timeout 0 is not above 0"),
+        (["-d", "777", "--timeout", "0"], "--timeout 0 is not within 0 and 3600"),
+        (["-d", "777", "--timeout", "nan"], "--timeout nan is not within"),
         (["-d", "999"], "no single dataset 999 in .*; give the id or the name"),
         (["-d", "liver"], "no single dataset liver in"),
         (["-d", "Dataset999_No"], "Dataset999_No has no dataset.json in .*; check"),

@@ -42,6 +42,18 @@ def test_writing_twice_changes_nothing(write_dataset):
     assert [path.read_bytes() for path in paths] == first
 
 
+def test_folder_name_tells_whose_cancer_it_is(write_dataset):
+    content = {**CONTENT, "labels": {"background": 0, "cancer": 1}}
+    (path,) = write_dataset(content, ["nnUNet_raw"], "Dataset010_Colon")
+    write_section([path])
+    written = json.loads(path.read_text())
+    assert written["mastpro"]["prompts"]["cancer"]["host_structures"] == ["colon"]
+    assert list(written) == [*CONTENT, "mastpro"]
+    (named,) = write_dataset({**content, "name": "Lung"}, ["nnUNet_raw"], "Dataset010_Colon")
+    write_section([named])
+    assert json.loads(named.read_text())["mastpro"]["prompts"]["cancer"]["organ"] == "lung"
+
+
 def test_own_entries_win_and_are_carried_over(write_dataset):
     own = {"liver_tumor": {"edge": "spiky"}}
     (raw,) = write_dataset({**CONTENT, "mastpro": {"cases": {"x": 1}, "prompts": own}}, ["nnUNet_raw"])
