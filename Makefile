@@ -42,6 +42,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 
 install: $(STAMP)
+	@echo "[mastpro] installed in $(VENV)"
 
 # Again when the metadata changed, or when the environment was last installed from another checkout.
 ifneq ($(shell cat "$(STAMP)" 2>/dev/null),$(CURDIR))

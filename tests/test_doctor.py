@@ -151,7 +151,7 @@ def test_dataset_that_agrees(environ, write_dataset, named):
     write_dataset("nnUNet_preprocessed")
     found = list(doctor.check_dataset(named, environ))
     assert statuses(found) == [OK, OK]
-    assert all("2 classes, 1 tumour types" in finding.text for finding in found)
+    assert all("2 classes, 1 of them tumours" in finding.text for finding in found)
 
 
 def test_dataset_before_planning(environ, write_dataset):
