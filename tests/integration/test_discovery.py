@@ -6,6 +6,7 @@ import sys
 import sysconfig
 from importlib.metadata import distributions
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import pytest
 
@@ -34,7 +35,7 @@ def test_folders_belong_to_this_installation():
     texts = [found.read_text("direct_url.json") for found in distributions(name="nnunetv2_mastpro")]
     origin = json.loads(next(filter(None, texts), "{}"))  # an egg-info that a build left in the checkout has none
     home = (
-        Path(origin["url"].removeprefix("file://"))
+        Path(unquote(urlparse(origin["url"]).path))
         if origin.get("dir_info", {}).get("editable")
         else Path(sysconfig.get_path("purelib"), "nnunetv2_mastpro")
     )
