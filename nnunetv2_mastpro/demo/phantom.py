@@ -1,0 +1,84 @@
+"""Pan-tumour CT phantom: a torso with organs, tumours of five types and benign look-alikes. Seeded, no data file.
+
+HU is int16, arrays are z y x (up, to the back, to the patient's left), lengths are in mm. Whatever changes a voxel of
+any case raises GENERATOR_VERSION.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from nnunetv2_mastpro.demo.canvas import Canvas, Grid
+from nnunetv2_mastpro.demo.lesions import KINDS, Surgeon, add_benign
+from nnunetv2_mastpro.demo.organs import LABELS, ORGANS, paint_torso
+from nnunetv2_mastpro.errors import MASTProError
+
+GENERATOR_VERSION = "1"
+TUMOR_TYPES = tuple(KINDS)
+MOST_TUMORS = 3  # per case
+
+__all__ = ["GENERATOR_VERSION", "ORGANS", "TUMOR_TYPES", "Case", "Grid", "make_case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient. A tumour's label is 1 + its place in `types`, an organ's 1 + its place in ORGANS; 0 is the rest."""
+
+    image: np.ndarray  # (Z, Y, X) int16, HU
+    tumors: np.ndarray  # (Z, Y, X) uint8
+    organs: np.ndarray  # (Z, Y, X) uint8; tumours count as their host
+    spacing_mm: tuple[float, float, float]
+    types: tuple[str, ...]
+    diameters_mm: tuple[tuple[str, float], ...]  # type and equivalent diameter of each tumour
+
+
+def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
+    """One to three tumours of random types; the first type goes round with the seed, so that a set misses none.
+
+    Raises MASTProError for an unknown type or none.
+    """
+    _check_types(types)
+    canvas = Canvas(grid, np.random.default_rng(seed))
+    rng = canvas.rng
+    surgeon = Surgeon(canvas, paint_torso(canvas))
+    chosen = [types[seed % len(types)], *rng.choice(types, rng.integers(0, MOST_TUMORS))]
+    grown = [(str(name), surgeon.tumor(KINDS[name])) for name in chosen]
+    add_benign(surgeon)
+    tumors = np.zeros(grid.shape, np.uint8)
+    organs = _majority(canvas)
+    for name, lesion in grown:
+        whole = np.zeros(canvas.shape, bool)
+        whole[lesion.box] = lesion.mask
+        inside = canvas.average(whole) > 0.5
+        tumors[inside] = 1 + types.index(name)
+        organs[inside] = LABELS[lesion.host]
+    image = canvas.average(canvas.hu) + _scanner_noise(rng, grid)
+    diameters_mm = tuple((name, float((6 / np.pi * lesion.mask.sum() * np.prod(canvas.spacing_mm)) ** (1 / 3)))
+                         for name, lesion in grown)
+    return Case(np.clip(np.round(image), -1024, 3071).astype(np.int16), tumors, organs, grid.spacing_mm,
+                tuple(types), diameters_mm)
+
+
+def _check_types(types: Sequence[str]) -> None:
+    unknown = [name for name in types if name not in TUMOR_TYPES]
+    if unknown or not types:
+        raise MASTProError(f"tumour types {', '.join(unknown) or '(none)'} are not known to the phantom; "
+                           f"choose from {', '.join(TUMOR_TYPES)}")
+
+
+def _majority(canvas: Canvas) -> np.ndarray:
+    """(Z, Y, X) the structure that fills more than half of a voxel, else 0."""
+    organs = np.zeros(canvas.grid.shape, np.uint8)
+    for value in LABELS.values():
+        organs[canvas.average(canvas.structure == value) > 0.5] = value
+    return organs
+
+
+def _scanner_noise(rng: np.random.Generator, grid: Grid) -> np.ndarray:
+    """Correlated within a slice as reconstruction kernels make it; stronger in some cases and along the body's middle."""
+    noise = gaussian_filter(rng.standard_normal(grid.shape).astype(np.float32), (0.25, 0.7, 0.7))
+    y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in grid.shape[1:])
+    profile = 1.15 - 0.3 * (y[:, None] ** 2 + x[None] ** 2)
+    return noise / noise.std() * profile * rng.uniform(9, 17)
