@@ -63,8 +63,8 @@ class Surgeon:
         margin = [int((1.7 * radius_mm + 8) / mm) for mm in self.canvas.spacing_mm]
         box = _box(index, index, margin, self.canvas.shape)
         stretch = np.exp(self.rng.normal(0, raggedness, 3)).astype(np.float32)
-        offset = (self.canvas.points[(slice(None), *box)] - center_mm[:, None, None, None]) * stretch[:, None, None, None]
-        distance = np.sqrt((offset**2).sum(0))
+        offset = self.canvas.points[(slice(None), *box)] - center_mm[:, None, None, None]
+        distance = np.sqrt(((offset * stretch[:, None, None, None]) ** 2).sum(0))
         distance += raggedness * radius_mm * self.canvas.noise(max(6.0, radius_mm * 0.7))[box]
         voxels = round(np.pi / 6 * diameter_mm**3 / np.prod(self.canvas.spacing_mm))
         room = np.where(allowed[box] & (distance < 1.6 * radius_mm + 4), distance, np.inf)
@@ -75,19 +75,20 @@ class Surgeon:
         self.lesions.append(lesion)
         return lesion
 
-    def tumor(self, kind: TumorKind) -> Lesion:
-        """Of a random size; smaller where the organ has no room for it."""
-        diameter_mm = self.rng.uniform(*kind.diameters_mm)
-        host = str(self.rng.choice(kind.hosts))
-        allowed, (indices, depth_mm) = self.within_reach(LABELS[host], kind.reach_mm), self.depths(host)
-        for _ in range(200):
-            deep = indices[depth_mm >= min(0.4 * diameter_mm, 0.6 * depth_mm.max())] if host != "colon" else indices
-            lesion = self.grow(allowed, deep, diameter_mm, kind.raggedness, host)
-            if lesion is not None:
-                self.paint_tumor(lesion, kind)
-                return lesion
-            diameter_mm = max(kind.diameters_mm[0], 0.97 * diameter_mm)
-        raise AssertionError(f"no room for a tumour in {host}")
+    def tumor(self, kind: TumorKind) -> Lesion | None:
+        """Of a random size; smaller where its organ has no room for it; None where it is full."""
+        for host in self.rng.permutation(kind.hosts):
+            diameter_mm = self.rng.uniform(*np.square(kind.diameters_mm)) ** 0.5  # even in area
+            allowed, (indices, depth_mm) = self.within_reach(LABELS[host], kind.reach_mm), self.depths(host)
+            for _ in range(60):
+                shallow = host == "colon"  # a wall: any place will do
+                deep = indices[shallow | (depth_mm >= min(0.4 * diameter_mm, 0.6 * depth_mm.max()))]
+                lesion = self.grow(allowed, deep, diameter_mm, kind.raggedness, str(host))
+                if lesion is not None:
+                    self.paint_tumor(lesion, kind)
+                    return lesion
+                diameter_mm = max(kind.diameters_mm[0], 0.97 * diameter_mm)
+        return None
 
     def paint_tumor(self, lesion: Lesion, kind: TumorKind) -> None:
         """Textured, with a soft border; large ones may have a rim or a necrotic core of fluid's HU."""

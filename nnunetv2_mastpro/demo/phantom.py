@@ -35,8 +35,9 @@ class Case:
 
 
 def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
-    """One to three tumours of random types; the first type goes round with the seed, so that a set misses none.
+    """One to three tumours of random types, as organs have room.
 
+    The first tumour's type goes round with the seed, so that a set of consecutive seeds misses none.
     Raises MASTProError for an unknown type or none.
     """
     _check_types(types)
@@ -44,7 +45,8 @@ def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
     rng = canvas.rng
     surgeon = Surgeon(canvas, paint_torso(canvas))
     chosen = [types[seed % len(types)], *rng.choice(types, rng.integers(0, MOST_TUMORS))]
-    grown = [(str(name), surgeon.tumor(KINDS[name])) for name in chosen]
+    grown = [(name, lesion) for name in map(str, chosen) if (lesion := surgeon.tumor(KINDS[name])) is not None]
+    assert grown[0][0] == chosen[0], f"an untouched torso has room for a {chosen[0]}"
     add_benign(surgeon)
     tumors = np.zeros(grid.shape, np.uint8)
     organs = _majority(canvas)
@@ -77,7 +79,7 @@ def _majority(canvas: Canvas) -> np.ndarray:
 
 
 def _scanner_noise(rng: np.random.Generator, grid: Grid) -> np.ndarray:
-    """Correlated within a slice as reconstruction kernels make it; stronger in some cases and along the body's middle."""
+    """Correlated within a slice as reconstruction makes it; stronger in some cases and in the body's middle."""
     noise = gaussian_filter(rng.standard_normal(grid.shape).astype(np.float32), (0.25, 0.7, 0.7))
     y, x = (np.linspace(-1, 1, n, dtype=np.float32) for n in grid.shape[1:])
     profile = 1.15 - 0.3 * (y[:, None] ** 2 + x[None] ** 2)

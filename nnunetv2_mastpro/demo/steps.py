@@ -1,0 +1,187 @@
+"""Steps of the demo: each is run once, logged, and remembered, so that a second run goes on where the first ended."""
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+
+STATE_FILE = "demo.json"
+TAIL_LINES = 15
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, or a function of a progress bar. `outputs` are removed before it runs and must be there after it."""
+
+    name: str
+    title: str
+    outputs: tuple[Path, ...]
+    command: tuple[str, ...] = ()
+    function: Callable | None = None
+    total: int | None = None  # units of the bar
+    follow: Callable[[], tuple[int, str]] | None = None  # units done, and what to say beside the bar
+
+
+class State:
+    """What has been finished in a demo folder, in demo.json. Raises MASTProError for a folder that is no demo's."""
+
+    def __init__(self, folder: Path, settings: Mapping):
+        self.path, self.settings = folder / STATE_FILE, dict(settings)
+        self.steps: dict[str, dict] = {}
+        if folder.exists() and not folder.is_dir():
+            raise MASTProError(f"{folder} is a file, not a folder; give -o a new or empty folder, or an earlier demo")
+        if self.path.is_file():
+            self._read(folder)
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise MASTProError(f"{folder} is not empty and holds no earlier demo; give -o a new or empty folder")
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._write()
+
+    def _read(self, folder: Path) -> None:
+        try:
+            saved = json.loads(self.path.read_text(encoding="utf-8"))
+            before, self.steps = saved["settings"], saved["steps"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise MASTProError(f"{self.path} cannot be read as an earlier demo's; give -o a new folder") from error
+        changed = [f"{key}={before.get(key)!r} (now {value!r})" for key, value in self.settings.items()
+                   if before.get(key) != value]
+        if changed:
+            raise MASTProError(f"{folder} holds a demo made with {', '.join(changed)}; "
+                               "give the same, or -o another folder")
+
+    def seconds(self, step: Step) -> float | None:
+        """How long the step took when it was finished, None if it has to run."""
+        record = self.steps.get(step.name)
+        if record is None or record["command"] != list(step.command) or not all(path.exists() for path in step.outputs):
+            return None
+        return record["seconds"]
+
+    def finish(self, step: Step, seconds: float) -> None:
+        self.steps[step.name] = {"title": step.title, "command": list(step.command), "seconds": round(seconds, 1)}
+        self._write()
+
+    def forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.steps.pop(name, None)
+        self._write()
+
+    def _write(self) -> None:
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"settings": self.settings, "steps": self.steps}, indent=2), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str]) -> None:
+    """In order; finished ones are skipped, and once one has run, all that follow it run again."""
+    logs.mkdir(parents=True, exist_ok=True)
+    for number, step in enumerate(steps):
+        seconds = state.seconds(step)
+        if seconds is not None:
+            print(f"\n{step.title}: finished earlier, in {spell(seconds)}", flush=True)
+            continue
+        state.forget([later.name for later in steps[number:]])
+        for path in step.outputs:
+            remove(path)
+        print(f"\n{step.title}", flush=True)
+        started = time.monotonic()
+        if step.command:
+            print(f"$ {shell_line(step.command)}", flush=True)
+            run_command(step, logs / f"{step.name}.log", environ)
+        else:
+            with progress(step.total) as show:
+                step.function(show)
+        missing = [path for path in step.outputs if not path.exists()]
+        if missing:
+            raise MASTProError(f"{step.title}: ended without writing {missing[0]}; see {logs / step.name}.log")
+        seconds = time.monotonic() - started
+        state.finish(step, seconds)
+        print(f"  done in {spell(seconds)}", flush=True)
+
+
+def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
+    """Output goes to the log; raises MASTProError with its tail when the command fails."""
+    executable = Path(sys.executable).parent / step.command[0]
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen([str(executable), *step.command[1:]], env=dict(environ), stdin=subprocess.DEVNULL,
+                                   stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            with progress(step.total) as show:
+                while process.poll() is None:
+                    show(*(step.follow() if step.follow else (0, "")))
+                    time.sleep(POLL_S)
+                if process.returncode == 0 and step.total is not None:
+                    show(step.total, "")
+        finally:
+            stop(process)
+    if process.returncode:
+        tail = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-TAIL_LINES:]
+        print("\n".join(f"  | {line}" for line in tail), file=sys.stderr, flush=True)
+        raise MASTProError(f"{step.command[0]} ended with status {process.returncode}; its whole output is in {log}; "
+                           "repair what it names and run mastpro demo with the same folder again")
+
+
+def stop(process: subprocess.Popen) -> None:
+    """End what still runs of the command, its workers included."""
+    if process.poll() is not None:
+        return
+    os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def progress(total: int | None):
+    """Gives show(done, note): a bar on a terminal, a line for each change elsewhere."""
+    from tqdm import tqdm
+
+    on_terminal = sys.stdout.isatty()
+    layout = None if total else "  {desc}{elapsed}"
+    bar = tqdm(total=total, disable=not on_terminal, file=sys.stdout, leave=False, bar_format=layout)
+    last = [0]
+
+    def show(done: int, note: str = "") -> None:
+        if on_terminal:
+            bar.n = done
+            if total:
+                bar.set_postfix_str(note, refresh=False)
+            bar.refresh()
+        elif done != last[0] and total:
+            print(f"  {done}/{total} {note}".rstrip(), flush=True)
+        last[0] = done
+
+    with bar:
+        yield show
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def spell(seconds: float) -> str:
+    """4 min 5 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """As a user would type it."""
+    return shlex.join(command)

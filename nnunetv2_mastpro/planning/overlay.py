@@ -1,0 +1,126 @@
+"""Named overlays, plans/*.json, deep-merged over the plans that nnU-Net made. Data only, no code."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import os
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.resources import plans_dir
+
+NOTE_KEY = "description"  # of an overlay, for its readers
+OWN_KEY = "mastpro"  # our block, which nnU-Net's plans do not have
+RESAMPLING_KEYS = ("spacing", "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg",
+                   "resampling_fn_seg_kwargs", "normalization_schemes", "use_mask_for_norm", "preprocessor_name")
+
+
+def known_overlays() -> list[str]:
+    """Names that load_overlay takes."""
+    return sorted(path.stem for path in plans_dir().glob("*.json"))
+
+
+def load_overlay(name: str) -> dict:
+    """The overlay of this name. Raises MASTProError naming the known ones."""
+    if name not in known_overlays():
+        raise MASTProError(f"no plans overlay is called {name!r}; known: {', '.join(known_overlays())}")
+    return json.loads((plans_dir() / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def apply_overlay(plans: dict, overlay: dict) -> dict:
+    """New plans: objects are merged, all else is replaced; another network class replaces all its arguments.
+
+    A configuration whose spacing, resampling or normalisation changed gets a data_identifier of its own, since its
+    preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
+    that the network refuses.
+    """
+    overlay = {key: value for key, value in overlay.items() if key != NOTE_KEY}
+    own = overlay.pop(OWN_KEY, None)
+    merged = _merge(plans, overlay, "plans")
+    if own is not None:
+        from nnunetv2_mastpro.config import MASTProConfig
+
+        MASTProConfig.from_dict(own)
+        merged[OWN_KEY] = {**merged.get(OWN_KEY, {}), **copy.deepcopy(own)}
+    for name in overlay.get("configurations", {}):
+        configuration = merged["configurations"][name]
+        _follow_spacing(configuration, plans["configurations"][name])
+        if any(configuration.get(key) != plans["configurations"][name].get(key) for key in RESAMPLING_KEYS):
+            configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
+        _check_network(configuration, name)
+    return merged
+
+
+def write_plans(preprocessed_folder: str | Path, source_plans_name: str, overlay_name: str,
+                new_plans_name: str) -> Path:
+    """`<new_plans_name>.json` beside the source plans of a data set; whole or not at all. Gives its path.
+
+    Raises MASTProError where the source is missing or would be overwritten, and as apply_overlay does.
+    """
+    folder = Path(preprocessed_folder)
+    source = folder / f"{source_plans_name}.json"
+    if not source.is_file():
+        raise MASTProError(f"{source} does not exist; run nnUNetv2_plan_and_preprocess, or name plans that are there")
+    if new_plans_name == source_plans_name:
+        raise MASTProError(f"the new plans are called {new_plans_name} as their source is; give another name")
+    plans = json.loads(source.read_text(encoding="utf-8"))
+    plans["plans_name"] = new_plans_name
+    merged = apply_overlay(plans, load_overlay(overlay_name))
+    target = folder / f"{new_plans_name}.json"
+    temporary = target.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(merged, indent=4), encoding="utf-8")
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def _merge(base: dict, over: dict, where: str) -> dict:
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        if key not in base:
+            nearest = difflib.get_close_matches(key, base, 1, 0)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise MASTProError(f"the overlay sets {where}.{key}, which nnU-Net's plans do not have{hint}")
+        replaces = key == "architecture" and _other_network(base[key], value)
+        if isinstance(value, dict) and isinstance(base[key], dict) and not replaces:
+            merged[key] = _merge(base[key], value, f"{where}.{key}")
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def _other_network(base: dict, over: dict) -> bool:
+    return over.get("network_class_name", base.get("network_class_name")) != base.get("network_class_name")
+
+
+def _follow_spacing(configuration: dict, before: dict) -> None:
+    old, new = before.get("spacing"), configuration.get("spacing")
+    if old != new and "median_image_size_in_voxels" in configuration:
+        sizes = before["median_image_size_in_voxels"]
+        configuration["median_image_size_in_voxels"] = [
+            size * a / b for size, a, b in zip(sizes, old, new, strict=True)]
+
+
+def _check_network(configuration: dict, name: str) -> None:
+    """Stage lists agree with n_stages, the patch with the strides."""
+    from nnunetv2_mastpro.network.unet import refuse_patch
+
+    kwargs = configuration.get("architecture", {}).get("arch_kwargs", {})
+    stages = kwargs.get("n_stages")
+    for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
+        if isinstance(kwargs.get(key), list) and len(kwargs[key]) != stages:
+            raise MASTProError(f"{key} of configuration {name} has {len(kwargs[key])} entries for n_stages={stages}; "
+                               "give one for each stage")
+    if "strides" not in kwargs:
+        return
+    patch_size, strides = configuration["patch_size"], kwargs["strides"]
+    if any(len(stride) != len(patch_size) for stride in strides):
+        raise MASTProError(f"patch_size {patch_size} of configuration {name} and strides {strides} "
+                           "differ in their number of axes; give one value for each axis")
+    reason = refuse_patch(patch_size, strides)
+    if reason:
+        raise MASTProError(f"{reason} (configuration {name})")
