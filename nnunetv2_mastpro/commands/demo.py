@@ -60,7 +60,7 @@ def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -
     from nnunetv2_mastpro.demo import pictures, pipeline, report
 
     dice = {model.title: pipeline.read_dice(layout.summary(model)) for model in models}
-    rows = report.dice_rows(dice, pipeline.count_cases(layout.summary(models[0])))
+    rows = report.dice_rows(dice, {model.title: pipeline.read_counts(layout.summary(model)) for model in models})
     picture, page = layout.folder / "overlays.png", layout.folder / "index.html"
     cases = sorted(path.name.removesuffix(pipeline.FILE_ENDING)
                    for path in (layout.raw / "labelsTs").glob(f"*{pipeline.FILE_ENDING}"))
@@ -70,4 +70,6 @@ def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -
         {name: value for value, name in enumerate(pipeline.TYPES, 1)}, pipeline.FILE_ENDING)
     facts = report.describe_run(seed, pipeline.EPOCHS * pipeline.STEPS_PER_EPOCH)
     report.write_page(page, rows, picture, state.steps, pipeline.exports(added), facts)
-    print(f"\n{report.text_table(rows)}\n\nPictures: {picture}\nPage:     {page}")
+    print(f"\n{report.text_table(rows)}\n"
+          "false: cases without the type in which one was marked; nnU-Net's own mean counts each as a Dice of 0\n\n"
+          f"Pictures: {picture}\nPage:     {page}")

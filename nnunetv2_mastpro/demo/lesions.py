@@ -23,8 +23,8 @@ class TumorKind:
 
 
 KINDS = {
-    "liver_tumor": TumorKind(("liver",), (40, 75), (SMALLEST_MM, LARGEST_MM), 3, 0.13),
-    "kidney_tumor": TumorKind(("kidney_left", "kidney_right"), (50, 110), (18, LARGEST_MM), 14, 0.12),
+    "liver_tumor": TumorKind(("liver",), (30, 68), (SMALLEST_MM, LARGEST_MM), 3, 0.13),
+    "kidney_tumor": TumorKind(("kidney_left", "kidney_right"), (40, 95), (18, LARGEST_MM), 14, 0.12),
     "lung_tumor": TumorKind(("lung_left", "lung_right"), (10, 65), (SMALLEST_MM, LARGEST_MM), 0, 0.18),
     "pancreas_tumor": TumorKind(("pancreas",), (30, 62), (SMALLEST_MM, 48), 9, 0.14),
     "colon_tumor": TumorKind(("colon",), (55, 100), (20, LARGEST_MM), 12, 0.14),

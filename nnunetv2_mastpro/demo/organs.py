@@ -31,7 +31,7 @@ def paint_torso(canvas: Canvas) -> Torso:
     inside = np.maximum
     _spine(canvas)
     _lungs(canvas, cavity)
-    enhancement = rng.uniform(0.85, 1.15)  # contrast phase and dose differ from case to case
+    enhancement = rng.uniform(0.9, 1.15)  # contrast phase and dose differ from case to case
     _upper_abdomen(canvas, cavity, enhancement)
     _vessels(canvas, enhancement)
     _kidneys(canvas, enhancement)
@@ -119,7 +119,7 @@ def _upper_abdomen(canvas: Canvas, cavity: np.ndarray, enhancement: float) -> No
     canvas.paint(stomach, 65 * enhancement, structure=LABELS["stomach"])
     canvas.paint(stomach + 4, filling)
     canvas.paint(spleen, 118 * enhancement + 8 * canvas.noise(8), structure=LABELS["spleen"])
-    parenchyma = rng.uniform(95, 112) * enhancement
+    parenchyma = rng.uniform(104, 118) * enhancement
     canvas.paint(liver, parenchyma + 7 * canvas.noise(7), structure=LABELS["liver"])
     veins = np.maximum(2.5 * (np.abs(canvas.noise(32)) + np.abs(canvas.noise(32))) / 0.25 - 2.5, liver + 5)
     canvas.paint(veins, parenchyma + 40 * enhancement, edge_mm=4)

@@ -17,7 +17,7 @@ from nnunetv2_mastpro.errors import MASTProError
 
 GENERATOR_VERSION = "1"
 TUMOR_TYPES = tuple(KINDS)
-MOST_TUMORS = 3  # per case
+TUMORS_PER_CASE = {1: 0.1, 2: 0.2, 3: 0.4, 4: 0.3}  # number -> probability
 
 __all__ = ["GENERATOR_VERSION", "ORGANS", "TUMOR_TYPES", "Case", "Grid", "make_case"]
 
@@ -35,7 +35,7 @@ class Case:
 
 
 def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
-    """One to three tumours of random types, as organs have room.
+    """One to four tumours of random types, as organs have room; a type comes twice only after all have come once.
 
     The first tumour's type goes round with the seed, so that a set of consecutive seeds misses none.
     Raises MASTProError for an unknown type or none.
@@ -44,8 +44,8 @@ def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
     canvas = Canvas(grid, np.random.default_rng(seed))
     rng = canvas.rng
     surgeon = Surgeon(canvas, paint_torso(canvas))
-    chosen = [types[seed % len(types)], *rng.choice(types, rng.integers(0, MOST_TUMORS))]
-    grown = [(name, lesion) for name in map(str, chosen) if (lesion := surgeon.tumor(KINDS[name])) is not None]
+    chosen = _choose(rng, seed, types)
+    grown = [(name, lesion) for name in chosen if (lesion := surgeon.tumor(KINDS[name])) is not None]
     assert grown[0][0] == chosen[0], f"an untouched torso has room for a {chosen[0]}"
     add_benign(surgeon)
     tumors = np.zeros(grid.shape, np.uint8)
@@ -68,6 +68,13 @@ def _check_types(types: Sequence[str]) -> None:
     if unknown or not types:
         raise MASTProError(f"tumour types {', '.join(unknown) or '(none)'} are not known to the phantom; "
                            f"choose from {', '.join(TUMOR_TYPES)}")
+
+
+def _choose(rng: np.random.Generator, seed: int, types: Sequence[str]) -> list[str]:
+    count = rng.choice(list(TUMORS_PER_CASE), p=list(TUMORS_PER_CASE.values()))
+    first = types[seed % len(types)]
+    others = rng.permutation([name for name in types if name != first])
+    return [str(name) for name in (first, *others, *rng.choice(types, count))[:count]]
 
 
 def _majority(canvas: Canvas) -> np.ndarray:

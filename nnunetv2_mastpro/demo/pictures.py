@@ -34,6 +34,7 @@ def draw_overlays(path: Path, cases: Sequence[str], images: Path, columns: Mappi
             axis.spines[:].set_visible(False)
             if labelmap is not None:
                 _contour(axis, labelmap[index], labels)
+            axis.set(xlim=(-0.5, image.shape[2] - 0.5), ylim=(image.shape[1] - 0.5, -0.5))
     for axis, title in zip(axes[0], ["CT", *columns], strict=True):
         axis.set_title(title, color="#dfe6ec", fontsize=11)
     handles = [Line2D([], [], color=color, lw=2.5, label=name.replace("_", " "))

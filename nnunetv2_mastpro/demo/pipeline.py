@@ -15,9 +15,9 @@ from nnunetv2_mastpro.demo.steps import Step
 
 DATASET_ID, DATASET = 501, "Dataset501_PanTumorPhantom"
 TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor")
-GRID = Grid(shape=(44, 52, 72), spacing_mm=(5.0, 4.0, 4.0))
+GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
 NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 24, 2, 6  # validation cases are among the training ones
-EPOCHS, STEPS_PER_EPOCH = 10, 45
+EPOCHS, STEPS_PER_EPOCH = 10, 70
 SOURCE_PLANS, OVERLAY, PLANS = "nnUNetPlans", "demo", "nnUNetPlansDemo"
 WORKERS = max(1, min(2, os.cpu_count() or 1))
 
@@ -159,19 +159,28 @@ def _numbers(text: str) -> Iterator[str]:
 
 
 def read_dice(summary: Path) -> dict[str, float]:
-    """Mean Dice over the test cases per type and over types, as nnUNetv2_evaluate_folder has it."""
-    content = json.loads(summary.read_text(encoding="utf-8"))
-    dice = {name: content["mean"][str(value)]["Dice"] for value, name in enumerate(TYPES, 1)}
+    """Mean Dice of each type over the cases that have it, from nnUNetv2_evaluate_folder's file, and of the types."""
+    cases = _read_cases(summary)
+    dice = {}
+    for value, name in enumerate(TYPES, 1):
+        found = [case["metrics"][str(value)]["Dice"] for case in cases if case["metrics"][str(value)]["n_ref"]]
+        dice[name] = sum(found) / len(found) if found else math.nan
     present = [value for value in dice.values() if not math.isnan(value)]
-    return {**dice, "mean": sum(present) / len(present)}
+    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
 
 
-def count_cases(summary: Path) -> dict[str, int]:
-    """Test cases that have a tumour of the type."""
-    cases = json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
-    counts = {name: sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases)
+def read_counts(summary: Path) -> dict[str, tuple[int, int]]:
+    """Test cases that have a tumour of the type, and cases without one in which the network found one."""
+    cases = _read_cases(summary)
+    counts = {name: (sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases),
+                     sum(case["metrics"][str(value)]["n_ref"] == 0 < case["metrics"][str(value)]["n_pred"]
+                         for case in cases))
               for value, name in enumerate(TYPES, 1)}
-    return {**counts, "mean": len(cases)}
+    return {**counts, "mean": (len(cases), sum(false for _, false in counts.values()))}
+
+
+def _read_cases(summary: Path) -> list[dict]:
+    return json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
 
 
 def exports(environment: Mapping[str, str]) -> list[str]:

@@ -15,12 +15,18 @@ from nnunetv2_mastpro.demo.steps import shell_line, spell
 PACKAGES = ("nnunetv2_mastpro", "nnunetv2", "dynamic_network_architectures", "torch")
 
 
-def dice_rows(dice: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]) -> list[list[str]]:
-    """Header, a row per tumour type, the mean; `dice` is column title -> type -> Dice."""
-    rows = [["Dice on unseen cases", "cases", *dice]]
-    for name, count in counts.items():
-        values = ["-" if column[name] != column[name] else f"{column[name]:.2f}" for column in dice.values()]
-        rows.append([name.replace("_", " ").replace("mean", "mean of types"), str(count), *values])
+def dice_rows(dice: Mapping[str, Mapping[str, float]],
+              counts: Mapping[str, Mapping[str, tuple[int, int]]]) -> list[list[str]]:
+    """Header, a row per tumour type, the mean.
+
+    `dice` is model -> type -> Dice; `counts` is model -> type -> cases with the type, false findings in the others.
+    """
+    models = list(dice)
+    rows = [["Dice on unseen cases", "cases", *models, *(f"false, {model}" for model in models)]]
+    for name in dice[models[0]]:
+        values = ["-" if dice[model][name] != dice[model][name] else f"{dice[model][name]:.2f}" for model in models]
+        rows.append([name.replace("_", " ").replace("mean", "mean of types"), str(counts[models[0]][name][0]), *values,
+                     *(str(counts[model][name][1]) for model in models)])
     return rows
 
 

@@ -30,7 +30,7 @@ def load_overlay(name: str) -> dict:
 
 
 def apply_overlay(plans: dict, overlay: dict) -> dict:
-    """New plans: objects are merged, all else is replaced; another network class replaces all its arguments.
+    """New plans: objects are merged, all else is replaced, as are the arguments of functions and of another network.
 
     A configuration whose spacing, resampling or normalisation changed gets a data_identifier of its own, since its
     preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
@@ -85,16 +85,18 @@ def _merge(base: dict, over: dict, where: str) -> dict:
             nearest = difflib.get_close_matches(key, base, 1, 0)
             hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
             raise MASTProError(f"the overlay sets {where}.{key}, which nnU-Net's plans do not have{hint}")
-        replaces = key == "architecture" and _other_network(base[key], value)
-        if isinstance(value, dict) and isinstance(base[key], dict) and not replaces:
+        if isinstance(value, dict) and isinstance(base[key], dict) and not _is_replaced(key, base[key], value):
             merged[key] = _merge(base[key], value, f"{where}.{key}")
         else:
             merged[key] = copy.deepcopy(value)
     return merged
 
 
-def _other_network(base: dict, over: dict) -> bool:
-    return over.get("network_class_name", base.get("network_class_name")) != base.get("network_class_name")
+def _is_replaced(key: str, base: dict, over: dict) -> bool:
+    """Arguments of another network class, and of functions: the overlay's are the whole of them."""
+    if key == "architecture":
+        return over.get("network_class_name", base.get("network_class_name")) != base.get("network_class_name")
+    return key.endswith("_kwargs") and key != "arch_kwargs"
 
 
 def _follow_spacing(configuration: dict, before: dict) -> None:

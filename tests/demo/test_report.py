@@ -1,0 +1,153 @@
+"""Table, pictures and page from a small folder that looks like a finished demo."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from nnunetv2_mastpro.commands import demo as command
+from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo.dataset import write_volume
+from nnunetv2_mastpro.demo.pictures import draw_overlays
+from nnunetv2_mastpro.demo.report import dice_rows, text_table, write_page
+from nnunetv2_mastpro.demo.steps import State
+
+NAN = float("nan")
+
+
+def fake_summary(path, dice):
+    """Two cases; no lung tumour in either, no kidney tumour in the second, where the network marked one."""
+    cases = [{"metrics": {"1": {"Dice": dice[0], "n_ref": 9, "n_pred": 9},
+                          "2": {"Dice": 0.0 if second else dice[1], "n_ref": 0 if second else 9, "n_pred": 3},
+                          "3": {"Dice": NAN, "n_ref": 0, "n_pred": 0}}} for second in (False, True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"metric_per_case": cases}))
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A demo of two test cases and two models, all steps recorded."""
+    layout = pipeline.Layout(tmp_path)
+    state = State(tmp_path, pipeline.settings(0))
+    rng = np.random.default_rng(0)
+    models = (pipeline.MASTPRO, pipeline.BASELINE)
+    folders = {"imagesTs": layout.raw / "imagesTs", "labelsTs": layout.raw / "labelsTs",
+               **{model.key: layout.predictions(model) for model in models}}
+    for kind, folder in folders.items():
+        folder.mkdir(parents=True)
+        for number in range(2):
+            volume = rng.integers(-200, 250, (6, 20, 30)).astype(np.int16)
+            if kind != "imagesTs":
+                volume = np.zeros((6, 20, 30), np.uint8)
+                volume[2:4, 5:12, 8:16] = 1 + number
+            write_volume(folder / f"c{number}{'_0000' * (kind == 'imagesTs')}.nii.gz", volume, (5.0, 5.0, 5.0))
+    fake_summary(layout.summary(models[0]), (0.61, 0.5))
+    fake_summary(layout.summary(models[1]), (0.4, 0.0))
+    for step in (*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, models[0])):
+        state.finish(step, 61.0)
+    return layout, state, models
+
+
+def test_rows_hold_each_type_and_the_mean():
+    dice = {"A": {"liver_tumor": 0.614, "mean": 0.614}, "B": {"liver_tumor": NAN, "mean": 0.0}}
+    counts = {"A": {"liver_tumor": (3, 1), "mean": (4, 1)}, "B": {"liver_tumor": (3, 0), "mean": (4, 0)}}
+    assert dice_rows(dice, counts) == [
+        ["Dice on unseen cases", "cases", "A", "B", "false, A", "false, B"],
+        ["liver tumor", "3", "0.61", "-", "1", "0"], ["mean of types", "4", "0.61", "0.00", "1", "0"]]
+
+
+def test_the_text_table_is_aligned():
+    rows = [["Dice on unseen cases", "cases", "A", "B"], ["liver", "3", "0.61", "-"], ["mean", "4", "0.61", "0.00"]]
+    lines = text_table(rows).splitlines()
+    assert len({len(line) for line in lines}) == 1
+    assert lines[0].split() == ["Dice", "on", "unseen", "cases", "cases", "A", "B"]
+
+
+def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
+    layout, _, models = finished
+    dice = pipeline.read_dice(layout.summary(models[0]))
+    assert dice["liver_tumor"] == 0.61
+    assert dice["mean"] == pytest.approx((0.61 + 0.5) / 2)
+    assert dice["kidney_tumor"] == 0.5
+    assert np.isnan(dice["lung_tumor"])
+    assert pipeline.read_counts(layout.summary(models[0])) == {
+        "liver_tumor": (2, 0), "kidney_tumor": (1, 1), "lung_tumor": (0, 0), "mean": (2, 1)}
+
+
+def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
+    layout, state, models = finished
+    command.show_result(layout, state, 0, list(models), {"nnUNet_raw": "/a b/raw"})
+    shown = capsys.readouterr().out
+    assert re.search(r"liver tumor +2 +0\.61 +0\.40 +0 +0", shown)
+    assert re.search(r"mean of types +2 +0\.5[56] +0\.20 +1 +1", shown)
+    assert "AdamW" in shown
+    page = (layout.folder / "index.html").read_text()
+    assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//|/)""", page)
+    assert page.count("data:image/png;base64,") == 1
+    for expected in ("0.61", "nnUNetv2_train 501 3d_fullres 0", "export nnUNet_raw=&#x27;/a b/raw&#x27;",
+                     "1 min 1 s", "seed 0", "nnunetv2"):
+        assert expected in page
+    assert set(re.findall(r"\$\w+", re.sub(r"base64,[^\"]*", "", page))) == {"$PATH"}
+    assert (layout.folder / "overlays.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_is_whole_or_not_there(tmp_path, monkeypatch):
+    (tmp_path / "p.png").write_bytes(b"png")
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr("nnunetv2_mastpro.demo.report.os.replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_page(tmp_path / "index.html", [["a"], ["b"]], tmp_path / "p.png", {}, [], {})
+    assert not (tmp_path / "index.html").exists()
+
+
+def test_pictures_show_the_contours(finished):
+    """A picture with a truth differs from one without, in the truth's column only."""
+    from PIL import Image
+
+    layout, _, _ = finished
+    arguments = (["c0"], layout.raw / "imagesTs")
+    for name, labels in (("with", {"liver_tumor": 1}), ("without", {"other": 9})):
+        draw_overlays(layout.folder / f"{name}.png", *arguments, {"truth": layout.raw / "labelsTs"}, labels, ".nii.gz")
+    first, second = (np.asarray(Image.open(layout.folder / f"{name}.png").convert("RGB"), int)
+                     for name in ("with", "without"))
+    colored = (first.max(2) - first.min(2) > 100)[: first.shape[0] * 3 // 4]
+    assert colored[:, first.shape[1] // 2:].sum() > 50
+    assert colored[:, : first.shape[1] // 2].sum() == 0
+    assert (second.max(2) - second.min(2) > 100)[: first.shape[0] * 3 // 4].sum() == 0
+
+
+def test_the_training_log_is_followed(tmp_path):
+    assert pipeline.read_training_log(tmp_path) == (0, "")
+    (tmp_path / "training_log_2026_1_1.txt").write_text("Epoch time: 1 s\n")
+    (tmp_path / "training_log_2026_1_2.txt").write_text(
+        "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n")
+    assert pipeline.read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
+
+
+def test_the_split_keeps_a_few_cases_for_validation():
+    cases = [f"c{number}" for number in range(9)]
+    split = pipeline.split(cases)
+    assert split["train"] + split["val"] == cases
+    assert len(split["val"]) == pipeline.NUM_VALIDATION
+
+
+def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
+    layout = pipeline.Layout(tmp_path)
+    steps = [*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, pipeline.MASTPRO)]
+    commands = {step.command[0]: step.command for step in steps if step.command}
+    assert list(commands) == ["nnUNetv2_plan_and_preprocess", "python", "nnUNetv2_train", "nnUNetv2_predict",
+                              "nnUNetv2_evaluate_folder"]
+    for name in ("nnUNetv2_train", "nnUNetv2_predict"):
+        arguments = commands[name]
+        assert arguments[arguments.index("-tr") + 1] == pipeline.MASTPRO.trainer
+        assert arguments[arguments.index("-p") + 1] == pipeline.PLANS
+
+
+def test_variables_keep_the_users_trainers(tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", "/mine")
+    values = pipeline.variables(pipeline.Layout(tmp_path), 5)
+    assert values["nnUNet_extTrainer"].split(":")[0] == "/mine"
+    assert values["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
+    assert values["MASTPRO_SEED"] == "5"

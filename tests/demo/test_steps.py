@@ -1,0 +1,137 @@
+"""Steps: run once, go on after an interruption, say what failed."""
+
+import json
+import os
+
+import pytest
+
+from nnunetv2_mastpro.demo.steps import State, Step, run_steps
+from nnunetv2_mastpro.errors import MASTProError
+
+SETTINGS = {"seed": 0}
+
+
+def python_step(name, folder, code="", **values):
+    target = folder / name
+    code = code or f"import pathlib; p = pathlib.Path({str(target)!r}); p.write_text('made'); print('said', 'so')"
+    return Step(name, f"Make {name}", (target,), ("python", "-c", code), **values)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    folder = tmp_path / "demo"
+    def go(steps, settings=SETTINGS):
+        state = State(folder, settings)
+        run_steps(steps, state, folder / "logs", os.environ)
+        return state
+    go.folder = folder
+    return go
+
+
+def test_commands_are_shown_logged_and_timed(demo, capsys):
+    state = demo([python_step("a", demo.folder)])
+    shown = capsys.readouterr().out
+    assert "Make a" in shown
+    assert "$ python -c 'import pathlib" in shown
+    assert "done in 0 s" in shown
+    assert "said so" not in shown
+    assert (demo.folder / "logs" / "a.log").read_text() == "said so\n"
+    assert state.steps["a"]["seconds"] >= 0
+
+
+def test_finished_steps_are_skipped(demo, capsys):
+    steps = [python_step("a", demo.folder), python_step("b", demo.folder)]
+    demo(steps)
+    for name in "ab":
+        (demo.folder / name).write_text("kept")
+    capsys.readouterr()
+    demo(steps)
+    assert (demo.folder / "a").read_text() == (demo.folder / "b").read_text() == "kept"
+    assert capsys.readouterr().out.count("finished earlier") == 2
+
+
+def test_a_missing_output_is_made_again_with_all_that_follows(demo):
+    steps = [python_step(name, demo.folder) for name in "abc"]
+    demo(steps)
+    for name in "ac":
+        (demo.folder / name).write_text("kept")
+    (demo.folder / "b").unlink()
+    demo(steps)
+    assert [(demo.folder / name).read_text() for name in "abc"] == ["kept", "made", "made"]
+
+
+def test_what_a_half_finished_step_left_is_removed(demo):
+    def fail(show):
+        (demo.folder / "b").mkdir()
+        (demo.folder / "b" / "half").touch()
+        raise KeyboardInterrupt
+    def work(show):
+        assert not (demo.folder / "b").exists()
+        (demo.folder / "b").mkdir()
+    first = python_step("a", demo.folder)
+    with pytest.raises(KeyboardInterrupt):
+        demo([first, Step("b", "b", (demo.folder / "b",), function=fail)])
+    (demo.folder / "a").write_text("kept")
+    demo([first, Step("b", "b", (demo.folder / "b",), function=work)])
+    assert (demo.folder / "a").read_text() == "kept"
+    assert list((demo.folder / "b").iterdir()) == []
+
+
+def test_a_failing_command_shows_its_tail_and_log(demo, capsys):
+    step = python_step("a", demo.folder, "for i in range(40): print('line', i)\nraise SystemExit(3)")
+    with pytest.raises(MASTProError, match=r"python ended with status 3; its whole output is in .*a\.log.*again"):
+        demo([step])
+    error = capsys.readouterr().err
+    assert "line 39" in error
+    assert "line 10" not in error
+    assert demo([python_step("a", demo.folder)]).steps["a"]
+
+
+def test_a_command_that_writes_nothing_is_an_error(demo):
+    with pytest.raises(MASTProError, match="ended without writing"):
+        demo([python_step("a", demo.folder, "pass")])
+
+
+def test_an_interrupted_command_is_ended(demo):
+    started = demo.folder / "pid"
+    code = (f"import os, time, pathlib; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(60)")
+    def interrupt():
+        if started.exists() and started.read_text():
+            raise KeyboardInterrupt
+        return 0, ""
+    with pytest.raises(KeyboardInterrupt):
+        demo([python_step("a", demo.folder, code, follow=interrupt, total=2)])
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(started.read_text()), 0)
+
+
+def test_progress_is_a_line_per_unit_where_no_terminal_is(demo, capsys):
+    units = iter(range(100))
+    step = python_step("a", demo.folder, f"import time; time.sleep(1.2); open({str(demo.folder / 'a')!r}, 'w')",
+                       follow=lambda: (next(units), "epochs"), total=9)
+    demo([step])
+    shown = capsys.readouterr().out
+    assert "  1/9 epochs\n" in shown
+    assert "  9/9\n" in shown
+
+
+def test_a_folder_that_is_no_demo_is_refused(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(MASTProError, match="not empty and holds no earlier demo; give -o"):
+        State(tmp_path, SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(MASTProError, match="is a file"):
+        State(tmp_path / "mine.txt", SETTINGS)
+
+
+def test_other_settings_are_refused(tmp_path):
+    State(tmp_path, SETTINGS)
+    with pytest.raises(MASTProError, match=r"seed=0 \(now 1\); give the same, or -o another folder"):
+        State(tmp_path, {"seed": 1})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"settings": {}})])
+def test_a_broken_record_is_refused(tmp_path, content):
+    (tmp_path / "demo.json").write_text(content)
+    with pytest.raises(MASTProError, match=r"demo\.json cannot be read"):
+        State(tmp_path, SETTINGS)
