@@ -121,7 +121,7 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
                 while process.poll() is None:
                     show(*(step.follow() if step.follow else (0, "")))
                     time.sleep(POLL_S)
-                if process.returncode == 0 and step.total is not None:
+                if process.returncode == 0 and step.total:
                     show(step.total, "")
         finally:
             stop(process)
@@ -146,7 +146,7 @@ def stop(process: subprocess.Popen) -> None:
 
 @contextmanager
 def progress(total: int | None):
-    """Gives show(done, note): a bar on a terminal, a line for each change elsewhere."""
+    """Gives show(done, note): a bar on a terminal, up to ten lines elsewhere."""
     from tqdm import tqdm
 
     on_terminal = sys.stdout.isatty()
@@ -160,9 +160,9 @@ def progress(total: int | None):
             if total:
                 bar.set_postfix_str(note, refresh=False)
             bar.refresh()
-        elif done != last[0] and total:
+        elif total and done * 10 // total != last[0]:
             print(f"  {done}/{total} {note}".rstrip(), flush=True)
-        last[0] = done
+            last[0] = done * 10 // total
 
     with bar:
         yield show

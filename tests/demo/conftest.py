@@ -14,4 +14,4 @@ def grid():
 
 @pytest.fixture(scope="session")
 def cases():
-    return [make_case(seed, TUMOR_TYPES, GRID) for seed in range(10)]
+    return [make_case(seed, TUMOR_TYPES, GRID) for seed in range(7)]

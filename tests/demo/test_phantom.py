@@ -7,7 +7,7 @@ from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, ORGANS, TUMOR_TYPES
 from nnunetv2_mastpro.errors import MASTProError
 
 HU = {"liver": (80, 130), "kidney_left": (100, 210), "lung_left": (-880, -650), "pancreas": (50, 115),
-      "spleen": (90, 145), "spine": (120, 420), "aorta": (110, 190), "heart": (100, 160)}
+      "spleen": (90, 145), "spine": (90, 420), "aorta": (110, 190), "heart": (100, 160)}
 
 
 def median_hu(case, organ):
