@@ -6,6 +6,7 @@ Axes z (up), y (to the back), x (to the patient's left). Distances are negative 
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -101,8 +102,6 @@ def blend(first: np.ndarray, second: np.ndarray, width_mm: float) -> np.ndarray:
 
 def curve(knots_mm, count: int) -> np.ndarray:
     """(count, 3) points of a smooth curve through the knots."""
-    from scipy.interpolate import CubicSpline
-
     knots = np.asarray(knots_mm, float)
     return CubicSpline(np.linspace(0, 1, len(knots)), knots)(np.linspace(0, 1, count))
 

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.ndimage import binary_erosion, distance_transform_edt
 
 from nnunetv2_mastpro.demo.canvas import Canvas
-from nnunetv2_mastpro.demo.organs import LABELS, Torso
+from nnunetv2_mastpro.demo.organs import LABELS
 
 SMALLEST_MM, LARGEST_MM = 15, 60  # equivalent diameter of a tumour
 
@@ -46,8 +46,8 @@ class Lesion:
 class Surgeon:
     """Finds room for lesions in a torso, keeps them apart, and shapes them."""
 
-    def __init__(self, canvas: Canvas, torso: Torso):
-        self.canvas, self.torso, self.rng = canvas, torso, canvas.rng
+    def __init__(self, canvas: Canvas, cavity: np.ndarray):
+        self.canvas, self.cavity, self.rng = canvas, cavity, canvas.rng
         self.lesions: list[Lesion] = []
 
     def grow(self, allowed: np.ndarray, centers: np.ndarray, diameter_mm: float, raggedness: float,
@@ -120,7 +120,7 @@ class Surgeon:
         box = _box(found.min(0), found.max(0), margin, inside.shape)
         near = np.zeros_like(inside)
         near[box] = distance_transform_edt(~inside[box], sampling=self.canvas.spacing_mm) < reach_mm
-        return inside | (near & (self.canvas.structure == 0) & (self.torso.cavity < 4))
+        return inside | (near & (self.canvas.structure == 0) & (self.cavity < 4))
 
     def depths(self, host: str) -> tuple[np.ndarray, np.ndarray]:
         """(K, 3) indices in the host that the volume's ends do not cut off, (K,) their depth in mm."""
@@ -146,7 +146,7 @@ def add_benign(surgeon: Surgeon) -> None:
             surgeon.benign(where, rng.uniform(-5, 18), (8, 26 if host != "pancreas" else 16), 0.04, host)
     for _ in range(rng.integers(0, 3)):
         surgeon.benign(structure == LABELS["liver"], rng.uniform(135, 170), (8, 24), 0.08, "liver")
-    fat = (structure == 0) & (surgeon.torso.cavity < -3) & (canvas.hu < -40) & (canvas.hu > -200)
+    fat = (structure == 0) & (surgeon.cavity < -3) & (canvas.hu < -40) & (canvas.hu > -200)
     for _ in range(rng.integers(3, 7)):
         surgeon.benign(fat, rng.uniform(25, 110), (9, 26), 0.08, "fat")
     muscle = (structure == 0) & (canvas.hu > 30) & (canvas.hu < 90) & (canvas.points[1] > 30)

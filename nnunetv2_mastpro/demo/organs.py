@@ -1,7 +1,5 @@
 """A torso in portal-venous CT: what is painted before any lesion. Knots and radii in mm, z y x."""
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from nnunetv2_mastpro.demo.canvas import Canvas, blend, curve, ellipsoid, tube
@@ -12,23 +10,13 @@ LABELS = {name: value for value, name in enumerate(ORGANS, 1)}
 FAT, MUSCLE = -100, 55
 
 
-@dataclass
-class Torso:
-    """What lesions need to know: where the colon runs, and the cavity's and the body's distance."""
-
-    colon_mm: np.ndarray  # (K, 3) points of its centre line
-    body: np.ndarray
-    cavity: np.ndarray
-
-
-def paint_torso(canvas: Canvas) -> Torso:
-    """Body wall, organs, vessels, bowel."""
+def paint_torso(canvas: Canvas) -> np.ndarray:
+    """Body wall, organs, vessels, bowel, later ones over earlier ones; gives the distance to the cavity's wall."""
     rng = canvas.rng
     canvas.points /= np.float32(rng.uniform(0.94, 1.06))  # of the patient
     canvas.points += rng.uniform((-10, -3, -4), (10, 3, 4)).astype(np.float32)[:, None, None, None]
-    body, cavity = _body(canvas)
+    cavity = _body(canvas)
     canvas.bend(amount_mm=4.5, scale_mm=55)
-    inside = np.maximum
     _spine(canvas)
     _lungs(canvas, cavity)
     enhancement = rng.uniform(0.9, 1.15)  # contrast phase and dose differ from case to case
@@ -36,8 +24,8 @@ def paint_torso(canvas: Canvas) -> Torso:
     _vessels(canvas, enhancement)
     _kidneys(canvas, enhancement)
     _pancreas(canvas, enhancement)
-    colon = _bowel(canvas, inside(cavity, -canvas.points[0] - 105))
-    return Torso(colon, body, cavity)
+    _bowel(canvas, np.maximum(cavity, -canvas.points[0] - 105))
+    return cavity
 
 
 def jitter(rng: np.random.Generator, center_mm, amount_mm) -> np.ndarray:
@@ -45,7 +33,7 @@ def jitter(rng: np.random.Generator, center_mm, amount_mm) -> np.ndarray:
     return np.asarray(center_mm) + rng.uniform(-1, 1, np.shape(center_mm)) * amount_mm
 
 
-def _body(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
+def _body(canvas: Canvas) -> np.ndarray:
     rng = canvas.rng
     _, y, x = canvas.points
     half_width, half_depth = rng.uniform(123, 131), rng.uniform(88, 95)
@@ -61,7 +49,7 @@ def _body(canvas: Canvas) -> tuple[np.ndarray, np.ndarray]:
     ribs = np.maximum(np.abs(muscle + wall_mm / 2) - 3, 8 * (0.45 - slanted) + np.maximum(-25 - canvas.points[0], 0))
     canvas.paint(ribs, 330 + 60 * canvas.noise(8))
     canvas.paint(cavity, FAT + 10 * canvas.noise(10))
-    return body, cavity
+    return cavity
 
 
 def _spine(canvas: Canvas) -> None:
@@ -77,7 +65,7 @@ def _spine(canvas: Canvas) -> None:
     vertebra = _column(canvas, 46, 0, 17, 21)
     canvas.paint(vertebra, bone, structure=LABELS["spine"])
     canvas.paint(np.abs(vertebra + 1.5) - 1.5, np.where(disc, 90, 420))
-    arch = np.minimum(_column(canvas, 70, 0, 11, 13), np.hypot((x) / 2, (y - 84) / 6) * 5 - 5)
+    arch = np.minimum(_column(canvas, 70, 0, 11, 13), np.hypot(x / 2, (y - 84) / 6) * 5 - 5)
     canvas.paint(arch, 330 + 50 * canvas.noise(7), structure=LABELS["spine"])
     canvas.paint(_column(canvas, 69, 0, 7, 8), 25)
 
@@ -156,8 +144,8 @@ def _pancreas(canvas: Canvas, enhancement: float) -> None:
     canvas.paint(pancreas, 90 * enhancement + 11 * canvas.noise(6), structure=LABELS["pancreas"])
 
 
-def _bowel(canvas: Canvas, cavity: np.ndarray) -> np.ndarray:
-    """Small-bowel loops, of tumours' HU, then the colon, filled with gas and stool; gives the colon's centre line."""
+def _bowel(canvas: Canvas, cavity: np.ndarray) -> None:
+    """Small-bowel loops, of tumours' HU, then the colon, filled with gas and stool."""
     rng, points = canvas.rng, canvas.points
     for _ in range(rng.integers(3, 6)):
         knots = rng.uniform((-100, -50, -52), (-48, 12, 52), (4, 3))
@@ -174,4 +162,3 @@ def _bowel(canvas: Canvas, cavity: np.ndarray) -> np.ndarray:
     stool = 35 + 30 * canvas.noise(9) - np.clip(canvas.noise(7) - 0.8, 0, 1) * 600
     gas = canvas.noise(45) + 0.04 * (line[:, 1].mean() - points[1]) > rng.uniform(-0.2, 0.5)
     canvas.paint(colon + 4, np.where(gas, -880, stool))
-    return line

@@ -95,8 +95,8 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
         (layout.preprocessed / "splits_final.json").write_text(json.dumps([split(training_cases(layout))], indent=2))
 
     plans = layout.preprocessed / f"{PLANS}.json"
-    overlay_code = ("from nnunetv2_mastpro.planning.overlay import write_plans; "
-                    f"write_plans({str(layout.preprocessed)!r}, {SOURCE_PLANS!r}, {OVERLAY!r}, {PLANS!r})")
+    arguments = ", ".join(map(json.dumps, (str(layout.preprocessed), SOURCE_PLANS, OVERLAY, PLANS)))  # in double quotes
+    overlay_code = f"from nnunetv2_mastpro.planning.overlay import write_plans; write_plans({arguments})"
     return [
         Step("phantom", f"Write {NUM_TRAINING} training and {NUM_TEST} test cases of the phantom: {layout.raw}",
              (layout.raw,), function=write_phantom, total=NUM_TRAINING + NUM_TEST),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_commands_are_shown_logged_and_timed(demo, capsys):
     shown = capsys.readouterr().out
     assert "Make a" in shown
     assert "$ python -c 'import pathlib" in shown
-    assert "done in 0 s" in shown
+    assert re.search(r"done in \d+ s", shown)
     assert "said so" not in shown
     assert (demo.folder / "logs" / "a.log").read_text() == "said so\n"
     assert state.steps["a"]["seconds"] >= 0
