@@ -17,7 +17,7 @@ DATASET_ID, DATASET = 501, "Dataset501_PanTumorPhantom"
 TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor")
 GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
 NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 24, 2, 6  # validation cases are among the training ones
-EPOCHS, STEPS_PER_EPOCH = 10, 45
+EPOCHS, STEPS_PER_EPOCH = 10, 60
 SOURCE_PLANS, OVERLAY, PLANS = "nnUNetPlans", "demo", "nnUNetPlansDemo"
 WORKERS = max(1, min(2, os.cpu_count() or 1))
 
