@@ -41,7 +41,7 @@ def draw_overlays(path: Path, cases: Sequence[str], images: Path, columns: Mappi
                for name, color in zip(labels, COLORS, strict=False)]
     figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, labelcolor="#dfe6ec",
                   fontsize=10)
-    figure.text(0.03, 0.12 / height, "R", color="#8fa3b3", fontsize=8)
+    axes[0, 0].text(0.02, 0.5, "R", transform=axes[0, 0].transAxes, color="#8fa3b3", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
