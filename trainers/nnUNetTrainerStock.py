@@ -1,3 +1,3 @@
 """Controls for comparisons at equal steps; nnUNet_extTrainer points at this folder."""
 
-from nnunetv2_mastpro.training.controls import *  # noqa: F401,F403
+from nnunetv2_mastpro.training.controls import *  # noqa: F403

@@ -6,15 +6,15 @@ from torch import nn
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import PromptFusion
 from nnunetv2_mastpro.network.head import MaskProposal
-from nnunetv2_mastpro.network.inject import AdaptedSite, choose_sites, inject_experts
+from nnunetv2_mastpro.network.inject import choose_sites, inject_experts
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
 
-def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool) -> tuple[MASTProNet, list[AdaptedSite]]:
+def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool) -> MASTProNet:
     """The planned network adapted by `network` (NetworkConfig) for `resolved` (Resolved); embeddings are zero.
 
-    Returns the network and the receipt of the injection. Raises ValueError where a stage cannot be adapted.
+    The receipt of the injection is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
     """
     backbone = UNetBackbone(planned)
     is_tumor = [entry.is_tumor for entry in resolved.classes]
@@ -29,12 +29,11 @@ def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool)
         choose_sites(backbone, network.encoder_stages, network.decoder_stages), make_experts)
     bottleneck_dim = backbone.encoder_dims[-1]
     supervised = backbone.decoder_dims[::-1][:max(1, len(backbone.decoder_dims) - 1)]
-    model = MASTProNet(
-        backbone=backbone, experts=experts,
+    return MASTProNet(
+        backbone=backbone, experts=experts, receipt=receipt,
         fusion=PromptFusion(image_dim=bottleneck_dim, text_dim=resolved.embedding_dim, dim=network.attention_dim,
                             heads=network.attention_heads),
         head=MaskProposal(image_dim=bottleneck_dim, text_dim=resolved.embedding_dim,
                           decoder_dims=supervised, hidden=network.kernel_hidden),
         embeddings=torch.zeros(len(is_tumor), resolved.embedding_dim), is_tumor=is_tumor,
         has_background=resolved.has_background, deep_supervision=deep_supervision)
-    return model, receipt

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nnunetv2_mastpro.network.fusion import PromptFusion
 from nnunetv2_mastpro.network.head import MaskProposal, apply_kernel
+from nnunetv2_mastpro.network.inject import AdaptedSite
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
 
@@ -33,13 +34,15 @@ class MASTProNet(nn.Module):
     nnU-Net's own networks do. The coarsest decoder stage is never supervised: nnU-Net's loss gives it no weight.
     """
 
-    def __init__(self, *, backbone: UNetBackbone, experts: nn.ModuleDict, fusion: PromptFusion, head: MaskProposal,
-                 embeddings: Tensor, is_tumor: list[bool], has_background: bool, deep_supervision: bool):
+    def __init__(self, *, backbone: UNetBackbone, experts: nn.ModuleDict, receipt: list[AdaptedSite],
+                 fusion: PromptFusion, head: MaskProposal, embeddings: Tensor, is_tumor: list[bool],
+                 has_background: bool, deep_supervision: bool):
         super().__init__()
         self.backbone, self.experts, self.fusion, self.head = backbone, experts, fusion, head
-        self.deep_supervision = deep_supervision
+        self.receipt, self.deep_supervision = receipt, deep_supervision
         self.tumor_classes = [index for index, tumor in enumerate(is_tumor) if tumor]
         self.register_buffer("embeddings", embeddings)
+        self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
         self.background = nn.Parameter(torch.randn(1, embeddings.shape[1])) if has_background else None
 
     def forward(self, image: Tensor, task_mask: Tensor | None = None) -> TrainingOutput | list[Tensor] | Tensor:
@@ -74,6 +77,11 @@ class MASTProNet(nn.Module):
         selected = torch.ones(len(task_mask), len(self.embeddings), dtype=torch.bool, device=task_mask.device)
         selected[:, self.tumor_classes] = task_mask.bool()
         return selected
+
+    def freeze_backbone(self) -> None:
+        """PEFT: the backbone's parameters, its norms' too, stay as they are."""
+        for parameter in self.backbone.parameters():
+            parameter.requires_grad_(False)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by part; the one list behind optimizer and start-up table."""

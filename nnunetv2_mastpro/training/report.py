@@ -1,0 +1,46 @@
+"""What the training log says of the network: parts, classes, adapted stages, expert usage."""
+
+from collections.abc import Iterator
+
+from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.network.mastpro import MASTProNet
+
+
+def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[str, ...]) -> Iterator[str]:
+    """The start-up table, line by line."""
+    yield "\nMAST-Pro: parameters by part"
+    yield f"{'part':<16}{'total':>14}{'trainable':>14}"
+    rows = {name: (sum(p.numel() for p in part), sum(p.numel() for p in part if p.requires_grad))
+            for name, part in network.parts().items()}
+    rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
+    for name, (total, trainable) in rows.items():
+        yield f"{name:<16}{total:>14,}{trainable:>14,}"
+    if rows["backbone"][1]:
+        yield "Everything is trained (no trained MAST-Pro weights were loaded)."
+    else:
+        yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
+    yield "Stages with experts: " + ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
+    yield f"\nClasses, and the prompts that stand for them (encoder {config.prompts.encoder})"
+    for entry, origin in zip(config.resolved.classes, origins, strict=True):
+        yield f"{entry.label} [{'tumour type' if entry.is_tumor else 'organ'}, embedding {origin}]: {entry.sentence}"
+    tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
+    yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"
+
+
+def expert_usage(network: MASTProNet, config: MASTProConfig) -> dict[str, dict[str, list[int]]]:
+    """site -> "generic" or tumour type -> how often each of its experts was kept since the last reset."""
+    tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
+    usage = {}
+    for site, experts in network.experts.items():
+        counts = experts.usage.long().tolist()
+        usage[site] = {"generic": counts[:experts.num_generic]}
+        for index, task in enumerate(tasks[:experts.num_tasks]):
+            start = experts.num_generic + index * experts.num_specific
+            usage[site][task] = counts[start:start + experts.num_specific]
+    return usage
+
+
+def reset_usage(network: MASTProNet) -> None:
+    """Start counting anew."""
+    for experts in network.experts.values():
+        experts.usage.zero_()

@@ -1,0 +1,135 @@
+"""nnUNetTrainerMASTPro: nnU-Net's trainer with the MAST-Pro network, loss and recipe."""
+
+import json
+import os
+from os.path import join
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.network.build import build_mastpro
+from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.training.loss import MASTProLoss
+from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
+from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
+from nnunetv2_mastpro.training.setup import check_patch, check_same_classes, check_same_run, resolve
+
+
+class nnUNetTrainerMASTPro(AdamWRecipe):
+    """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
+
+    From scratch it trains everything. Started with `-pretrained_weights` of a trained MAST-Pro checkpoint it
+    freezes the backbone and trains the rest (PEFT, Sec. 2.3) at the paper's learning rate.
+    """
+
+    peft_learning_rate = 5e-5
+
+    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
+                 device: torch.device = torch.device("cuda")):
+        self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
+        plans["mastpro"] = self.mastpro.to_dict()
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        check_patch(self.configuration_manager.configuration)
+        check_same_run(self.output_folder_base, plans["mastpro"])
+        self.initial_lr = self.mastpro.training.learning_rate
+
+    @staticmethod
+    def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,
+                                   num_output_channels: int, enable_deep_supervision: bool = True) -> MASTProNet:
+        """The network of the plans' resolved "mastpro" block; its embeddings come from trainer or checkpoint."""
+        config = MASTProConfig.from_dict(plans_manager.plans.get("mastpro", {}))
+        if config.resolved is None:
+            raise MASTProError("the plans beside the checkpoint have no mastpro.resolved block; "
+                               "restore the plans.json that the training wrote")
+        outputs = len(config.resolved.classes) + config.resolved.has_background
+        if outputs != num_output_channels:
+            raise MASTProError(f"the plans' mastpro block describes {outputs} outputs, dataset.json {num_output_channels}"
+                               "; restore the dataset.json of the training")
+        planned = nnUNetTrainer.build_network_architecture(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+        return build_mastpro(planned, config.network, config.resolved, enable_deep_supervision)
+
+    @property
+    def bare_network(self) -> MASTProNet:
+        """The network without the wrappers of DDP and torch.compile."""
+        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def initialize(self) -> None:
+        first = not self.was_initialized
+        super().initialize()
+        if first:
+            self.restore_prompts()
+
+    def restore_prompts(self) -> None:
+        """Put the embeddings of the plans' sentences into the network: loading overwrites them."""
+        buffer = self.bare_network.embeddings
+        buffer.copy_(self.embeddings.vectors.to(buffer))
+
+    def _build_loss(self) -> MASTProLoss:
+        classes = self.mastpro.resolved.classes
+        tumors = [index for index, entry in enumerate(classes) if entry.is_tumor]
+        return MASTProLoss(super()._build_loss(), supervised=tumors or list(range(len(classes))),
+                           has_regions=self.label_manager.has_regions, ignore_label=self.label_manager.ignore_label,
+                           presence_weight=self.mastpro.training.presence_weight,
+                           balance_weight=self.mastpro.training.balance_weight)
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
+
+    def freeze_backbone(self) -> None:
+        """PEFT: train experts, routers, fusion and mask proposal only; optimizer and DDP are built anew."""
+        self.bare_network.freeze_backbone()
+        self.initial_lr = self.peft_learning_rate
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        if self.is_ddp:
+            self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
+
+    def on_train_start(self) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        if self.current_epoch == 0 and self.bare_network.trained:
+            self.freeze_backbone()  # only -pretrained_weights brings a trained network to epoch 0
+        self.restore_prompts()
+        for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
+            self.print_to_log_file(line, add_timestamp=False)
+        super().on_train_start()
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        reset_usage(self.bare_network)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self.bare_network.trained.fill_(True)
+        if self.local_rank == 0:
+            self.write_usage()
+
+    def write_usage(self) -> None:
+        """expert_usage.json: how often each expert was kept in the last epoch, per site and owner."""
+        usage = expert_usage(self.bare_network, self.mastpro)
+        unused = sum(count == 0 for owners in usage.values() for counts in owners.values() for count in counts)
+        total = sum(len(counts) for owners in usage.values() for counts in owners.values())
+        self.print_to_log_file(f"Experts never kept in this epoch: {unused} of {total}")
+        file = join(self.output_folder, "expert_usage.json")
+        with open(file + ".tmp", "w") as stream:
+            json.dump({"epoch": self.current_epoch, "kept": usage}, stream, indent=2)
+        os.replace(file + ".tmp", file)
+
+    def load_checkpoint(self, filename_or_checkpoint: str) -> None:
+        if not self.was_initialized:
+            self.initialize()
+        saved = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
+        check_same_classes(saved, self.plans_manager.plans["mastpro"]["resolved"], filename_or_checkpoint)
+        optimized = sum(len(group["params"]) for group in saved["optimizer_state"]["param_groups"])
+        if optimized < len(list(self.bare_network.parameters())):
+            self.freeze_backbone()  # the run to be continued was PEFT
+        super().load_checkpoint(filename_or_checkpoint)
+        self.restore_prompts()
+
+
+globals().update(epoch_variants(nnUNetTrainerMASTPro, __name__))
