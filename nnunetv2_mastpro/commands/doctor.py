@@ -160,7 +160,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             if path is None:
                 continue
             content = _read(path)
-            prompts, notes = _resolve(content)
+            prompts, notes = _resolve(content, path.parent.name)
         except MASTProError as error:
             yield Finding(FAIL, str(error))
             continue
@@ -260,13 +260,13 @@ def _read(path: Path) -> dict:
     return content
 
 
-def _resolve(dataset_json: dict) -> tuple[tuple, list[str]]:
+def _resolve(dataset_json: dict, dataset_name: str) -> tuple[tuple, list[str]]:
     """Prompts, and what their resolution warned of."""
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        prompts = resolve_prompts(dataset_json)
+        prompts = resolve_prompts(dataset_json, dataset_name)
     return prompts, [str(warning.message) for warning in caught]
 
 

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
             warnings.simplefilter("ignore", UserWarning)  # the listing says itself what has a name only
             written = write_section(paths) if args.write else []
             _say("".join(f"wrote {path}\n" for path in written))
-            prompts = resolve_prompts(read_dataset_json(paths[0]))
+            prompts = resolve_prompts(read_dataset_json(paths[0]), paths[0].parent.name)
         _say(_listing(prompts, args.encoder))
         _say(_advice(prompts))
     return 0

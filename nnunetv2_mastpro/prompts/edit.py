@@ -35,8 +35,7 @@ def write_section(paths: list[Path]) -> list[Path]:
     for path, content in contents.items():
         section = content.setdefault("mastpro", {}).setdefault("prompts", {})
         section.update({label: entry for label, entry in own.items() if label not in section})
-        hinted = {"name": path.parent.name, **content}  # the folder's name tells whose "cancer" it is
-        section.update({prompt.label: entry for prompt, entry in resolve_with_entries(hinted)})
+        section.update({prompt.label: entry for prompt, entry in resolve_with_entries(content, path.parent.name)})
         new[path] = (json.dumps(content, indent=4, ensure_ascii=False) + "\n").encode()
     try:
         write_atomically(new)

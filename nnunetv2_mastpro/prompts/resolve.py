@@ -38,24 +38,24 @@ class Prompt:
     origin: str
 
 
-def resolve_prompts(dataset_json: dict) -> tuple[Prompt, ...]:
+def resolve_prompts(dataset_json: dict, dataset_name: str = "") -> tuple[Prompt, ...]:
     """One prompt per foreground output of the network, in the order of its outputs.
 
     An entry in `dataset_json["mastpro"]["prompts"]` wins, then the knowledge base, then the label's name, with a
-    warning. Raises MASTProError for a bad section or bad labels.
+    warning. `dataset_name`, as "Dataset010_Colon", tells whose "cancer" it is where the label does not.
+    Raises MASTProError for a bad section or bad labels.
     """
-    return tuple(prompt for prompt, _ in resolve_with_entries(dataset_json))
+    return tuple(prompt for prompt, _ in resolve_with_entries(dataset_json, dataset_name))
 
 
-def resolve_with_entries(dataset_json: dict) -> list[tuple[Prompt, dict]]:
+def resolve_with_entries(dataset_json: dict, dataset_name: str = "") -> list[tuple[Prompt, dict]]:
     """Each prompt with the entry of `mastpro.prompts` that would give it again; an existing entry stays as it is."""
     labels = foreground_labels(dataset_json)
     section = read_section(dataset_json, labels)
     modality = modality_of(dataset_json)
-    name = dataset_json.get("name", "")
     resolved = []
     for label in labels:
-        known = find(label, labels, name if isinstance(name, str) else "")
+        known = find(label, labels, str(dataset_json.get("name", ""))) or find(label, labels, dataset_name)
         if label in section:
             resolved.append((_from_section(label, section[label], known, modality), section[label]))
         elif known is not None:

@@ -13,6 +13,7 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 
 EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
@@ -69,15 +70,17 @@ class ShortRuns(nnUNetTrainer):
 
 
 class AdamWRecipe(ShortRuns):
-    """AdamW with warm-up, stepped within the epoch so that runs of a few epochs are warmed up too."""
+    """AdamW with warm-up, stepped within the epoch so that runs of a few epochs are warmed up too.
 
-    learning_rate: float = 1e-3
+    The rate is that of the plans, mastpro.training.learning_rate, for the plugin and its control alike.
+    """
+
     warmup_share: float = 0.05  # of all epochs
 
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.initial_lr = self.learning_rate
+        self.initial_lr = MASTProConfig.from_dict(plans.get("mastpro", {})).training.learning_rate
         self.weight_decay = 1e-2
         self.steps_in_epoch = 0
 

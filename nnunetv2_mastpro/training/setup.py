@@ -18,7 +18,7 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
     """
     block = {key: value for key, value in plans.get("mastpro", {}).items() if key != "resolved"}
     config = MASTProConfig.from_dict(block)
-    prompts = resolve_prompts(dataset_json)
+    prompts = resolve_prompts(dataset_json, plans["dataset_name"])
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
     classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
     has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1

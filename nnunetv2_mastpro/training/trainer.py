@@ -35,7 +35,6 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         super().__init__(plans, configuration, fold, dataset_json, device)
         check_patch(self.configuration_manager.configuration)
         check_same_run(self.output_folder_base, plans["mastpro"])
-        self.initial_lr = self.mastpro.training.learning_rate
 
     @staticmethod
     def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,

@@ -253,3 +253,9 @@ def test_written_entries_resolve_to_the_same_prompts():
     fields = [(p.label, p.sentence, p.is_tumor, p.host_structures) for p, _ in resolved]
     assert [(p.label, p.sentence, p.is_tumor, p.host_structures) for p in again] == fields
     assert {p.origin for p in again} == {"dataset.json"}
+
+
+def test_the_folder_tells_whose_cancer_it_is_where_dataset_json_has_another_name():
+    dataset_json = {"name": "my best set", "labels": {"background": 0, "cancer": 1}, "channel_names": {"0": "CT"}}
+    (prompt,) = resolve_prompts(dataset_json, "Dataset010_Colon")
+    assert prompt.origin == "knowledge base (colon_tumor)"
