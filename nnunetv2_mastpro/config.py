@@ -57,7 +57,8 @@ class PromptConfig:
 class TrainingConfig:
     """Weights of the two terms beside nnU-Net's loss, and the learning rate."""
 
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3  # from scratch; PEFT has the paper's
+    prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
 
@@ -65,7 +66,7 @@ class TrainingConfig:
         if not self.learning_rate > 0:
             raise MASTProError(f"learning_rate={self.learning_rate} is not positive; "
                                "correct mastpro.training.learning_rate in the plans")
-        for name in ("balance_weight", "presence_weight"):
+        for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
 
 

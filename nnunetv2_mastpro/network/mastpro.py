@@ -83,6 +83,11 @@ class MASTProNet(nn.Module):
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
 
+    @property
+    def backbone_is_trained(self) -> bool:
+        """False after freeze_backbone."""
+        return any(parameter.requires_grad for parameter in self.backbone.parameters())
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by part; the one list behind optimizer and start-up table."""
         head = [*self.head.parameters()] + ([] if self.background is None else [self.background])

@@ -20,19 +20,22 @@ EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
 
 
 class WarmupPolyLR(PolyLRScheduler):
-    """nnU-Net's polynomial decay after a linear warm-up. Steps are epochs and may be fractions of one."""
+    """nnU-Net's polynomial decay after a linear warm-up. Steps are epochs and may be fractions of one.
+
+    A parameter group's "share" of the rate, 1 if absent, is kept throughout.
+    """
 
     def __init__(self, optimizer, initial_lr: float, max_steps: int, warmup_steps: float):
         self.warmup_steps = warmup_steps
         super().__init__(optimizer, initial_lr, max_steps)
 
     def step(self, current_step: float | None = None) -> None:
-        super().step(current_step)
         reached = self.ctr if current_step is None or current_step == -1 else current_step
-        if reached < self.warmup_steps:
-            for group in self.optimizer.param_groups:
-                group["lr"] *= max(reached / self.warmup_steps, 1e-3)
-            self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        super().step(current_step)
+        warmed = max(reached / self.warmup_steps, 1e-3) if reached < self.warmup_steps else 1
+        for group in self.optimizer.param_groups:
+            group["lr"] *= warmed * group.get("share", 1)
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
 def read_count(name: str) -> int | None:
@@ -84,9 +87,12 @@ class AdamWRecipe(ShortRuns):
         self.weight_decay = 1e-2
         self.steps_in_epoch = 0
 
+    def parameter_groups(self) -> list[dict]:
+        """What is optimized, and by which share of the learning rate."""
+        return [{"params": [p for p in self.network.parameters() if p.requires_grad]}]
+
     def configure_optimizers(self):
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, self.initial_lr, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(self.parameter_groups(), self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs,
                                        self.warmup_share * self.num_epochs)
 

@@ -1,11 +1,11 @@
 """nnUNetTrainerMASTPro: nnU-Net's trainer with the MAST-Pro network, loss and recipe."""
 
 import json
-import os
-from os.path import join
+from pathlib import Path
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -13,6 +13,7 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.prompts.files import write_atomically
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
@@ -31,9 +32,9 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):
         self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
+        check_patch(PlansManager(plans).get_configuration(configuration).configuration)
         plans["mastpro"] = self.mastpro.to_dict()
         super().__init__(plans, configuration, fold, dataset_json, device)
-        check_patch(self.configuration_manager.configuration)
         check_same_run(self.output_folder_base, plans["mastpro"])
 
     @staticmethod
@@ -80,6 +81,14 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
 
+    def parameter_groups(self) -> list[dict]:
+        """Backbone and experts at the full rate; fusion and mask proposal at a share of it unless PEFT."""
+        parts = self.bare_network.parts()
+        if not self.bare_network.backbone_is_trained:
+            return [{"params": parts["experts"] + parts["fusion"] + parts["mask proposal"]}]
+        return [{"params": parts["backbone"] + parts["experts"]},
+                {"params": parts["fusion"] + parts["mask proposal"], "share": self.mastpro.training.prompt_share}]
+
     def freeze_backbone(self) -> None:
         """PEFT: train experts, routers, fusion and mask proposal only; optimizer and DDP are built anew."""
         self.bare_network.freeze_backbone()
@@ -114,10 +123,8 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         unused = sum(count == 0 for owners in usage.values() for counts in owners.values() for count in counts)
         total = sum(len(counts) for owners in usage.values() for counts in owners.values())
         self.print_to_log_file(f"Experts never kept in this epoch: {unused} of {total}")
-        file = join(self.output_folder, "expert_usage.json")
-        with open(file + ".tmp", "w") as stream:
-            json.dump({"epoch": self.current_epoch, "kept": usage}, stream, indent=2)
-        os.replace(file + ".tmp", file)
+        content = json.dumps({"epoch": self.current_epoch, "kept": usage}, indent=2)
+        write_atomically({Path(self.output_folder, "expert_usage.json"): content.encode()})
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         if not self.was_initialized:
