@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,7 +13,6 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
-from nnunetv2_mastpro.prompts.files import write_atomically
 from nnunetv2_mastpro.prompts.files import write_atomically
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
