@@ -1,0 +1,179 @@
+"""The trainer's own steps, in this process; whole trainings are in tests/integration."""
+
+import json
+import os
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from nnunetv2_mastpro.config import MASTProConfig, TrainingConfig
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.training import trainer as module
+from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
+from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
+
+IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def equal_states(first, second):
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert_close(tensor, second[name], rtol=0, atol=0)
+
+
+def backbone_names(network):
+    return {name for name, _ in network.named_parameters() if name.startswith("backbone.")}
+
+
+def test_initialize_puts_the_prompts_in(make_trainer):
+    trainer = make_trainer()
+    assert_close(trainer.network.embeddings, trainer.embeddings.vectors, rtol=0, atol=0)
+    assert not trainer.network.trained
+    assert MASTProConfig.from_dict(trainer.plans_manager.plans["mastpro"]) == trainer.mastpro
+
+
+def test_deep_supervision_is_switched(make_trainer):
+    trainer = make_trainer()
+    trainer.network.eval()
+    trainer.set_deep_supervision_enabled(True)
+    stages = trainer.network(IMAGE)
+    trainer.set_deep_supervision_enabled(False)
+    assert_close(trainer.network(IMAGE), stages[0], rtol=0, atol=0)
+
+
+def test_the_networks_output_fits_the_loss(make_trainer):
+    trainer = make_trainer()
+    output = trainer.network.train()(IMAGE)
+    assert isinstance(output, TrainingOutput)
+    weights = trainer.loss.segmentation.weight_factors
+    assert len(output.logits) == sum(weight > 0 for weight in weights)
+    target = [torch.zeros(2, 1, *logits.shape[2:]) for logits in output.logits]
+    trainer.loss(output, target).backward()
+    assert all(p.grad is not None for p in trainer.network.parameters())
+
+
+@pytest.mark.parametrize(
+    ("labels", "supervised"),
+    [
+        ({"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3}, [1, 2]),
+        ({"background": 0, "liver": 1, "spleen": 2}, [0, 1]),
+    ],
+)
+def test_tumours_are_supervised_or_else_all(make_trainer, dataset_json, labels, supervised):
+    dataset_json["labels"] = labels
+    assert make_trainer().loss.supervised == supervised
+
+
+def test_frozen_backbone_is_out_of_the_optimizer(make_trainer):
+    trainer = make_trainer()
+    trainer.freeze_backbone()
+    trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
+    frozen = backbone_names(trainer.network)
+    assert trained == {id(p) for name, p in trainer.network.named_parameters() if name not in frozen}
+    assert {group["initial_lr"] for group in trainer.optimizer.param_groups} == {5e-5}
+    assert trainer.lr_scheduler.initial_lr == 5e-5
+
+
+@pytest.mark.parametrize("peft", [False, True])
+def test_a_checkpoint_is_continued_as_it_was(make_trainer, tmp_path, peft):
+    first = make_trainer()
+    if peft:
+        first.freeze_backbone()
+    loss = first.network.train()(IMAGE).logits[0].square().mean()
+    loss.backward()
+    first.optimizer.step()
+    first.logger = EmptyLog()
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+    second = make_trainer()
+    second.logger = EmptyLog()
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    equal_states(first.network.state_dict(), second.network.state_dict())
+    frozen = {name for name, p in second.network.named_parameters() if not p.requires_grad}
+    assert frozen == (backbone_names(second.network) if peft else set())
+    assert second.initial_lr == (5e-5 if peft else TrainingConfig().learning_rate)
+    equal_states(first.optimizer.state_dict()["state"][0], second.optimizer.state_dict()["state"][0])
+    assert second.current_epoch == 1
+
+
+class EmptyLog:
+    """nnU-Net's own needs a finished epoch."""
+
+    def get_checkpoint(self):
+        return {}
+
+    def load_checkpoint(self, checkpoint):
+        assert checkpoint == {}
+
+
+def test_a_checkpoint_keeps_the_sentences_of_the_plans(make_trainer, tmp_path):
+    """Loading overwrites the embeddings; those of the data set's own sentences come back."""
+    first = make_trainer()
+    first.network.embeddings.fill_(3)
+    first.logger = EmptyLog()
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    second = make_trainer()
+    second.logger = EmptyLog()
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert_close(second.network.embeddings, second.embeddings.vectors, rtol=0, atol=0)
+
+
+def test_a_stock_checkpoint_is_refused(make_trainer, tmp_path):
+    stock = make_trainer(nnUNetTrainerStock_1epoch)
+    del stock.my_init_kwargs["plans"]["mastpro"]
+    stock.logger = EmptyLog()
+    stock.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    with pytest.raises(MASTProError, match="checkpoint.pth is not a MAST-Pro checkpoint"):
+        make_trainer().load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
+def test_a_network_without_resolved_plans_is_refused(make_trainer):
+    trainer = make_trainer()
+    del trainer.plans_manager.plans["mastpro"]["resolved"]
+    with pytest.raises(MASTProError, match=r"no mastpro.resolved block; restore the plans.json"):
+        trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 4)
+
+
+def test_a_dataset_json_of_other_outputs_is_refused(make_trainer):
+    trainer = make_trainer()
+    with pytest.raises(MASTProError, match=r"describes 4 outputs, dataset.json 5; restore the dataset.json"):
+        trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 5)
+
+
+def test_usage_is_written(make_trainer, tmp_path):
+    trainer = make_trainer()
+    trainer.network.train()(IMAGE)
+    trainer.write_usage()
+    (file,) = tmp_path.glob("nnUNet_results/*/*/fold_0/expert_usage.json")
+    content = json.loads(file.read_text())
+    assert content["epoch"] == 0
+    assert content["kept"] == module.expert_usage(trainer.network, trainer.mastpro)
+    (log,) = file.parent.glob("training_log_*.txt")
+    assert "Experts never kept in this epoch:" in log.read_text()
+
+
+def test_interrupted_writing_leaves_the_old_file(make_trainer, monkeypatch, tmp_path):
+    """The process is stopped when the new file is complete, but before it takes the old one's place."""
+    trainer = make_trainer()
+    trainer.write_usage()
+    (file,) = tmp_path.glob("nnUNet_results/*/*/fold_0/expert_usage.json")
+    before = file.read_bytes()
+
+    def stop(source, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    trainer.network.train()(IMAGE)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.write_usage()
+    assert file.read_bytes() == before
+    assert [path for path in file.parent.iterdir() if "expert_usage" in path.name] == [file]
+
+
+def test_a_refused_patch_makes_no_results_folder(make_trainer, plans, tmp_path):
+    plans["configurations"]["2d"]["patch_size"] = [16, 18]
+    with pytest.raises(MASTProError, match="make it a multiple of them in the plans"):
+        make_trainer(nnUNetTrainerMASTPro, initialize=False)
+    assert [*(tmp_path / "nnUNet_results").iterdir()] == []
