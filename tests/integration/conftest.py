@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,10 +66,13 @@ class Lab:
     workspace: object
     run: Callable[..., subprocess.CompletedProcess]
     made: dict = field(default_factory=dict)
+    locks: dict = field(default_factory=lambda: defaultdict(threading.Lock))
 
-    def once(self, key: tuple, make: Callable):
-        if key not in self.made:
-            self.made[key] = make()
+    def once(self, *key: str, make: Callable):
+        """What `make` gives, made once; for several threads."""
+        with self.locks[key]:
+            if key not in self.made:
+                self.made[key] = make()
         return self.made[key]
 
     def command(self, *argv, env=None, **options) -> subprocess.CompletedProcess:
@@ -75,11 +81,13 @@ class Lab:
 
     def preprocessed(self, dataset: str) -> Path:
         """Planned and preprocessed, with plans Small and two folds of one validation case each."""
-        return self.once(("preprocessed", dataset), lambda: self._preprocess(dataset))
+        together = [HIPPOCAMPUS] if dataset == HIPPOCAMPUS else [REGIONS, SCRIBBLES]  # one command, less start-up
+        self.once("preprocessed", *together, make=lambda: self._preprocess(together))
+        return self.workspace.preprocessed / dataset
 
     def trained(self, name: str) -> Path:
         """Results folder of the kind's training, fold 0."""
-        return self.once(("trained", name), lambda: self.train(KINDS[name]))
+        return self.once("trained", name, make=lambda: self.train(KINDS[name]))
 
     def predicted(self, name: str) -> Path:
         """Predictions of the unseen cases by it, with probabilities."""
@@ -91,7 +99,7 @@ class Lab:
             self.predict(KINDS[name], folder, "-npp", workers[0], "-nps", workers[1])
             return folder
 
-        return self.once(("predicted", name), predict)
+        return self.once("predicted", name, make=predict)
 
     def train(self, kind: Kind, *options, fold="0", trainer=TRAINER, env=None) -> Path:
         """Runs nnUNetv2_train; gives the results folder."""
@@ -106,7 +114,7 @@ class Lab:
     def prepare(self, kind: Kind) -> None:
         self.preprocessed(kind.dataset)
         if kind.plans == "SmallResEnc":
-            self.once(("resenc",), lambda: self._plan_resenc(kind.dataset))
+            self.once("resenc", make=lambda: self._plan_resenc(kind.dataset))
 
     def results(self, kind: Kind, trainer=TRAINER) -> Path:
         return self.workspace.results / kind.dataset / f"{trainer}__{kind.plans}__{kind.configuration}"
@@ -125,11 +133,13 @@ class Lab:
     def interrupt(self, argv: list[str], when: Callable[[], bool], env=None) -> None:
         """Starts a command and kills it and its workers, as a cluster does, once `when` holds."""
         script = Path(sys.prefix) / "bin" / argv[0]
+        known = {**self.workspace.env, **(env or {})}
+        unmeasured = {name: value for name, value in known.items() if not name.startswith("COVERAGE_")}  # torn files
         log = self.workspace.results.parent / "interrupted.log"
         with log.open("w") as stream:
             process = subprocess.Popen(
                 [str(script), *argv[1:]],
-                env={**self.workspace.env, **(env or {})},
+                env=unmeasured,
                 cwd=log.parent,
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
@@ -155,17 +165,18 @@ class Lab:
         plans = change({**json.loads((folder / f"{source}.json").read_text()), "plans_name": name})
         (folder / f"{name}.json").write_text(json.dumps(plans))
 
-    def _preprocess(self, dataset: str) -> Path:
-        write_dataset(self.source, self.workspace.raw / dataset, CONTENTS[dataset])
-        configurations = ["2d", "3d_fullres"] if dataset == HIPPOCAMPUS else ["3d_fullres"]
+    def _preprocess(self, datasets: list[str]) -> None:
+        for dataset in datasets:
+            write_dataset(self.source, self.workspace.raw / dataset, CONTENTS[dataset])
+        configurations = ["2d", "3d_fullres"] if datasets == [HIPPOCAMPUS] else ["3d_fullres"]
+        numbers = [number_of(dataset) for dataset in datasets]
         workers = ["-npfp", "1", "-np", *["1"] * len(configurations)]
-        self.command("nnUNetv2_plan_and_preprocess", "-d", number_of(dataset), "-c", *configurations, *workers)
-        self.write_plans(dataset, "nnUNetPlans", "Small", shrink)
-        folder = self.workspace.preprocessed / dataset
-        cases = case_names(self.workspace.raw / dataset)
-        splits = [{"train": [c for c in cases if c != val], "val": [val]} for val in cases[-2:]]
-        (folder / "splits_final.json").write_text(json.dumps(splits))
-        return folder
+        self.command("nnUNetv2_plan_and_preprocess", "-d", *numbers, "-c", *configurations, *workers)
+        for dataset in datasets:
+            self.write_plans(dataset, "nnUNetPlans", "Small", shrink)
+            cases = case_names(self.workspace.raw / dataset)
+            splits = [{"train": [c for c in cases if c != val], "val": [val]} for val in cases[-2:]]
+            (self.workspace.preprocessed / dataset / "splits_final.json").write_text(json.dumps(splits))
 
     def _plan_resenc(self, dataset: str) -> None:
         self.command("nnUNetv2_plan_experiment", "-d", number_of(dataset), "-pl", "nnUNetPlannerResEncM")
@@ -227,11 +238,20 @@ def shrink(plans: dict) -> dict:
 
 
 @pytest.fixture(scope="session")
-def lab(real_data, make_workspace, run_command) -> Lab:
-    """The one workspace of the integration tests that only read what was trained."""
+def lab(real_data, make_workspace, run_command, request) -> Lab:
+    """The one workspace of these tests, with every kind that a chosen test names made, two at a time.
+
+    What fails here fails again, and is told, in its own tests.
+    """
     workspace = make_workspace()
     workspace.env.update({"MASTPRO_EPOCH_ITERATIONS": str(STEPS), "MASTPRO_SEED": "0", "OMP_WAIT_POLICY": "PASSIVE"})
-    return Lab(real_data / "hippocampus", workspace, run_command)
+    made = Lab(real_data / "hippocampus", workspace, run_command)
+    chosen = {item.callspec.params.get("kind") for item in request.session.items if hasattr(item, "callspec")}
+    with ThreadPoolExecutor(2) as pool:
+        for name in ("3d_fullres", "regions", "ignore", "resenc", "2d"):  # the first two plan data sets of their own
+            if name in chosen:
+                pool.submit(made.predicted, name)
+    return made
 
 
 @pytest.fixture(scope="session")
