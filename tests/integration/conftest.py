@@ -125,7 +125,7 @@ class Lab:
 
     def predict(self, kind: Kind, folder: Path, *options, fold="0", trainer=TRAINER, env=None):
         """Runs nnUNetv2_predict on the unseen images."""
-        given = ["-i", self.images(kind.dataset), "-o", folder, *kind.arguments(trainer), "-f", fold]
+        given = ["-i", self.images(kind.dataset), "-o", folder, *kind.arguments(trainer), "-f", *fold.split()]
         return self.command(
             "nnUNetv2_predict", *given, "-device", "cpu", "--disable_tta", "--save_probabilities", *options, env=env
         )
