@@ -67,12 +67,24 @@ def preparation(data: Path, out: Path) -> list[Step]:
 
     return [
         Step("link", "Link the data set", (raw,), function=lambda show: link_dataset(data, raw)),
-        Step("plan", "Fingerprint and plan", (preprocessed,),
-             ("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "--no_pp", "-npfp", "2")),
-        Step("overlay", f"Lay plans/{OVERLAY}.json over the plans, and write the split",
-             (preprocessed / f"{PLANS}.json",), function=lay_over),
-        Step("preprocess", "Preprocess", (preprocessed / f"{PLANS}_{CONFIGURATION}",),
-             ("nnUNetv2_preprocess", "-d", DATASET_ID, "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "2")),
+        Step(
+            "plan",
+            "Fingerprint and plan",
+            (preprocessed,),
+            ("nnUNetv2_plan_and_preprocess", "-d", DATASET_ID, "--no_pp", "-npfp", "2"),
+        ),
+        Step(
+            "overlay",
+            f"Lay plans/{OVERLAY}.json over the plans, and write the split",
+            (preprocessed / f"{PLANS}.json",),
+            function=lay_over,
+        ),
+        Step(
+            "preprocess",
+            "Preprocess",
+            (preprocessed / f"{PLANS}_{CONFIGURATION}",),
+            ("nnUNetv2_preprocess", "-d", DATASET_ID, "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "2"),
+        ),
     ]
 
 
@@ -82,15 +94,54 @@ def run_steps_of(out: Path, trainer: str, seed: int) -> list[Step]:
     predictions, summary = run / f"{trainer}_predictions", run / f"{trainer}_summary.json"
     shared = ("-p", PLANS, "-tr", trainer, "-device", "cpu")
     return [
-        Step(f"train_{trainer}_{seed}", f"Train {trainer}, seed {seed}", (results,),
-             ("nnUNetv2_train", DATASET_ID, CONFIGURATION, "0", *shared)),
-        Step(f"predict_{trainer}_{seed}", "Predict the test cases", (predictions,),
-             ("nnUNetv2_predict", "-i", str(raw / "imagesTs"), "-o", str(predictions), "-d", DATASET_ID, "-c",
-              CONFIGURATION, "-f", "0", *shared, "--disable_tta", "-npp", "1", "-nps", "1")),
-        Step(f"evaluate_{trainer}_{seed}", "Evaluate", (summary,),
-             ("nnUNetv2_evaluate_folder", str(raw / "labelsTs"), str(predictions), "-djfile",
-              str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json"), "-o", str(summary),
-              "-np", "1")),
+        Step(
+            f"train_{trainer}_{seed}",
+            f"Train {trainer}, seed {seed}",
+            (results,),
+            ("nnUNetv2_train", DATASET_ID, CONFIGURATION, "0", *shared),
+        ),
+        Step(
+            f"predict_{trainer}_{seed}",
+            "Predict the test cases",
+            (predictions,),
+            (
+                "nnUNetv2_predict",
+                "-i",
+                str(raw / "imagesTs"),
+                "-o",
+                str(predictions),
+                "-d",
+                DATASET_ID,
+                "-c",
+                CONFIGURATION,
+                "-f",
+                "0",
+                *shared,
+                "--disable_tta",
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+            ),
+        ),
+        Step(
+            f"evaluate_{trainer}_{seed}",
+            "Evaluate",
+            (summary,),
+            (
+                "nnUNetv2_evaluate_folder",
+                str(raw / "labelsTs"),
+                str(predictions),
+                "-djfile",
+                str(predictions / "dataset.json"),
+                "-pfile",
+                str(predictions / "plans.json"),
+                "-o",
+                str(summary),
+                "-np",
+                "1",
+            ),
+        ),
     ]
 
 
@@ -100,18 +151,33 @@ def read_run(out: Path, trainer: str, seed: int, steps: int) -> dict:
     summary = json.loads((run / f"{trainer}_summary.json").read_text())
     fold = run / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}" / "fold_0"
     log = max(fold.glob("training_log_*.txt")).read_text()
-    dice = {Path(case["reference_file"]).name.removesuffix(".nii.gz"): case["metrics"]["1"]["Dice"]
-            for case in summary["metric_per_case"]}
+    dice = {
+        Path(case["reference_file"]).name.removesuffix(".nii.gz"): case["metrics"]["1"]["Dice"]
+        for case in summary["metric_per_case"]
+    }
     epochs_s = [float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log)]
-    return {"trainer": trainer, "seed": seed, "dice": dice, "mean_dice": mean(dice.values()),
-            "seconds_per_step": median(epochs_s) / steps}
+    return {
+        "trainer": trainer,
+        "seed": seed,
+        "dice": dice,
+        "mean_dice": mean(dice.values()),
+        "seconds_per_step": median(epochs_s) / steps,
+    }
 
 
 def table(runs: list[dict]) -> str:
     cases = list(runs[0]["dice"])
     head = ["trainer", "seed", *cases, "mean", "s a step"]
-    rows = [[run["trainer"], str(run["seed"]), *(f"{run['dice'][case]:.2f}" for case in cases),
-             f"{run['mean_dice']:.3f}", f"{run['seconds_per_step']:.2f}"] for run in runs]
+    rows = [
+        [
+            run["trainer"],
+            str(run["seed"]),
+            *(f"{run['dice'][case]:.2f}" for case in cases),
+            f"{run['mean_dice']:.3f}",
+            f"{run['seconds_per_step']:.2f}",
+        ]
+        for run in runs
+    ]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
@@ -128,9 +194,15 @@ def main() -> None:
     try:
         read_cases(args.data)
         state = State(out, {"data": str(args.data.resolve()), "epochs": args.epochs, "steps": args.steps})
-        environ = {**os.environ, "nnUNet_raw": str(out / "nnUNet_raw"), "nnUNet_extTrainer": str(trainers_dir()),
-                   "nnUNet_preprocessed": str(out / "nnUNet_preprocessed"), "nnUNet_results": str(out / "seed_0"),
-                   "nnUNet_n_proc_DA": "1", "MASTPRO_EPOCH_ITERATIONS": str(args.steps)}
+        environ = {
+            **os.environ,
+            "nnUNet_raw": str(out / "nnUNet_raw"),
+            "nnUNet_extTrainer": str(trainers_dir()),
+            "nnUNet_preprocessed": str(out / "nnUNet_preprocessed"),
+            "nnUNet_results": str(out / "seed_0"),
+            "nnUNet_n_proc_DA": "1",
+            "MASTPRO_EPOCH_ITERATIONS": str(args.steps),
+        }
         run_steps(preparation(args.data.resolve(), out), state, out / "logs", environ)
         runs = []
         for seed in args.seeds:

@@ -37,13 +37,17 @@ class NetworkConfig:
             _at_least(self, name, 0)
         for top_k, experts in (("top_k_generic", "generic_experts"), ("top_k_specific", "specific_experts")):
             if getattr(self, top_k) > getattr(self, experts):
-                raise MASTProError(f"{top_k}={getattr(self, top_k)} exceeds {experts}={getattr(self, experts)}; "
-                                   f"lower mastpro.network.{top_k} in the plans")
+                raise MASTProError(
+                    f"{top_k}={getattr(self, top_k)} exceeds {experts}={getattr(self, experts)}; "
+                    f"lower mastpro.network.{top_k} in the plans"
+                )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))
         if self.attention_dim % self.attention_heads:
-            raise MASTProError(f"attention_dim={self.attention_dim} is not a multiple of attention_heads="
-                               f"{self.attention_heads}; change one of them in mastpro.network of the plans")
+            raise MASTProError(
+                f"attention_dim={self.attention_dim} is not a multiple of attention_heads="
+                f"{self.attention_heads}; change one of them in mastpro.network of the plans"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,10 @@ class TrainingConfig:
 
     def __post_init__(self):
         if not self.learning_rate > 0:
-            raise MASTProError(f"learning_rate={self.learning_rate} is not positive; "
-                               "correct mastpro.training.learning_rate in the plans")
+            raise MASTProError(
+                f"learning_rate={self.learning_rate} is not positive; "
+                "correct mastpro.training.learning_rate in the plans"
+            )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
 
@@ -102,10 +108,12 @@ class MASTProConfig:
     def from_dict(cls, block: dict) -> "MASTProConfig":
         _check_keys(block, cls, "mastpro")
         resolved = block.get("resolved")
-        return cls(network=_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
-                   prompts=_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
-                   training=_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
-                   resolved=None if resolved is None else _resolved(resolved))
+        return cls(
+            network=_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
+            prompts=_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
+            training=_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
+            resolved=None if resolved is None else _resolved(resolved),
+        )
 
     def to_dict(self) -> dict:
         """As JSON would hold it: tuples become lists."""
@@ -133,8 +141,10 @@ def _check_keys(values: dict, cls, where: str) -> None:
     for key in values:
         if key not in known:
             nearest = difflib.get_close_matches(key, known, 1, 0)
-            raise MASTProError(f"unknown key {where}.{key} in the plans; "
-                               f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}")
+            raise MASTProError(
+                f"unknown key {where}.{key} in the plans; "
+                f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}"
+            )
 
 
 def _check_type(value, kind, where: str) -> None:
@@ -142,8 +152,9 @@ def _check_type(value, kind, where: str) -> None:
     if expected is None:
         expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
     if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
-        raise MASTProError(f"{where}={value!r} in the plans has the wrong type; "
-                           f"it must be {getattr(kind, '__name__', kind)}")
+        raise MASTProError(
+            f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"
+        )
 
 
 def _at_least(config, name: str, low: float) -> None:
@@ -153,8 +164,10 @@ def _at_least(config, name: str, low: float) -> None:
 
 def _one_of(config, name: str, allowed: tuple[str, ...]) -> None:
     if getattr(config, name) not in allowed:
-        raise MASTProError(f"{name}={getattr(config, name)!r} is not one of {', '.join(allowed)}; "
-                           f"correct mastpro.network.{name} in the plans")
+        raise MASTProError(
+            f"{name}={getattr(config, name)!r} is not one of {', '.join(allowed)}; "
+            f"correct mastpro.network.{name} in the plans"
+        )
 
 
 def _plain(value):

@@ -16,10 +16,19 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One folder holds all that the demo writes."""
-    parser.add_argument("-o", "--output", metavar="FOLDER", required=True, type=Path,
-                        help="new or empty folder, or an earlier demo's to go on with")
-    parser.add_argument("--with-baseline", action="store_true",
-                        help="also train stock nnU-Net for the same steps with the same optimizer; takes longer")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        required=True,
+        type=Path,
+        help="new or empty folder, or an earlier demo's to go on with",
+    )
+    parser.add_argument(
+        "--with-baseline",
+        action="store_true",
+        help="also train stock nnU-Net for the same steps with the same optimizer; takes longer",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the phantom and the training (default 0)")
 
 
@@ -44,8 +53,12 @@ def run_models(folder: Path, seed: int, models: list) -> None:
     state = State(folder, pipeline.settings(seed))
     layout = pipeline.Layout(folder)
     added = pipeline.variables(layout, seed)
-    environ = {**os.environ, **added, "PYTHONUNBUFFERED": "1",
-               "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])}
+    environ = {
+        **os.environ,
+        **added,
+        "PYTHONUNBUFFERED": "1",
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
     print("These variables are set for the commands below:")
     print("\n".join(pipeline.exports(added)))
     run_steps(pipeline.preparation(layout, seed), state, layout.logs, environ)
@@ -62,14 +75,22 @@ def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -
     dice = {model.title: pipeline.read_dice(layout.summary(model)) for model in models}
     rows = report.dice_rows(dice, {model.title: pipeline.read_counts(layout.summary(model)) for model in models})
     picture, page = layout.folder / "overlays.png", layout.folder / "index.html"
-    cases = sorted(path.name.removesuffix(pipeline.FILE_ENDING)
-                   for path in (layout.raw / "labelsTs").glob(f"*{pipeline.FILE_ENDING}"))
+    cases = sorted(
+        path.name.removesuffix(pipeline.FILE_ENDING)
+        for path in (layout.raw / "labelsTs").glob(f"*{pipeline.FILE_ENDING}")
+    )
     pictures.draw_overlays(
-        picture, cases, layout.raw / "imagesTs",
+        picture,
+        cases,
+        layout.raw / "imagesTs",
         {"truth": layout.raw / "labelsTs", **{model.title: layout.predictions(model) for model in models}},
-        {name: value for value, name in enumerate(pipeline.TYPES, 1)}, pipeline.FILE_ENDING)
+        {name: value for value, name in enumerate(pipeline.TYPES, 1)},
+        pipeline.FILE_ENDING,
+    )
     facts = report.describe_run(seed, pipeline.EPOCHS * pipeline.STEPS_PER_EPOCH)
     report.write_page(page, rows, picture, state.steps, pipeline.exports(added), facts)
-    print(f"\n{report.text_table(rows)}\n"
-          "false: cases without the type in which one was marked; nnU-Net's own mean counts each as a Dice of 0\n\n"
-          f"Pictures: {picture}\nPage:     {page}")
+    print(
+        f"\n{report.text_table(rows)}\n"
+        "false: cases without the type in which one was marked; nnU-Net's own mean counts each as a Dice of 0\n\n"
+        f"Pictures: {picture}\nPage:     {page}"
+    )

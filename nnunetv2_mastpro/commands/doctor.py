@@ -165,7 +165,8 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             yield Finding(FAIL, str(error))
             continue
         sections[name] = content.get("mastpro")
-        yield Finding(OK, f"{path}: {len(prompts)} classes, {sum(prompt.is_tumor for prompt in prompts)} of them tumours")
+        tumors = sum(prompt.is_tumor for prompt in prompts)
+        yield Finding(OK, f"{path}: {len(prompts)} classes, {tumors} of them tumours")
         yield from (Finding(WARN, note) for note in notes)
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")

@@ -26,8 +26,10 @@ class Grid:
     def __post_init__(self):
         extent = tuple(n * mm for n, mm in zip(self.shape, self.spacing_mm, strict=True))
         if any(have < want for have, want in zip(extent, self.MINIMUM_MM, strict=True)):
-            raise MASTProError(f"the grid covers {extent} mm (z y x), the torso needs {self.MINIMUM_MM}; "
-                               "take more voxels or larger ones")
+            raise MASTProError(
+                f"the grid covers {extent} mm (z y x), the torso needs {self.MINIMUM_MM}; "
+                "take more voxels or larger ones"
+            )
 
 
 class Canvas:
@@ -37,8 +39,10 @@ class Canvas:
         self.grid, self.rng = grid, rng
         self.shape = tuple(n * SUPERSAMPLING for n in grid.shape)
         self.spacing_mm = tuple(mm / SUPERSAMPLING for mm in grid.spacing_mm)
-        axes = [(np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(mm)
-                for n, mm in zip(self.shape, self.spacing_mm, strict=True)]
+        axes = [
+            (np.arange(n, dtype=np.float32) - (n - 1) / 2) * np.float32(mm)
+            for n, mm in zip(self.shape, self.spacing_mm, strict=True)
+        ]
         self.points = np.stack(np.meshgrid(*axes, indexing="ij"))  # (3, Z, Y, X)
         self.hu = np.full(self.shape, -1000, np.float32)
         self.structure = np.zeros(self.shape, np.uint8)
@@ -56,8 +60,14 @@ class Canvas:
             field = np.tensordot(field, basis, axes=(0, 1))  # knots of the first axis become samples of the last
         return field / 0.33  # deviation of a cubic spline of unit knots, three axes
 
-    def paint(self, distance: np.ndarray, hu, edge_mm: float = EDGE_MM, structure: int | None = None,
-              box: tuple[slice, ...] = (slice(None),) * 3) -> None:
+    def paint(
+        self,
+        distance: np.ndarray,
+        hu,
+        edge_mm: float = EDGE_MM,
+        structure: int | None = None,
+        box: tuple[slice, ...] = (slice(None),) * 3,
+    ) -> None:
         """Cover what lies inside with `hu` (number or field), fading over the edge; arrays cover `box`."""
         alpha = np.clip(0.5 - distance / edge_mm, 0, 1)
         self.hu[box] += alpha * (hu - self.hu[box])

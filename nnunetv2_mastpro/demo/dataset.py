@@ -16,8 +16,17 @@ FILE_ENDING = ".nii.gz"
 SEEDS_PER_SET = 10_000  # sets of different seeds share no case
 
 
-def write_dataset(raw_folder: str | Path, name: str, types: Sequence[str], grid: Grid, num_training: int, num_test: int,
-                  seed: int = 0, workers: int = 2, on_case: Callable[[], None] = lambda: None) -> Path:
+def write_dataset(
+    raw_folder: str | Path,
+    name: str,
+    types: Sequence[str],
+    grid: Grid,
+    num_training: int,
+    num_test: int,
+    seed: int = 0,
+    workers: int = 2,
+    on_case: Callable[[], None] = lambda: None,
+) -> Path:
     """`raw_folder/name` with imagesTr, labelsTr, imagesTs, labelsTs, organsTr, organsTs, dataset.json, organs.json.
 
     Whole or not at all: it is written under another name and renamed. `on_case` is called after each case.
@@ -31,20 +40,25 @@ def write_dataset(raw_folder: str | Path, name: str, types: Sequence[str], grid:
     try:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-            jobs = [pool.submit(write_case, scratch, split, seed * SEEDS_PER_SET + number, types, grid)
-                    for number, split in enumerate(splits)]
+            jobs = [
+                pool.submit(write_case, scratch, split, seed * SEEDS_PER_SET + number, types, grid)
+                for number, split in enumerate(splits)
+            ]
             for job in as_completed(jobs):
                 job.result()
                 on_case()
         _write_json(scratch / "organs.json", {organ: value for value, organ in enumerate(ORGANS, 1)})
-        _write_json(scratch / "dataset.json", {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0, **{label: value for value, label in enumerate(types, 1)}},
-            "numTraining": num_training,
-            "file_ending": FILE_ENDING,
-            "name": name,
-            "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}, seed {seed}",
-        })
+        _write_json(
+            scratch / "dataset.json",
+            {
+                "channel_names": {"0": "CT"},
+                "labels": {"background": 0, **{label: value for value, label in enumerate(types, 1)}},
+                "numTraining": num_training,
+                "file_ending": FILE_ENDING,
+                "name": name,
+                "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}, seed {seed}",
+            },
+        )
         os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -50,8 +50,9 @@ class Surgeon:
         self.canvas, self.cavity, self.rng = canvas, cavity, canvas.rng
         self.lesions: list[Lesion] = []
 
-    def grow(self, allowed: np.ndarray, centers: np.ndarray, diameter_mm: float, raggedness: float,
-             host: str) -> Lesion | None:
+    def grow(
+        self, allowed: np.ndarray, centers: np.ndarray, diameter_mm: float, raggedness: float, host: str
+    ) -> Lesion | None:
         """A blob of exactly this volume within `allowed` around one of the `centers` (K, 3 indices); None: no room."""
         if len(centers) == 0:
             return None

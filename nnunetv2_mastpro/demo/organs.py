@@ -4,8 +4,20 @@ import numpy as np
 
 from nnunetv2_mastpro.demo.canvas import Canvas, blend, curve, ellipsoid, tube
 
-ORGANS = ("liver", "kidney_left", "kidney_right", "lung_left", "lung_right", "pancreas", "colon",
-          "spleen", "stomach", "heart", "spine", "aorta")
+ORGANS = (
+    "liver",
+    "kidney_left",
+    "kidney_right",
+    "lung_left",
+    "lung_right",
+    "pancreas",
+    "colon",
+    "spleen",
+    "stomach",
+    "heart",
+    "spine",
+    "aorta",
+)
 LABELS = {name: value for value, name in enumerate(ORGANS, 1)}
 FAT, MUSCLE = -100, 55
 
@@ -152,8 +164,21 @@ def _bowel(canvas: Canvas, cavity: np.ndarray) -> None:
         loop = np.maximum(tube(points, curve(knots, 12), rng.uniform(8, 11)), cavity + 3)
         canvas.paint(loop, rng.uniform(40, 95))
         canvas.paint(loop + 4, rng.uniform(10, 60) + 15 * canvas.noise(8))
-    knots = jitter(rng, [(-108, 5, -84), (-70, 8, -88), (-42, -22, -76), (-56, -52, -36), (-64, -56, 10),
-                         (-46, -46, 54), (-22, -8, 84), (-66, 12, 90), (-108, 8, 86)], (5, 4, 4))
+    knots = jitter(
+        rng,
+        [
+            (-108, 5, -84),
+            (-70, 8, -88),
+            (-42, -22, -76),
+            (-56, -52, -36),
+            (-64, -56, 10),
+            (-46, -46, 54),
+            (-22, -8, 84),
+            (-66, 12, 90),
+            (-108, 8, 86),
+        ],
+        (5, 4, 4),
+    )
     line = curve(knots, 40)
     radius = rng.uniform(14, 18) + rng.normal(0, 1.2, len(line))
     colon = np.maximum(tube(points, line, radius) + 1.2 * canvas.noise(16), cavity + 1)

@@ -57,17 +57,26 @@ def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
         tumors[inside] = 1 + types.index(name)
         organs[inside] = LABELS[lesion.host]
     image = canvas.average(canvas.hu) + _scanner_noise(rng, grid)
-    diameters_mm = tuple((name, float((6 / np.pi * lesion.mask.sum() * np.prod(canvas.spacing_mm)) ** (1 / 3)))
-                         for name, lesion in grown)
-    return Case(np.clip(np.round(image), -1024, 3071).astype(np.int16), tumors, organs, grid.spacing_mm,
-                tuple(types), diameters_mm)
+    diameters_mm = tuple(
+        (name, float((6 / np.pi * lesion.mask.sum() * np.prod(canvas.spacing_mm)) ** (1 / 3))) for name, lesion in grown
+    )
+    return Case(
+        np.clip(np.round(image), -1024, 3071).astype(np.int16),
+        tumors,
+        organs,
+        grid.spacing_mm,
+        tuple(types),
+        diameters_mm,
+    )
 
 
 def _check_types(types: Sequence[str]) -> None:
     unknown = [name for name in types if name not in TUMOR_TYPES]
     if unknown or not types:
-        raise MASTProError(f"tumour types {', '.join(unknown) or '(none)'} are not known to the phantom; "
-                           f"choose from {', '.join(TUMOR_TYPES)}")
+        raise MASTProError(
+            f"tumour types {', '.join(unknown) or '(none)'} are not known to the phantom; "
+            f"choose from {', '.join(TUMOR_TYPES)}"
+        )
 
 
 def _choose(rng: np.random.Generator, seed: int, types: Sequence[str]) -> list[str]:

@@ -65,8 +65,14 @@ class Layout:
 
 def settings(seed: int) -> dict:
     """What must be equal for a folder to be continued."""
-    return {"phantom": GENERATOR_VERSION, "seed": seed, "types": list(TYPES), "grid": list(GRID.shape),
-            "cases": [NUM_TRAINING, NUM_VALIDATION, NUM_TEST], "steps": [EPOCHS, STEPS_PER_EPOCH]}
+    return {
+        "phantom": GENERATOR_VERSION,
+        "seed": seed,
+        "types": list(TYPES),
+        "grid": list(GRID.shape),
+        "cases": [NUM_TRAINING, NUM_VALIDATION, NUM_TEST],
+        "steps": [EPOCHS, STEPS_PER_EPOCH],
+    }
 
 
 def variables(layout: Layout, seed: int) -> dict[str, str]:
@@ -85,11 +91,21 @@ def variables(layout: Layout, seed: int) -> dict[str, str]:
 
 def preparation(layout: Layout, seed: int) -> list[Step]:
     """Data set, nnU-Net's planning and preprocessing, our overlay over its plans."""
+
     def write_phantom(show) -> None:
         done = iter(range(1, NUM_TRAINING + NUM_TEST + 1))
         layout.raw.parent.mkdir(parents=True, exist_ok=True)
-        write_dataset(layout.raw.parent, DATASET, TYPES, GRID, NUM_TRAINING, NUM_TEST, seed, WORKERS,
-                      on_case=lambda: show(next(done), "cases"))
+        write_dataset(
+            layout.raw.parent,
+            DATASET,
+            TYPES,
+            GRID,
+            NUM_TRAINING,
+            NUM_TEST,
+            seed,
+            WORKERS,
+            on_case=lambda: show(next(done), "cases"),
+        )
 
     def write_split(show) -> None:
         (layout.preprocessed / "splits_final.json").write_text(json.dumps([split(training_cases(layout))], indent=2))
@@ -98,15 +114,42 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
     arguments = ", ".join(map(json.dumps, (str(layout.preprocessed), SOURCE_PLANS, OVERLAY, PLANS)))  # in double quotes
     overlay_code = f"from nnunetv2_mastpro.planning.overlay import write_plans; write_plans({arguments})"
     return [
-        Step("phantom", f"Write {NUM_TRAINING} training and {NUM_TEST} test cases of the phantom: {layout.raw}",
-             (layout.raw,), function=write_phantom, total=NUM_TRAINING + NUM_TEST),
-        Step("plan", "Plan and preprocess", (layout.preprocessed,),
-             ("nnUNetv2_plan_and_preprocess", "-d", str(DATASET_ID), "-c", "3d_fullres", "--verify_dataset_integrity",
-              "-npfp", str(WORKERS), "-np", str(WORKERS))),
-        Step("overlay", f"Lay plans/{OVERLAY}.json over nnU-Net's plans: a network and patch for a CPU, in {plans}",
-             (plans,), ("python", "-c", overlay_code)),
-        Step("split", f"Keep {NUM_VALIDATION} of the training cases for nnU-Net's validation: splits_final.json",
-             (layout.preprocessed / "splits_final.json",), function=write_split),
+        Step(
+            "phantom",
+            f"Write {NUM_TRAINING} training and {NUM_TEST} test cases of the phantom: {layout.raw}",
+            (layout.raw,),
+            function=write_phantom,
+            total=NUM_TRAINING + NUM_TEST,
+        ),
+        Step(
+            "plan",
+            "Plan and preprocess",
+            (layout.preprocessed,),
+            (
+                "nnUNetv2_plan_and_preprocess",
+                "-d",
+                str(DATASET_ID),
+                "-c",
+                "3d_fullres",
+                "--verify_dataset_integrity",
+                "-npfp",
+                str(WORKERS),
+                "-np",
+                str(WORKERS),
+            ),
+        ),
+        Step(
+            "overlay",
+            f"Lay plans/{OVERLAY}.json over nnU-Net's plans: a network and patch for a CPU, in {plans}",
+            (plans,),
+            ("python", "-c", overlay_code),
+        ),
+        Step(
+            "split",
+            f"Keep {NUM_VALIDATION} of the training cases for nnU-Net's validation: splits_final.json",
+            (layout.preprocessed / "splits_final.json",),
+            function=write_split,
+        ),
     ]
 
 
@@ -115,17 +158,58 @@ def model_steps(layout: Layout, model: Model) -> list[Step]:
     fold, predictions, summary = layout.results(model) / "fold_0", layout.predictions(model), layout.summary(model)
     shared = ("-p", PLANS, "-tr", model.trainer, "-device", "cpu")
     return [
-        Step(f"train_{model.key}", f"Train {model.title}: {EPOCHS * STEPS_PER_EPOCH} steps", (layout.results(model),),
-             ("nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", *shared), total=EPOCHS,
-             follow=lambda: read_training_log(fold)),
-        Step(f"predict_{model.key}", f"Predict the unseen cases with {model.title}", (predictions,),
-             ("nnUNetv2_predict", "-i", str(layout.raw / "imagesTs"), "-o", str(predictions), "-d", str(DATASET_ID),
-              "-c", "3d_fullres", "-f", "0", *shared, "--disable_tta", "-npp", "1", "-nps", "1"), total=NUM_TEST,
-             follow=lambda: (len(list(predictions.glob(f"*{FILE_ENDING}"))), "cases")),
-        Step(f"evaluate_{model.key}", f"Evaluate {model.title}", (summary,),
-             ("nnUNetv2_evaluate_folder", str(layout.raw / "labelsTs"), str(predictions),
-              "-djfile", str(predictions / "dataset.json"), "-pfile", str(predictions / "plans.json"),
-              "-o", str(summary), "-np", "1")),
+        Step(
+            f"train_{model.key}",
+            f"Train {model.title}: {EPOCHS * STEPS_PER_EPOCH} steps",
+            (layout.results(model),),
+            ("nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", *shared),
+            total=EPOCHS,
+            follow=lambda: read_training_log(fold),
+        ),
+        Step(
+            f"predict_{model.key}",
+            f"Predict the unseen cases with {model.title}",
+            (predictions,),
+            (
+                "nnUNetv2_predict",
+                "-i",
+                str(layout.raw / "imagesTs"),
+                "-o",
+                str(predictions),
+                "-d",
+                str(DATASET_ID),
+                "-c",
+                "3d_fullres",
+                "-f",
+                "0",
+                *shared,
+                "--disable_tta",
+                "-npp",
+                "1",
+                "-nps",
+                "1",
+            ),
+            total=NUM_TEST,
+            follow=lambda: (len(list(predictions.glob(f"*{FILE_ENDING}"))), "cases"),
+        ),
+        Step(
+            f"evaluate_{model.key}",
+            f"Evaluate {model.title}",
+            (summary,),
+            (
+                "nnUNetv2_evaluate_folder",
+                str(layout.raw / "labelsTs"),
+                str(predictions),
+                "-djfile",
+                str(predictions / "dataset.json"),
+                "-pfile",
+                str(predictions / "plans.json"),
+                "-o",
+                str(summary),
+                "-np",
+                "1",
+            ),
+        ),
     ]
 
 
@@ -172,10 +256,13 @@ def read_dice(summary: Path) -> dict[str, float]:
 def read_counts(summary: Path) -> dict[str, tuple[int, int]]:
     """Test cases that have a tumour of the type, and cases without one in which the network found one."""
     cases = _read_cases(summary)
-    counts = {name: (sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases),
-                     sum(case["metrics"][str(value)]["n_ref"] == 0 < case["metrics"][str(value)]["n_pred"]
-                         for case in cases))
-              for value, name in enumerate(TYPES, 1)}
+    counts = {
+        name: (
+            sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases),
+            sum(case["metrics"][str(value)]["n_ref"] == 0 < case["metrics"][str(value)]["n_pred"] for case in cases),
+        )
+        for value, name in enumerate(TYPES, 1)
+    }
     return {**counts, "mean": (len(cases), sum(false for _, false in counts.values()))}
 
 

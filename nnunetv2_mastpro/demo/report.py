@@ -15,8 +15,9 @@ from nnunetv2_mastpro.demo.steps import shell_line, spell
 PACKAGES = ("nnunetv2_mastpro", "nnunetv2", "dynamic_network_architectures", "torch")
 
 
-def dice_rows(dice: Mapping[str, Mapping[str, float]],
-              counts: Mapping[str, Mapping[str, tuple[int, int]]]) -> list[list[str]]:
+def dice_rows(
+    dice: Mapping[str, Mapping[str, float]], counts: Mapping[str, Mapping[str, tuple[int, int]]]
+) -> list[list[str]]:
     """Header, a row per tumour type, the mean.
 
     `dice` is model -> type -> Dice; `counts` is model -> type -> cases with the type, false findings in the others.
@@ -25,22 +26,36 @@ def dice_rows(dice: Mapping[str, Mapping[str, float]],
     rows = [["Dice on unseen cases", "cases", *models, *(f"false, {model}" for model in models)]]
     for name in dice[models[0]]:
         values = ["-" if dice[model][name] != dice[model][name] else f"{dice[model][name]:.2f}" for model in models]
-        rows.append([name.replace("_", " ").replace("mean", "mean of types"), str(counts[models[0]][name][0]), *values,
-                     *(str(counts[model][name][1]) for model in models)])
+        rows.append(
+            [
+                name.replace("_", " ").replace("mean", "mean of types"),
+                str(counts[models[0]][name][0]),
+                *values,
+                *(str(counts[model][name][1]) for model in models),
+            ]
+        )
     return rows
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
     """Columns aligned; the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-             for row in rows]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
     rule = "-" * len(lines[0])
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
 
-def write_page(path: Path, rows: Sequence[Sequence[str]], picture: Path, steps: Mapping[str, Mapping],
-               exports: Sequence[str], facts: Mapping[str, str]) -> None:
+def write_page(
+    path: Path,
+    rows: Sequence[Sequence[str]],
+    picture: Path,
+    steps: Mapping[str, Mapping],
+    exports: Sequence[str],
+    facts: Mapping[str, str],
+) -> None:
     """The page, whole or not at all. `steps` is the demo's record: title, command and seconds of each step."""
     head, *body = rows
     table = _row("th", head) + "".join(_row("td", row) for row in body)
@@ -49,8 +64,12 @@ def write_page(path: Path, rows: Sequence[Sequence[str]], picture: Path, steps: 
     commands = "\n".join([*exports, "", *(shell_line(step["command"]) for step in steps.values() if step["command"])])
     template = Template(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     page = template.substitute(
-        table=table, picture=base64.b64encode(picture.read_bytes()).decode(), commands=escape(commands),
-        times=timed + total, facts="".join(_row("td", pair) for pair in facts.items()))
+        table=table,
+        picture=base64.b64encode(picture.read_bytes()).decode(),
+        commands=escape(commands),
+        times=timed + total,
+        facts="".join(_row("td", pair) for pair in facts.items()),
+    )
     temporary = path.with_suffix(".tmp")
     temporary.write_text(page, encoding="utf-8")
     os.replace(temporary, path)

@@ -55,11 +55,15 @@ class State:
             before, self.steps = saved["settings"], saved["steps"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MASTProError(f"{self.path} cannot be read as an earlier demo's; give -o a new folder") from error
-        changed = [f"{key}={before.get(key)!r} (now {value!r})" for key, value in self.settings.items()
-                   if before.get(key) != value]
+        changed = [
+            f"{key}={before.get(key)!r} (now {value!r})"
+            for key, value in self.settings.items()
+            if before.get(key) != value
+        ]
         if changed:
-            raise MASTProError(f"{folder} holds a demo made with {', '.join(changed)}; "
-                               "give the same, or -o another folder")
+            raise MASTProError(
+                f"{folder} holds a demo made with {', '.join(changed)}; give the same, or -o another folder"
+            )
 
     def seconds(self, step: Step) -> float | None:
         """How long the step took when it was finished, None if it has to run."""
@@ -114,8 +118,14 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
     """Output goes to the log; raises MASTProError with its tail when the command fails."""
     executable = Path(sys.executable).parent / step.command[0]
     with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen([str(executable), *step.command[1:]], env=dict(environ), stdin=subprocess.DEVNULL,
-                                   stdout=stream, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            [str(executable), *step.command[1:]],
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
             with progress(step.total) as show:
                 while process.poll() is None:
@@ -128,8 +138,10 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
     if process.returncode:
         tail = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-TAIL_LINES:]
         print("\n".join(f"  | {line}" for line in tail), file=sys.stderr, flush=True)
-        raise MASTProError(f"{step.command[0]} ended with status {process.returncode}; its whole output is in {log}; "
-                           "repair what it names and run mastpro demo with the same folder again")
+        raise MASTProError(
+            f"{step.command[0]} ended with status {process.returncode}; its whole output is in {log}; "
+            "repair what it names and run mastpro demo with the same folder again"
+        )
 
 
 def stop(process: subprocess.Popen) -> None:

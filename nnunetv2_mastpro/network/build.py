@@ -20,20 +20,41 @@ def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool)
     is_tumor = [entry.is_tumor for entry in resolved.classes]
 
     def make_experts(channels: int) -> DMoE:
-        return DMoE(dim=channels, rank=network.rank, num_generic=network.generic_experts,
-                    num_specific=network.specific_experts, num_tasks=sum(is_tumor),
-                    top_k_generic=network.top_k_generic, top_k_specific=network.top_k_specific,
-                    routing=network.routing, joint_router=network.router == "joint")
+        return DMoE(
+            dim=channels,
+            rank=network.rank,
+            num_generic=network.generic_experts,
+            num_specific=network.specific_experts,
+            num_tasks=sum(is_tumor),
+            top_k_generic=network.top_k_generic,
+            top_k_specific=network.top_k_specific,
+            routing=network.routing,
+            joint_router=network.router == "joint",
+        )
 
     experts, receipt = inject_experts(
-        choose_sites(backbone, network.encoder_stages, network.decoder_stages), make_experts)
+        choose_sites(backbone, network.encoder_stages, network.decoder_stages), make_experts
+    )
     bottleneck_dim = backbone.encoder_dims[-1]
-    supervised = backbone.decoder_dims[::-1][:max(1, len(backbone.decoder_dims) - 1)]
+    supervised = backbone.decoder_dims[::-1][: max(1, len(backbone.decoder_dims) - 1)]
     return MASTProNet(
-        backbone=backbone, experts=experts, receipt=receipt,
-        fusion=PromptFusion(image_dim=bottleneck_dim, text_dim=resolved.embedding_dim, dim=network.attention_dim,
-                            heads=network.attention_heads),
-        head=MaskProposal(image_dim=bottleneck_dim, text_dim=resolved.embedding_dim,
-                          decoder_dims=supervised, hidden=network.kernel_hidden),
-        embeddings=torch.zeros(len(is_tumor), resolved.embedding_dim), is_tumor=is_tumor,
-        has_background=resolved.has_background, deep_supervision=deep_supervision)
+        backbone=backbone,
+        experts=experts,
+        receipt=receipt,
+        fusion=PromptFusion(
+            image_dim=bottleneck_dim,
+            text_dim=resolved.embedding_dim,
+            dim=network.attention_dim,
+            heads=network.attention_heads,
+        ),
+        head=MaskProposal(
+            image_dim=bottleneck_dim,
+            text_dim=resolved.embedding_dim,
+            decoder_dims=supervised,
+            hidden=network.kernel_hidden,
+        ),
+        embeddings=torch.zeros(len(is_tumor), resolved.embedding_dim),
+        is_tumor=is_tumor,
+        has_background=resolved.has_background,
+        deep_supervision=deep_supervision,
+    )

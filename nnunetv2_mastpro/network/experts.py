@@ -43,7 +43,7 @@ class Router(nn.Module):
         per_type = specific.unflatten(1, (len(self.specific), -1))  # (B, T, Eg + k1, ...)
         weights = task_mask / task_mask.sum(1, keepdim=True).clamp(min=1)
         shared = torch.einsum("bte...,bt->be...", per_type[:, :, : self.num_generic], weights.to(logits.dtype))
-        return torch.cat([generic + shared, per_type[:, :, self.num_generic:].flatten(1, 2)], 1)
+        return torch.cat([generic + shared, per_type[:, :, self.num_generic :].flatten(1, 2)], 1)
 
 
 class DMoE(nn.Module):
@@ -58,16 +58,28 @@ class DMoE(nn.Module):
     expert was kept until it is set to zero.
     """
 
-    def __init__(self, *, dim: int, rank: int, num_generic: int, num_specific: int, num_tasks: int,
-                 top_k_generic: int, top_k_specific: int, routing: str = "sample", joint_router: bool = False):
+    def __init__(
+        self,
+        *,
+        dim: int,
+        rank: int,
+        num_generic: int,
+        num_specific: int,
+        num_tasks: int,
+        top_k_generic: int,
+        top_k_specific: int,
+        routing: str = "sample",
+        joint_router: bool = False,
+    ):
         super().__init__()
         num_specific = num_specific if num_tasks else 0
         num_tasks = num_tasks if num_specific else 0
         self.rank, self.routing = rank, routing
         self.num_generic, self.num_specific, self.num_tasks = num_generic, num_specific, num_tasks
         self.top_k_generic, self.top_k_specific = top_k_generic, min(top_k_specific, num_specific * num_tasks)
-        self.router = Router(dim=dim, num_generic=num_generic, num_specific=num_specific, num_tasks=num_tasks,
-                             joint=joint_router)
+        self.router = Router(
+            dim=dim, num_generic=num_generic, num_specific=num_specific, num_tasks=num_tasks, joint=joint_router
+        )
         owners = [num_generic] + [num_specific] * num_tasks
         self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
@@ -95,16 +107,22 @@ class DMoE(nn.Module):
         """R(X) = Softmax(KeepTop-k(...)), Eq. 4: top k of each group, softmax jointly over what is kept."""
         allowed = allowed.view(*allowed.shape, *[1] * (logits.ndim - 2)).expand_as(logits)
         sizes = [self.num_generic, logits.shape[1] - self.num_generic]
-        kept = [keep_top_k(group, mask, k) for group, mask, k in zip(
-            logits.split(sizes, 1), allowed.split(sizes, 1), (self.top_k_generic, self.top_k_specific), strict=True)]
+        kept = [
+            keep_top_k(group, mask, k)
+            for group, mask, k in zip(
+                logits.split(sizes, 1), allowed.split(sizes, 1), (self.top_k_generic, self.top_k_specific), strict=True
+            )
+        ]
         return torch.cat(kept, 1).softmax(1)
 
     def balance(self, logits: Tensor, gates: Tensor, allowed: Tensor) -> Tensor:
         """E sum_e f_e P_e per group: share of choices times mean probability before top-k; 1 when uniform."""
         over = (0, *range(2, logits.ndim))
         terms = []
-        for start, stop, k in ((0, self.num_generic, self.top_k_generic),
-                               (self.num_generic, logits.shape[1], self.top_k_specific)):
+        for start, stop, k in (
+            (0, self.num_generic, self.top_k_generic),
+            (self.num_generic, logits.shape[1], self.top_k_specific),
+        ):
             if k == 0 or stop - start < 2:
                 continue
             mask = allowed[:, start:stop].view(len(logits), -1, *[1] * (logits.ndim - 2))

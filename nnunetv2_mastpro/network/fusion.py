@@ -25,8 +25,10 @@ class Attention(nn.Module):
 
     def forward(self, query: Tensor, context: Tensor, allowed: Tensor | None = None) -> Tensor:
         context = self.norm_context(context)
-        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, ., A / H)
-                   for part in (self.query(self.norm_query(query)), self.key(context), self.value(context)))
+        q, k, v = (
+            part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, ., A / H)
+            for part in (self.query(self.norm_query(query)), self.key(context), self.value(context))
+        )
         mask = None if allowed is None else allowed[:, None, None, :]
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
@@ -48,8 +50,7 @@ class PromptFusion(nn.Module):
         nn.init.zeros_(self.to_image.out.weight)
         nn.init.zeros_(self.to_image.out.bias)
 
-    def forward(self, image: Tensor, text: Tensor, selected: Tensor,
-                further_queries: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, selected: Tensor, further_queries: Tensor | None = None) -> Tensor:
         """image (B, C, spatial), text (T, D), selected (B, T) bool -> F_attn (B, C, spatial).
 
         further_queries (B, T, A) or None: as many per class, selected together with its text.

@@ -25,8 +25,9 @@ class MaskProposal(nn.Module):
 
     def __init__(self, *, image_dim: int, text_dim: int, decoder_dims: list[int], hidden: int):
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(image_dim + text_dim, hidden), nn.GELU(),
-                                 nn.Linear(hidden, decoder_dims[0] + 1))
+        self.mlp = nn.Sequential(
+            nn.Linear(image_dim + text_dim, hidden), nn.GELU(), nn.Linear(hidden, decoder_dims[0] + 1)
+        )
         self.coarser = nn.ModuleList([nn.Linear(decoder_dims[0] + 1, dim + 1) for dim in decoder_dims[1:]])
         self.presence = nn.Linear(decoder_dims[0] + 1, 1)
 

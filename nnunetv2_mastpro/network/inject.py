@@ -18,20 +18,25 @@ class AdaptedSite:
     parameters: int
 
 
-def choose_sites(backbone: UNetBackbone, encoder_stages: Sequence[int] | None,
-                 decoder_stages: Sequence[int] | None) -> dict[str, int]:
+def choose_sites(
+    backbone: UNetBackbone, encoder_stages: Sequence[int] | None, decoder_stages: Sequence[int] | None
+) -> dict[str, int]:
     """Site -> channels. None: every encoder stage from the second on, every decoder stage below full resolution.
 
     Raises ValueError for a stage that the network does not have, or where no stage is left.
     """
     dims = {"encoder": backbone.encoder_dims, "decoder": backbone.decoder_dims}
-    chosen = {"encoder": range(1, len(dims["encoder"])) if encoder_stages is None else encoder_stages,
-              "decoder": range(len(dims["decoder"]) - 1) if decoder_stages is None else decoder_stages}
+    chosen = {
+        "encoder": range(1, len(dims["encoder"])) if encoder_stages is None else encoder_stages,
+        "decoder": range(len(dims["decoder"]) - 1) if decoder_stages is None else decoder_stages,
+    }
     for part, stages in chosen.items():
         for stage in stages:
             if stage not in range(len(dims[part])):
-                raise ValueError(f"{part}_stages holds {stage}, but the {part} has stages 0 to {len(dims[part]) - 1}; "
-                                 f"correct mastpro.network.{part}_stages in the plans")
+                raise ValueError(
+                    f"{part}_stages holds {stage}, but the {part} has stages 0 to {len(dims[part]) - 1}; "
+                    f"correct mastpro.network.{part}_stages in the plans"
+                )
     sites = {f"{part}_{stage}": dims[part][stage] for part, stages in chosen.items() for stage in stages}
     if not sites:
         raise ValueError("no stage is adapted; name at least one in mastpro.network.encoder_stages or decoder_stages")
@@ -41,6 +46,7 @@ def choose_sites(backbone: UNetBackbone, encoder_stages: Sequence[int] | None,
 def inject_experts(sites: dict[str, int], make: Callable[[int], DMoE]) -> tuple[nn.ModuleDict, list[AdaptedSite]]:
     """One D-MoE per site, made by `make(channels)`, and the receipt that lists them."""
     experts = nn.ModuleDict({name: make(channels) for name, channels in sites.items()})
-    receipt = [AdaptedSite(name, sites[name], sum(p.numel() for p in module.parameters()))
-               for name, module in experts.items()]
+    receipt = [
+        AdaptedSite(name, sites[name], sum(p.numel() for p in module.parameters())) for name, module in experts.items()
+    ]
     return experts, receipt

@@ -34,9 +34,19 @@ class MASTProNet(nn.Module):
     nnU-Net's own networks do. The coarsest decoder stage is never supervised: nnU-Net's loss gives it no weight.
     """
 
-    def __init__(self, *, backbone: UNetBackbone, experts: nn.ModuleDict, receipt: list[AdaptedSite],
-                 fusion: PromptFusion, head: MaskProposal, embeddings: Tensor, is_tumor: list[bool],
-                 has_background: bool, deep_supervision: bool):
+    def __init__(
+        self,
+        *,
+        backbone: UNetBackbone,
+        experts: nn.ModuleDict,
+        receipt: list[AdaptedSite],
+        fusion: PromptFusion,
+        head: MaskProposal,
+        embeddings: Tensor,
+        is_tumor: list[bool],
+        has_background: bool,
+        deep_supervision: bool,
+    ):
         super().__init__()
         self.backbone, self.experts, self.fusion, self.head = backbone, experts, fusion, head
         self.receipt, self.deep_supervision = receipt, deep_supervision
@@ -91,5 +101,9 @@ class MASTProNet(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by part; the one list behind optimizer and start-up table."""
         head = [*self.head.parameters()] + ([] if self.background is None else [self.background])
-        return {"backbone": [*self.backbone.parameters()], "experts": [*self.experts.parameters()],
-                "fusion": [*self.fusion.parameters()], "mask proposal": head}
+        return {
+            "backbone": [*self.backbone.parameters()],
+            "experts": [*self.experts.parameters()],
+            "fusion": [*self.fusion.parameters()],
+            "mask proposal": head,
+        }

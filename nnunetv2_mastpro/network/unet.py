@@ -18,11 +18,14 @@ class UNetBackbone(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        missing = [name for name in ("encoder.stages", "decoder.stages", "decoder.transpconvs")
-                   if not _has(network, name)]
+        missing = [
+            name for name in ("encoder.stages", "decoder.stages", "decoder.transpconvs") if not _has(network, name)
+        ]
         if missing:
-            raise TypeError(f"{type(network).__name__} has no {', '.join(missing)}; "
-                            "MAST-Pro adapts PlainConvUNet and ResidualEncoderUNet plans")
+            raise TypeError(
+                f"{type(network).__name__} has no {', '.join(missing)}; "
+                "MAST-Pro adapts PlainConvUNet and ResidualEncoderUNet plans"
+            )
         self.encoder, self.decoder = network.encoder, network.decoder
         self.decoder.seg_layers = nn.ModuleList()  # the head is generated
 
@@ -61,11 +64,15 @@ def refuse_patch(patch_size: list[int], strides: list[list[int]]) -> str | None:
     factors = [prod(axis) for axis in zip(*strides, strict=True)]
     uneven = [axis for axis, (size, factor) in enumerate(zip(patch_size, factors, strict=True)) if size % factor]
     if uneven:
-        return (f"patch_size {list(patch_size)} is not divisible by the network's total strides {factors} "
-                f"in axis {uneven[0]}; make it a multiple of them")
+        return (
+            f"patch_size {list(patch_size)} is not divisible by the network's total strides {factors} "
+            f"in axis {uneven[0]}; make it a multiple of them"
+        )
     if prod(size // factor for size, factor in zip(patch_size, factors, strict=True)) == 1:
-        return (f"patch_size {list(patch_size)} leaves one voxel at the bottleneck (total strides {factors}), which "
-                "instance normalisation refuses; double one axis of the patch")
+        return (
+            f"patch_size {list(patch_size)} leaves one voxel at the bottleneck (total strides {factors}), which "
+            "instance normalisation refuses; double one axis of the patch"
+        )
     return None
 
 

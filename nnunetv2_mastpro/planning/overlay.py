@@ -13,8 +13,16 @@ from nnunetv2_mastpro.resources import plans_dir
 
 NOTE_KEY = "description"  # of an overlay, for its readers
 OWN_KEY = "mastpro"  # our block, which nnU-Net's plans do not have
-RESAMPLING_KEYS = ("spacing", "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg",
-                   "resampling_fn_seg_kwargs", "normalization_schemes", "use_mask_for_norm", "preprocessor_name")
+RESAMPLING_KEYS = (
+    "spacing",
+    "resampling_fn_data",
+    "resampling_fn_data_kwargs",
+    "resampling_fn_seg",
+    "resampling_fn_seg_kwargs",
+    "normalization_schemes",
+    "use_mask_for_norm",
+    "preprocessor_name",
+)
 
 
 def known_overlays() -> list[str]:
@@ -53,8 +61,9 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
     return merged
 
 
-def write_plans(preprocessed_folder: str | Path, source_plans_name: str, overlay_name: str,
-                new_plans_name: str) -> Path:
+def write_plans(
+    preprocessed_folder: str | Path, source_plans_name: str, overlay_name: str, new_plans_name: str
+) -> Path:
     """`<new_plans_name>.json` beside the source plans of a data set; whole or not at all. Gives its path.
 
     Raises MASTProError where the source is missing or would be overwritten, and as apply_overlay does.
@@ -104,7 +113,8 @@ def _follow_spacing(configuration: dict, before: dict) -> None:
     if old != new and "median_image_size_in_voxels" in configuration:
         sizes = before["median_image_size_in_voxels"]
         configuration["median_image_size_in_voxels"] = [
-            size * a / b for size, a, b in zip(sizes, old, new, strict=True)]
+            size * a / b for size, a, b in zip(sizes, old, new, strict=True)
+        ]
 
 
 def _check_network(configuration: dict, name: str) -> None:
@@ -115,14 +125,18 @@ def _check_network(configuration: dict, name: str) -> None:
     stages = kwargs.get("n_stages")
     for key in ("features_per_stage", "kernel_sizes", "strides", "n_conv_per_stage", "n_blocks_per_stage"):
         if isinstance(kwargs.get(key), list) and len(kwargs[key]) != stages:
-            raise MASTProError(f"{key} of configuration {name} has {len(kwargs[key])} entries for n_stages={stages}; "
-                               "give one for each stage")
+            raise MASTProError(
+                f"{key} of configuration {name} has {len(kwargs[key])} entries for n_stages={stages}; "
+                "give one for each stage"
+            )
     if "strides" not in kwargs:
         return
     patch_size, strides = configuration["patch_size"], kwargs["strides"]
     if any(len(stride) != len(patch_size) for stride in strides):
-        raise MASTProError(f"patch_size {patch_size} of configuration {name} and strides {strides} "
-                           "differ in their number of axes; give one value for each axis")
+        raise MASTProError(
+            f"patch_size {patch_size} of configuration {name} and strides {strides} "
+            "differ in their number of axes; give one value for each axis"
+        )
     reason = refuse_patch(patch_size, strides)
     if reason:
         raise MASTProError(f"{reason} (configuration {name})")

@@ -18,8 +18,16 @@ class MASTProLoss(nn.Module):
     may be under them. What a network returns in evaluation gets the segmentation loss alone.
     """
 
-    def __init__(self, segmentation: nn.Module, *, supervised: list[int], has_regions: bool,
-                 ignore_label: int | None, presence_weight: float, balance_weight: float):
+    def __init__(
+        self,
+        segmentation: nn.Module,
+        *,
+        supervised: list[int],
+        has_regions: bool,
+        ignore_label: int | None,
+        presence_weight: float,
+        balance_weight: float,
+    ):
         super().__init__()
         self.segmentation = segmentation
         self.supervised, self.has_regions, self.ignore_label = supervised, has_regions, ignore_label
@@ -31,8 +39,11 @@ class MASTProLoss(nn.Module):
             return self.segmentation(output, target)
         full_resolution = target[0] if isinstance(target, (list, tuple)) else target
         loss = self.segmentation(output.logits, target)
-        return (loss + self.presence_weight * self.category(output.presence, full_resolution)
-                + self.balance_weight * output.balance)
+        return (
+            loss
+            + self.presence_weight * self.category(output.presence, full_resolution)
+            + self.balance_weight * output.balance
+        )
 
     def category(self, presence: Tensor, target: Tensor) -> Tensor:
         """presence (B, T) logits, target (B, 1 or regions, spatial) -> scalar."""
@@ -50,6 +61,7 @@ class MASTProLoss(nn.Module):
             return seen[:, :num_classes], ignored
         voxels = target.flatten(1)
         seen = torch.stack([(voxels == label).any(1) for label in range(1, num_classes + 1)], 1)
-        ignored = (voxels == self.ignore_label).any(1) if self.ignore_label is not None \
-            else torch.zeros_like(seen[:, 0])
+        ignored = (
+            (voxels == self.ignore_label).any(1) if self.ignore_label is not None else torch.zeros_like(seen[:, 0])
+        )
         return seen, ignored

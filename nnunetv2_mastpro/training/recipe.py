@@ -53,8 +53,14 @@ class ShortRuns(nnUNetTrainer):
 
     epochs: int | None = None  # set by the _1epoch ... variants; None keeps nnU-Net's 1000
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
-                 device: torch.device = torch.device("cuda")):
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
             self.num_epochs = self.epochs
@@ -80,8 +86,14 @@ class AdamWRecipe(ShortRuns):
 
     warmup_share: float = 0.05  # of all epochs
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
-                 device: torch.device = torch.device("cuda")):
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ):
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.initial_lr = MASTProConfig.from_dict(plans.get("mastpro", {})).training.learning_rate
         self.weight_decay = 1e-2
@@ -93,8 +105,7 @@ class AdamWRecipe(ShortRuns):
 
     def configure_optimizers(self):
         optimizer = torch.optim.AdamW(self.parameter_groups(), self.initial_lr, weight_decay=self.weight_decay)
-        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs,
-                                       self.warmup_share * self.num_epochs)
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, self.warmup_share * self.num_epochs)
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -109,5 +120,7 @@ class AdamWRecipe(ShortRuns):
 def epoch_variants(trainer: type, module: str) -> dict[str, type]:
     """The trainer as `_1epoch`, `_5epochs`, ... by name, as nnU-Net offers its own."""
     names = {n: f"{trainer.__name__}_{n}epoch{'s' if n > 1 else ''}" for n in EPOCH_VARIANTS}
-    return {name: type(name, (trainer,), {"epochs": n, "__module__": module, "__doc__": f"{n} epochs."})
-            for n, name in names.items()}
+    return {
+        name: type(name, (trainer,), {"epochs": n, "__module__": module, "__doc__": f"{n} epochs."})
+        for n, name in names.items()
+    }

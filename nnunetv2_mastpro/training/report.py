@@ -10,8 +10,10 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     """The start-up table, line by line."""
     yield "\nMAST-Pro: parameters by part"
     yield f"{'part':<16}{'total':>14}{'trainable':>14}"
-    rows = {name: (sum(p.numel() for p in part), sum(p.numel() for p in part if p.requires_grad))
-            for name, part in network.parts().items()}
+    rows = {
+        name: (sum(p.numel() for p in part), sum(p.numel() for p in part if p.requires_grad))
+        for name, part in network.parts().items()
+    }
     rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
     for name, (total, trainable) in rows.items():
         yield f"{name:<16}{total:>14,}{trainable:>14,}"
@@ -33,10 +35,10 @@ def expert_usage(network: MASTProNet, config: MASTProConfig) -> dict[str, dict[s
     usage = {}
     for site, experts in network.experts.items():
         counts = experts.usage.long().tolist()
-        usage[site] = {"generic": counts[:experts.num_generic]}
-        for index, task in enumerate(tasks[:experts.num_tasks]):
+        usage[site] = {"generic": counts[: experts.num_generic]}
+        for index, task in enumerate(tasks[: experts.num_tasks]):
             start = experts.num_generic + index * experts.num_specific
-            usage[site][task] = counts[start:start + experts.num_specific]
+            usage[site][task] = counts[start : start + experts.num_specific]
     return usage
 
 

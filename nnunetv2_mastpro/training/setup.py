@@ -21,8 +21,7 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
     prompts = resolve_prompts(dataset_json, plans["dataset_name"])
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
     classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
-    has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1
-                      for label in dataset_json["labels"].values())
+    has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
     resolved = Resolved(classes, embeddings.vectors.shape[1], has_background=not has_regions)
     completed = MASTProConfig(config.network, config.prompts, config.training, resolved)
     _warn_if_dense(completed)
@@ -46,27 +45,38 @@ def check_same_run(results_folder: str, block: dict) -> None:
     other = json.loads(plans_file.read_text()).get("mastpro", {})
     changed = [key for key in block if block[key] != other.get(key)]
     if changed:
-        raise MASTProError(f"{folder} holds a run whose mastpro block differs in {', '.join(changed)}; restore the "
-                           "prompts and plans of that run, or move its folder away to train anew")
+        raise MASTProError(
+            f"{folder} holds a run whose mastpro block differs in {', '.join(changed)}; restore the "
+            "prompts and plans of that run, or move its folder away to train anew"
+        )
 
 
 def check_same_classes(checkpoint: dict, resolved: dict, file: str) -> None:
     """Raise MASTProError where a trainer's checkpoint was made for other classes, in number, name or order."""
     theirs = checkpoint["init_args"]["plans"].get("mastpro", {}).get("resolved")
     if theirs is None:
-        raise MASTProError(f"{file} is not a MAST-Pro checkpoint; train with -tr nnUNetTrainerMASTPro, "
-                           "or continue it with the trainer that wrote it")
+        raise MASTProError(
+            f"{file} is not a MAST-Pro checkpoint; train with -tr nnUNetTrainerMASTPro, "
+            "or continue it with the trainer that wrote it"
+        )
     have, want = ([entry["label"] for entry in block["classes"]] for block in (theirs, resolved))
     if have != want:
-        raise MASTProError(f"{file} has the classes {', '.join(have)}, the data set {', '.join(want)}; "
-                           "use the checkpoint with its own data set, or train anew")
+        raise MASTProError(
+            f"{file} has the classes {', '.join(have)}, the data set {', '.join(want)}; "
+            "use the checkpoint with its own data set, or train anew"
+        )
 
 
 def _warn_if_dense(config: MASTProConfig) -> None:
     tasks = sum(entry.is_tumor for entry in config.resolved.classes)
     network = config.network
-    for group, top_k, experts in (("generic", network.top_k_generic, network.generic_experts),
-                                  ("specific", network.top_k_specific, network.specific_experts * tasks)):
+    for group, top_k, experts in (
+        ("generic", network.top_k_generic, network.generic_experts),
+        ("specific", network.top_k_specific, network.specific_experts * tasks),
+    ):
         if top_k >= experts > 0:
-            warnings.warn(f"routing is dense: top_k_{group}={top_k} keeps all {experts} {group} experts; "
-                          f"lower mastpro.network.top_k_{group} in the plans", stacklevel=3)
+            warnings.warn(
+                f"routing is dense: top_k_{group}={top_k} keeps all {experts} {group} experts; "
+                f"lower mastpro.network.top_k_{group} in the plans",
+                stacklevel=3,
+            )

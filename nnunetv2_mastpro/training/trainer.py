@@ -29,8 +29,14 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
 
     peft_learning_rate = 5e-5
 
-    def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
-                 device: torch.device = torch.device("cuda")):
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ):
         self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
         check_patch(PlansManager(plans).get_configuration(configuration).configuration)
         plans["mastpro"] = self.mastpro.to_dict()
@@ -38,19 +44,29 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         check_same_run(self.output_folder_base, plans["mastpro"])
 
     @staticmethod
-    def build_network_architecture(plans_manager, configuration_manager, num_input_channels: int,
-                                   num_output_channels: int, enable_deep_supervision: bool = True) -> MASTProNet:
+    def build_network_architecture(
+        plans_manager,
+        configuration_manager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> MASTProNet:
         """The network of the plans' resolved "mastpro" block; its embeddings come from trainer or checkpoint."""
         config = MASTProConfig.from_dict(plans_manager.plans.get("mastpro", {}))
         if config.resolved is None:
-            raise MASTProError("the plans beside the checkpoint have no mastpro.resolved block; "
-                               "restore the plans.json that the training wrote")
+            raise MASTProError(
+                "the plans beside the checkpoint have no mastpro.resolved block; "
+                "restore the plans.json that the training wrote"
+            )
         outputs = len(config.resolved.classes) + config.resolved.has_background
         if outputs != num_output_channels:
-            raise MASTProError(f"the plans' mastpro block describes {outputs} outputs, dataset.json {num_output_channels}"
-                               "; restore the dataset.json of the training")
+            raise MASTProError(
+                f"the plans' mastpro block describes {outputs} outputs, dataset.json "
+                f"{num_output_channels}; restore the dataset.json of the training"
+            )
         planned = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision)
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+        )
         return build_mastpro(planned, config.network, config.resolved, enable_deep_supervision)
 
     @property
@@ -73,10 +89,14 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
     def _build_loss(self) -> MASTProLoss:
         classes = self.mastpro.resolved.classes
         tumors = [index for index, entry in enumerate(classes) if entry.is_tumor]
-        return MASTProLoss(super()._build_loss(), supervised=tumors or list(range(len(classes))),
-                           has_regions=self.label_manager.has_regions, ignore_label=self.label_manager.ignore_label,
-                           presence_weight=self.mastpro.training.presence_weight,
-                           balance_weight=self.mastpro.training.balance_weight)
+        return MASTProLoss(
+            super()._build_loss(),
+            supervised=tumors or list(range(len(classes))),
+            has_regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            presence_weight=self.mastpro.training.presence_weight,
+            balance_weight=self.mastpro.training.balance_weight,
+        )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
@@ -86,8 +106,10 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         parts = self.bare_network.parts()
         if not self.bare_network.backbone_is_trained:
             return [{"params": parts["experts"] + parts["fusion"] + parts["mask proposal"]}]
-        return [{"params": parts["backbone"] + parts["experts"]},
-                {"params": parts["fusion"] + parts["mask proposal"], "share": self.mastpro.training.prompt_share}]
+        return [
+            {"params": parts["backbone"] + parts["experts"]},
+            {"params": parts["fusion"] + parts["mask proposal"], "share": self.mastpro.training.prompt_share},
+        ]
 
     def freeze_backbone(self) -> None:
         """PEFT: train experts, routers, fusion and mask proposal only; optimizer and DDP are built anew."""

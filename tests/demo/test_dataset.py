@@ -17,8 +17,16 @@ COARSE = Grid((23, 26, 35), (8.0, 8.0, 8.0))
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     counted = []
-    folder = write_dataset(tmp_path_factory.mktemp("raw"), "Dataset007_Phantom", TYPES, COARSE, 2, 1, seed=1,
-                           on_case=lambda: counted.append(1))
+    folder = write_dataset(
+        tmp_path_factory.mktemp("raw"),
+        "Dataset007_Phantom",
+        TYPES,
+        COARSE,
+        2,
+        1,
+        seed=1,
+        on_case=lambda: counted.append(1),
+    )
     return folder, len(counted)
 
 
@@ -36,8 +44,10 @@ def test_labels_are_tumours_only_and_organs_lie_beside(written):
     assert content["numTraining"] == 2
     assert content["channel_names"] == {"0": "CT"}
     assert json.loads((folder / "organs.json").read_text())["liver"] == 1 + ORGANS.index("liver")
-    names = {kind: sorted(path.name for path in (folder / kind).iterdir())
-             for kind in ("imagesTr", "labelsTr", "organsTr", "imagesTs", "labelsTs", "organsTs")}
+    names = {
+        kind: sorted(path.name for path in (folder / kind).iterdir())
+        for kind in ("imagesTr", "labelsTr", "organsTr", "imagesTs", "labelsTs", "organsTs")
+    }
     assert names["imagesTr"] == ["phantom_010000_0000.nii.gz", "phantom_010001_0000.nii.gz"]
     assert names["labelsTr"] == names["organsTr"] == ["phantom_010000.nii.gz", "phantom_010001.nii.gz"]
     assert names["labelsTs"] == names["organsTs"] == ["phantom_010002.nii.gz"]
@@ -57,6 +67,7 @@ def test_a_file_is_the_case_of_its_seed(written):
 def test_interrupted_writing_leaves_no_half_data_set(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr(dataset, "_write_json", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path, "Dataset007_Phantom", TYPES, COARSE, 1, 0, workers=1)

@@ -17,8 +17,14 @@ from nnunetv2_mastpro.errors import MASTProError
 @pytest.fixture
 def short(monkeypatch):
     """One epoch of two steps on five cases."""
-    for name, value in {"GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)), "NUM_TRAINING": 4, "NUM_VALIDATION": 1,
-                        "NUM_TEST": 2, "EPOCHS": 1, "STEPS_PER_EPOCH": 2}.items():
+    for name, value in {
+        "GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)),
+        "NUM_TRAINING": 4,
+        "NUM_VALIDATION": 1,
+        "NUM_TEST": 2,
+        "EPOCHS": 1,
+        "STEPS_PER_EPOCH": 2,
+    }.items():
         monkeypatch.setattr(pipeline, name, value)
 
 

@@ -6,8 +6,16 @@ import pytest
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, ORGANS, TUMOR_TYPES, Grid, make_case
 from nnunetv2_mastpro.errors import MASTProError
 
-HU = {"liver": (80, 130), "kidney_left": (100, 210), "lung_left": (-880, -650), "pancreas": (50, 115),
-      "spleen": (90, 145), "spine": (90, 420), "aorta": (110, 190), "heart": (100, 160)}
+HU = {
+    "liver": (80, 130),
+    "kidney_left": (100, 210),
+    "lung_left": (-880, -650),
+    "pancreas": (50, 115),
+    "spleen": (90, 145),
+    "spine": (90, 420),
+    "aorta": (110, 190),
+    "heart": (100, 160),
+}
 
 
 def median_hu(case, organ):
@@ -90,8 +98,12 @@ def test_no_single_hu_window_finds_the_tumours(cases):
     image = np.concatenate([case.image.ravel() for case in cases])
     truth = np.concatenate([case.tumors.ravel() > 0 for case in cases])
     edges = np.arange(-50, 200, 10)
-    best = max(2 * (inside & truth).sum() / (inside.sum() + truth.sum())
-               for low in edges for high in edges[edges > low] for inside in [(image >= low) & (image < high)])
+    best = max(
+        2 * (inside & truth).sum() / (inside.sum() + truth.sum())
+        for low in edges
+        for high in edges[edges > low]
+        for inside in [(image >= low) & (image < high)]
+    )
     assert best < 0.25
 
 

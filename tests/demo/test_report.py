@@ -18,9 +18,16 @@ NAN = float("nan")
 
 def fake_summary(path, dice):
     """Two cases; no lung tumour in either, no kidney tumour in the second, where the network marked one."""
-    cases = [{"metrics": {"1": {"Dice": dice[0], "n_ref": 9, "n_pred": 9},
-                          "2": {"Dice": 0.0 if second else dice[1], "n_ref": 0 if second else 9, "n_pred": 3},
-                          "3": {"Dice": NAN, "n_ref": 0, "n_pred": 0}}} for second in (False, True)]
+    cases = [
+        {
+            "metrics": {
+                "1": {"Dice": dice[0], "n_ref": 9, "n_pred": 9},
+                "2": {"Dice": 0.0 if second else dice[1], "n_ref": 0 if second else 9, "n_pred": 3},
+                "3": {"Dice": NAN, "n_ref": 0, "n_pred": 0},
+            }
+        }
+        for second in (False, True)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"metric_per_case": cases}))
 
@@ -32,8 +39,11 @@ def finished(tmp_path):
     state = State(tmp_path, pipeline.settings(0))
     rng = np.random.default_rng(0)
     models = (pipeline.MASTPRO, pipeline.BASELINE)
-    folders = {"imagesTs": layout.raw / "imagesTs", "labelsTs": layout.raw / "labelsTs",
-               **{model.key: layout.predictions(model) for model in models}}
+    folders = {
+        "imagesTs": layout.raw / "imagesTs",
+        "labelsTs": layout.raw / "labelsTs",
+        **{model.key: layout.predictions(model) for model in models},
+    }
     for kind, folder in folders.items():
         folder.mkdir(parents=True)
         for number in range(2):
@@ -54,7 +64,9 @@ def test_rows_hold_each_type_and_the_mean():
     counts = {"A": {"liver_tumor": (3, 1), "mean": (4, 1)}, "B": {"liver_tumor": (3, 0), "mean": (4, 0)}}
     assert dice_rows(dice, counts) == [
         ["Dice on unseen cases", "cases", "A", "B", "false, A", "false, B"],
-        ["liver tumor", "3", "0.61", "-", "1", "0"], ["mean of types", "4", "0.61", "0.00", "1", "0"]]
+        ["liver tumor", "3", "0.61", "-", "1", "0"],
+        ["mean of types", "4", "0.61", "0.00", "1", "0"],
+    ]
 
 
 def test_the_text_table_is_aligned():
@@ -72,7 +84,11 @@ def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
     assert dice["kidney_tumor"] == 0.5
     assert np.isnan(dice["lung_tumor"])
     assert pipeline.read_counts(layout.summary(models[0])) == {
-        "liver_tumor": (2, 0), "kidney_tumor": (1, 1), "lung_tumor": (0, 0), "mean": (2, 1)}
+        "liver_tumor": (2, 0),
+        "kidney_tumor": (1, 1),
+        "lung_tumor": (0, 0),
+        "mean": (2, 1),
+    }
 
 
 def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
@@ -85,8 +101,14 @@ def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
     page = (layout.folder / "index.html").read_text()
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:|//|/)""", page)
     assert page.count("data:image/png;base64,") == 1
-    for expected in ("0.61", "nnUNetv2_train 501 3d_fullres 0", "export nnUNet_raw=&#x27;/a b/raw&#x27;",
-                     "1 min 1 s", "seed 0", "nnunetv2"):
+    for expected in (
+        "0.61",
+        "nnUNetv2_train 501 3d_fullres 0",
+        "export nnUNet_raw=&#x27;/a b/raw&#x27;",
+        "1 min 1 s",
+        "seed 0",
+        "nnunetv2",
+    ):
         assert expected in page
     assert set(re.findall(r"\$\w+", re.sub(r"base64,[^\"]*", "", page))) == {"$PATH"}
     assert (layout.folder / "overlays.png").read_bytes()[:4] == b"\x89PNG"
@@ -94,8 +116,10 @@ def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
 
 def test_the_page_is_whole_or_not_there(tmp_path, monkeypatch):
     (tmp_path / "p.png").write_bytes(b"png")
+
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr("nnunetv2_mastpro.demo.report.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_page(tmp_path / "index.html", [["a"], ["b"]], tmp_path / "p.png", {}, [], {})
@@ -110,10 +134,11 @@ def test_pictures_show_the_contours(finished):
     arguments = (["c0"], layout.raw / "imagesTs")
     for name, labels in (("with", {"liver_tumor": 1}), ("without", {"other": 9})):
         draw_overlays(layout.folder / f"{name}.png", *arguments, {"truth": layout.raw / "labelsTs"}, labels, ".nii.gz")
-    first, second = (np.asarray(Image.open(layout.folder / f"{name}.png").convert("RGB"), int)
-                     for name in ("with", "without"))
+    first, second = (
+        np.asarray(Image.open(layout.folder / f"{name}.png").convert("RGB"), int) for name in ("with", "without")
+    )
     colored = (first.max(2) - first.min(2) > 100)[: first.shape[0] * 3 // 4]
-    assert colored[:, first.shape[1] // 2:].sum() > 50
+    assert colored[:, first.shape[1] // 2 :].sum() > 50
     assert colored[:, : first.shape[1] // 2].sum() == 0
     assert (second.max(2) - second.min(2) > 100)[: first.shape[0] * 3 // 4].sum() == 0
 
@@ -122,7 +147,8 @@ def test_the_training_log_is_followed(tmp_path):
     assert pipeline.read_training_log(tmp_path) == (0, "")
     (tmp_path / "training_log_2026_1_1.txt").write_text("Epoch time: 1 s\n")
     (tmp_path / "training_log_2026_1_2.txt").write_text(
-        "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n")
+        "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n"
+    )
     assert pipeline.read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
 
 
@@ -137,8 +163,13 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
     layout = pipeline.Layout(tmp_path)
     steps = [*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, pipeline.MASTPRO)]
     commands = {step.command[0]: step.command for step in steps if step.command}
-    assert list(commands) == ["nnUNetv2_plan_and_preprocess", "python", "nnUNetv2_train", "nnUNetv2_predict",
-                              "nnUNetv2_evaluate_folder"]
+    assert list(commands) == [
+        "nnUNetv2_plan_and_preprocess",
+        "python",
+        "nnUNetv2_train",
+        "nnUNetv2_predict",
+        "nnUNetv2_evaluate_folder",
+    ]
     for name in ("nnUNetv2_train", "nnUNetv2_predict"):
         arguments = commands[name]
         assert arguments[arguments.index("-tr") + 1] == pipeline.MASTPRO.trainer

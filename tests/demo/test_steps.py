@@ -21,10 +21,12 @@ def python_step(name, folder, code="", **values):
 @pytest.fixture
 def demo(tmp_path):
     folder = tmp_path / "demo"
+
     def go(steps, settings=SETTINGS):
         state = State(folder, settings)
         run_steps(steps, state, folder / "logs", os.environ)
         return state
+
     go.folder = folder
     return go
 
@@ -66,9 +68,11 @@ def test_what_a_half_finished_step_left_is_removed(demo):
         (demo.folder / "b").mkdir()
         (demo.folder / "b" / "half").touch()
         raise KeyboardInterrupt
+
     def work(show):
         assert not (demo.folder / "b").exists()
         (demo.folder / "b").mkdir()
+
     first = python_step("a", demo.folder)
     with pytest.raises(KeyboardInterrupt):
         demo([first, Step("b", "b", (demo.folder / "b",), function=fail)])
@@ -95,11 +99,13 @@ def test_a_command_that_writes_nothing_is_an_error(demo):
 
 def test_an_interrupted_command_is_ended(demo):
     started = demo.folder / "pid"
-    code = (f"import os, time, pathlib; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(60)")
+    code = f"import os, time, pathlib; pathlib.Path({str(started)!r}).write_text(str(os.getpid())); time.sleep(60)"
+
     def interrupt():
         if started.exists() and started.read_text():
             raise KeyboardInterrupt
         return 0, ""
+
     with pytest.raises(KeyboardInterrupt):
         demo([python_step("a", demo.folder, code, follow=interrupt, total=2)])
     with pytest.raises(ProcessLookupError):
@@ -108,8 +114,13 @@ def test_an_interrupted_command_is_ended(demo):
 
 def test_progress_is_a_line_per_unit_where_no_terminal_is(demo, capsys):
     units = iter(range(100))
-    step = python_step("a", demo.folder, f"import time; time.sleep(1.2); open({str(demo.folder / 'a')!r}, 'w')",
-                       follow=lambda: (next(units), "epochs"), total=9)
+    step = python_step(
+        "a",
+        demo.folder,
+        f"import time; time.sleep(1.2); open({str(demo.folder / 'a')!r}, 'w')",
+        follow=lambda: (next(units), "epochs"),
+        total=9,
+    )
     demo([step])
     shown = capsys.readouterr().out
     assert "  1/9 epochs\n" in shown

@@ -13,23 +13,44 @@ RESENC = "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet"
 
 
 def make_plans(network=UNET):
-    kwargs = {"n_stages": 3, "features_per_stage": [32, 64, 128], "kernel_sizes": [[3, 3, 3]] * 3,
-              "conv_op": "torch.nn.modules.conv.Conv3d", "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
-              "n_conv_per_stage": [2, 2, 2], "n_conv_per_stage_decoder": [2, 2], "conv_bias": True,
-              "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {}, "dropout_op": None,
-              "dropout_op_kwargs": None, "nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}}
+    kwargs = {
+        "n_stages": 3,
+        "features_per_stage": [32, 64, 128],
+        "kernel_sizes": [[3, 3, 3]] * 3,
+        "conv_op": "torch.nn.modules.conv.Conv3d",
+        "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+        "n_conv_per_stage": [2, 2, 2],
+        "n_conv_per_stage_decoder": [2, 2],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+        "norm_op_kwargs": {},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    }
     if network == RESENC:
         kwargs["n_blocks_per_stage"] = kwargs.pop("n_conv_per_stage")
     return {
-        "dataset_name": "Dataset001_X", "plans_name": "nnUNetPlans",
+        "dataset_name": "Dataset001_X",
+        "plans_name": "nnUNetPlans",
         "configurations": {
             "2d": {"data_identifier": "nnUNetPlans_2d", "batch_size": 9},
             "3d_fullres": {
-                "data_identifier": "nnUNetPlans_3d_fullres", "batch_size": 2, "patch_size": [64, 64, 64],
-                "spacing": [1.5, 1.0, 1.0], "median_image_size_in_voxels": [100.0, 120.0, 90.0], "batch_dice": True,
+                "data_identifier": "nnUNetPlans_3d_fullres",
+                "batch_size": 2,
+                "patch_size": [64, 64, 64],
+                "spacing": [1.5, 1.0, 1.0],
+                "median_image_size_in_voxels": [100.0, 120.0, 90.0],
+                "batch_dice": True,
                 "normalization_schemes": ["CTNormalization"],
-                "architecture": {"network_class_name": network, "arch_kwargs": kwargs,
-                                 "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"]}}},
+                "architecture": {
+                    "network_class_name": network,
+                    "arch_kwargs": kwargs,
+                    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+                },
+            },
+        },
     }
 
 
@@ -64,16 +85,19 @@ def test_another_network_class_replaces_its_arguments():
     assert merged["configurations"]["3d_fullres"]["architecture"] == small["architecture"]
 
 
-@pytest.mark.parametrize(("overlay", "match"), [
-    (fullres(patch_sise=[1, 1, 1]), r"3d_fullres\.patch_sise.*did you mean 'patch_size'"),
-    ({"configurations": {"3d_fulres": {}}}, "did you mean '3d_fullres'"),
-    (fullres(architecture={"arch_kwargs": {"n_stage": 3}}), "did you mean 'n_stages'"),
-    (fullres(patch_size=[30, 32, 32]), r"\[30, 32, 32\] is not divisible.*\[4, 4, 4\].*3d_fullres"),
-    (fullres(patch_size=[4, 4, 4]), "one voxel at the bottleneck"),
-    (fullres(patch_size=[32, 32]), "differ in their number of axes"),
-    (fullres(architecture={"arch_kwargs": {"n_stages": 4}}), "features_per_stage.*3 entries for n_stages=4"),
-    ({"mastpro": {"netwrk": {}}}, "unknown key mastpro.netwrk"),
-])
+@pytest.mark.parametrize(
+    ("overlay", "match"),
+    [
+        (fullres(patch_sise=[1, 1, 1]), r"3d_fullres\.patch_sise.*did you mean 'patch_size'"),
+        ({"configurations": {"3d_fulres": {}}}, "did you mean '3d_fullres'"),
+        (fullres(architecture={"arch_kwargs": {"n_stage": 3}}), "did you mean 'n_stages'"),
+        (fullres(patch_size=[30, 32, 32]), r"\[30, 32, 32\] is not divisible.*\[4, 4, 4\].*3d_fullres"),
+        (fullres(patch_size=[4, 4, 4]), "one voxel at the bottleneck"),
+        (fullres(patch_size=[32, 32]), "differ in their number of axes"),
+        (fullres(architecture={"arch_kwargs": {"n_stages": 4}}), "features_per_stage.*3 entries for n_stages=4"),
+        ({"mastpro": {"netwrk": {}}}, "unknown key mastpro.netwrk"),
+    ],
+)
 def test_what_plans_or_network_refuse_is_an_error(overlay, match):
     with pytest.raises(MASTProError, match=match):
         apply_overlay(make_plans(), overlay)
@@ -99,11 +123,14 @@ def test_plans_are_written_under_their_own_name(tmp_path):
     assert json.loads((tmp_path / "nnUNetPlans.json").read_text()) == make_plans()
 
 
-@pytest.mark.parametrize(("arguments", "match"), [
-    (("nnUNetPlans", "tiny", "new"), "no plans overlay is called 'tiny'; known: demo, sts_small"),
-    (("absent", "demo", "new"), "absent.json does not exist; run nnUNetv2_plan_and_preprocess"),
-    (("nnUNetPlans", "demo", "nnUNetPlans"), "give another name"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (("nnUNetPlans", "tiny", "new"), "no plans overlay is called 'tiny'; known: demo, sts_small"),
+        (("absent", "demo", "new"), "absent.json does not exist; run nnUNetv2_plan_and_preprocess"),
+        (("nnUNetPlans", "demo", "nnUNetPlans"), "give another name"),
+    ],
+)
 def test_writing_refuses(tmp_path, arguments, match):
     (tmp_path / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
     with pytest.raises(MASTProError, match=match):
@@ -113,8 +140,10 @@ def test_writing_refuses(tmp_path, arguments, match):
 
 def test_interrupted_writing_leaves_no_half_file(tmp_path, monkeypatch):
     (tmp_path / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
+
     def interrupt(*_):
         raise KeyboardInterrupt
+
     monkeypatch.setattr("nnunetv2_mastpro.planning.overlay.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_plans(tmp_path, "nnUNetPlans", "demo", "new")
@@ -130,7 +159,12 @@ def test_shipped_overlays_build_with_nnunet(name):
     merged = apply_overlay(make_plans(), load_overlay(name))
     configuration = PlansManager(merged).get_configuration("3d_fullres")
     network = get_network_from_plans(
-        configuration.network_arch_class_name, configuration.network_arch_init_kwargs,
-        configuration.network_arch_init_kwargs_req_import, 1, 4, deep_supervision=False)
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
+        1,
+        4,
+        deep_supervision=False,
+    )
     features = configuration.network_arch_init_kwargs["features_per_stage"]
     assert list(network.encoder.output_channels) == features
