@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
 }
 RC_BAD_INPUT = 2  # what argparse ends with too
 RC_INTERRUPTED = 130
+RC_BROKEN_PIPE = 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -26,11 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser(arguments).parse_args(arguments)
     debug = getattr(args, "debug", False)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except MASTProError as error:
         if debug:
             raise
         print(f"mastpro: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return RC_BAD_INPUT
+    except BrokenPipeError:  # `mastpro prompts -d 7 | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return RC_BROKEN_PIPE
+    except OSError as error:
+        if debug:
+            raise
+        print(f"mastpro: error: {error}; check the path, its permissions and the free space", file=sys.stderr)
         return RC_BAD_INPUT
     except KeyboardInterrupt:
         if debug:

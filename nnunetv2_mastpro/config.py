@@ -35,12 +35,11 @@ class NetworkConfig:
             _at_least(self, name, 1)
         for name in ("specific_experts", "top_k_specific"):
             _at_least(self, name, 0)
-        for top_k, experts in (("top_k_generic", "generic_experts"), ("top_k_specific", "specific_experts")):
-            if getattr(self, top_k) > getattr(self, experts):
-                raise MASTProError(
-                    f"{top_k}={getattr(self, top_k)} exceeds {experts}={getattr(self, experts)}; "
-                    f"lower mastpro.network.{top_k} in the plans"
-                )
+        if self.top_k_generic > self.generic_experts:
+            raise MASTProError(
+                f"top_k_generic={self.top_k_generic} exceeds generic_experts={self.generic_experts}; "
+                "lower mastpro.network.top_k_generic in the plans"
+            )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))
         if self.attention_dim % self.attention_heads:
@@ -67,9 +66,9 @@ class TrainingConfig:
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
 
     def __post_init__(self):
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate <= 1:
             raise MASTProError(
-                f"learning_rate={self.learning_rate} is not positive; "
+                f"learning_rate={self.learning_rate} is not within 0 and 1; "
                 "correct mastpro.training.learning_rate in the plans"
             )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
@@ -151,14 +150,16 @@ def _check_type(value, kind, where: str) -> None:
     expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
     if expected is None:
         expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
-    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool):
+    indices = "int" in str(kind) and isinstance(value, (list, tuple))
+    wrong_entry = indices and any(not isinstance(entry, int) or isinstance(entry, bool) for entry in value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool) or wrong_entry:
         raise MASTProError(
             f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"
         )
 
 
 def _at_least(config, name: str, low: float) -> None:
-    if getattr(config, name) < low:
+    if not getattr(config, name) >= low:  # nan too
         raise MASTProError(f"{name}={getattr(config, name)} is below {low}; raise it in the mastpro block of the plans")
 
 

@@ -13,6 +13,12 @@ from nnunetv2_mastpro.commands import env as env_command
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir
 
+BROKEN_PIPE = """
+import sys, time
+from nnunetv2_mastpro import cli
+time.sleep(0.5)
+sys.exit(cli.main(["env"]))
+"""
 HEAVY = ("torch", "nnunetv2", "sentence_transformers", "totalsegmentator", "SimpleITK", "matplotlib", "scipy")
 
 
@@ -46,6 +52,23 @@ def test_debug_shows_the_traceback(fail_with, arguments, error):
     fail_with(error)
     with pytest.raises(type(error)):
         cli.main(arguments)
+
+
+def test_a_file_error_is_one_sentence_and_2(tmp_path):
+    (tmp_path / "file").touch()
+    mastpro = [sys.executable, "-m", "nnunetv2_mastpro", "demo", "-o", tmp_path / "file" / "demo"]
+    done = subprocess.run(mastpro, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("mastpro: error: ")
+    assert "check the path" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_gone_is_no_error():
+    """`mastpro prompts -d 7 | head -1`."""
+    line = f"{shlex.quote(sys.executable)} -c {shlex.quote(BROKEN_PIPE)} | true"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, check=True)
+    assert "Error" not in done.stderr
 
 
 def test_interrupt_is_130(fail_with, capsys):

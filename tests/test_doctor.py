@@ -174,6 +174,26 @@ def test_label_that_nothing_knows(environ, write_dataset):
     assert "zzyzx" in found[1].text
 
 
+@pytest.mark.parametrize(
+    ("block", "status", "said"),
+    [
+        ({"network": {"rank": 4}}, OK, "mastpro block"),
+        ({"netwrok": {}}, FAIL, "unknown key mastpro.netwrok in the plans; did you mean 'network'"),
+        ({"prompts": {"encoder": "/no/such/folder"}}, FAIL, "text encoder /no/such/folder does not run (Error: gone)"),
+        ({"prompts": {"encoder": "mine"}}, OK, "text encoder mine, 8 dimensions"),
+    ],
+)
+def test_plans(environ, write_dataset, quick_probes, block, status, said):
+    quick_probes(encoder=f"sys.exit('Error: gone') if sys.argv[1] != 'mine' else print({doctor.MARK + '8'!r})")
+    file = write_dataset("nnUNet_preprocessed").with_name("MyPlans.json")
+    file.write_text(json.dumps({"configurations": {}, "mastpro": block}))
+    file.with_name("nnUNetPlans.json").write_text(json.dumps({"configurations": {}}))
+    (found,) = doctor.check_plans("4", environ)
+    assert found.status == status
+    assert said in found.text
+    assert found in [*doctor.check_dataset("4", environ)]
+
+
 def test_bad_section(environ, write_dataset):
     write_dataset("nnUNet_raw", mastpro={"prompts": {"lever": {"tumor": "x"}}})
     write_dataset("nnUNet_preprocessed")

@@ -47,8 +47,8 @@ def run_models(folder: Path, seed: int, models: list) -> None:
     from nnunetv2_mastpro.demo.steps import State, run_steps, spell
     from nnunetv2_mastpro.errors import MASTProError
 
-    if seed < 0:
-        raise MASTProError(f"--seed {seed} is negative; give 0 or more")
+    if not 0 <= seed < 2**32:
+        raise MASTProError(f"--seed {seed} is not within 0 and {2**32 - 1}; give another")
     started = time.monotonic()
     state = State(folder, pipeline.settings(seed))
     layout = pipeline.Layout(folder)

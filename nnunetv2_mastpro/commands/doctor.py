@@ -6,7 +6,6 @@ One line each: OK, WARN or FAIL, what was found, and the remedy.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 TRAINER = "nnUNetTrainerMASTPro"
@@ -39,7 +42,7 @@ print("{MARK}" + inspect.getfile(recursive_find_trainer_class_by_name("{TRAINER}
 """,
     "encoder": f"""
 from nnunetv2_mastpro.prompts.encoder import embed
-vectors = embed(["A sentence that neither ships with the package nor is cached."]).vectors
+vectors = embed(["A sentence that neither ships with the package nor is cached."], *sys.argv[1:]).vectors
 print("{MARK}" + str(vectors.shape[1]))
 """,
 }
@@ -159,7 +162,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             path = _dataset_json(dataset, environ.get(name))
             if path is None:
                 continue
-            content = _read(path)
+            content = read_dataset_json(path)
             prompts, notes = _resolve(content, path.parent.name)
         except MASTProError as error:
             yield Finding(FAIL, str(error))
@@ -168,11 +171,38 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
         tumors = sum(prompt.is_tumor for prompt in prompts)
         yield Finding(OK, f"{path}: {len(prompts)} classes, {tumors} of them tumours")
         yield from (Finding(WARN, note) for note in notes)
+    yield from check_plans(dataset, environ)
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
         remedy = "training reads the preprocessed one: copy the section there"
         yield Finding(WARN, "the mastpro sections of the raw and the preprocessed dataset.json differ", remedy)
+
+
+def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The "mastpro" blocks of the data set's plans, and encoders of their own."""
+    try:
+        dataset_json = _dataset_json(dataset, environ.get("nnUNet_preprocessed"))
+    except MASTProError:
+        return  # told already
+    for path in sorted(dataset_json.parent.glob("*.json")) if dataset_json else ():
+        try:
+            content = read_dataset_json(path)
+            if "mastpro" not in content or "configurations" not in content:
+                continue
+            encoder = MASTProConfig.from_dict(content["mastpro"]).prompts.encoder
+        except MASTProError as error:
+            yield Finding(FAIL, f"{path}: {error}")
+            continue
+        if encoder == DEFAULT_ENCODER:
+            yield Finding(OK, f"{path}: mastpro block")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            answer, error = _answer(_start(PROBES["encoder"], {**environ, "MASTPRO_CACHE": scratch}, encoder))
+        if answer is None:
+            yield Finding(FAIL, f"{path}: text encoder {encoder} does not run ({error})")
+        else:
+            yield Finding(OK, f"{path}: mastpro block, text encoder {encoder}, {answer} dimensions")
 
 
 def judge_device(answer: str | None, error: str) -> Finding:
@@ -209,10 +239,10 @@ def judge_encoder(answer: str | None, error: str) -> Finding:
     return Finding(OK, f"text encoder runs offline, {answer} dimensions")
 
 
-def _start(code: str, environ: Mapping[str, str]) -> subprocess.Popen:
+def _start(code: str, environ: Mapping[str, str], *arguments: str) -> subprocess.Popen:
     """Without the current folder on the path: console scripts do not have it either."""
     return subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path.pop(0)\n{code}"],
+        [sys.executable, "-c", f"import sys; sys.path.pop(0)\n{code}", *arguments],
         env=dict(environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -251,20 +281,8 @@ def _dataset_json(dataset: str, folder: str | None) -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-def _read(path: Path) -> dict:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MASTProError(f"{path} cannot be read ({error}); repair it") from error
-    if not isinstance(content, dict):
-        raise MASTProError(f"{path} holds no JSON object; write it as nnU-Net documents it")
-    return content
-
-
 def _resolve(dataset_json: dict, dataset_name: str) -> tuple[tuple, list[str]]:
     """Prompts, and what their resolution warned of."""
-    from nnunetv2_mastpro.prompts.resolve import resolve_prompts
-
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prompts = resolve_prompts(dataset_json, dataset_name)

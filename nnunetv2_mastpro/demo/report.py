@@ -11,6 +11,7 @@ from string import Template
 
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION
 from nnunetv2_mastpro.demo.steps import shell_line, spell
+from nnunetv2_mastpro.files import write_atomically
 
 PACKAGES = ("nnunetv2_mastpro", "nnunetv2", "dynamic_network_architectures", "torch")
 
@@ -70,9 +71,7 @@ def write_page(
         times=timed + total,
         facts="".join(_row("td", pair) for pair in facts.items()),
     )
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    write_atomically({path: page.encode()})
 
 
 def describe_run(seed: int, steps: int) -> dict[str, str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 
 STATE_FILE = "demo.json"
 TAIL_LINES = 15
@@ -82,9 +83,8 @@ class State:
         self._write()
 
     def _write(self) -> None:
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"settings": self.settings, "steps": self.steps}, indent=2), encoding="utf-8")
-        os.replace(temporary, self.path)
+        content = json.dumps({"settings": self.settings, "steps": self.steps}, indent=2)
+        write_atomically({self.path: content.encode()})
 
 
 def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str]) -> None:
@@ -116,10 +116,10 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
 
 def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
     """Output goes to the log; raises MASTProError with its tail when the command fails."""
-    executable = Path(sys.executable).parent / step.command[0]
+    executable = find_executable(step.command[0])
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
-            [str(executable), *step.command[1:]],
+            [executable, *step.command[1:]],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -142,6 +142,15 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
             f"{step.command[0]} ended with status {process.returncode}; its whole output is in {log}; "
             "repair what it names and run mastpro demo with the same folder again"
         )
+
+
+def find_executable(name: str) -> str:
+    """A console script of this environment, or of the PATH; "python" is this one. Raises MASTProError."""
+    beside = Path(sys.executable).parent / name
+    found = sys.executable if name == "python" else str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise MASTProError(f"{name} is neither beside {sys.executable} nor on the PATH; reinstall nnunetv2")
+    return found
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -33,7 +33,8 @@ def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool)
         )
 
     experts, receipt = inject_experts(
-        choose_sites(backbone, network.encoder_stages, network.decoder_stages), make_experts
+        choose_sites(backbone.encoder_dims, backbone.decoder_dims, network.encoder_stages, network.decoder_stages),
+        make_experts,
     )
     bottleneck_dim = backbone.encoder_dims[-1]
     supervised = backbone.decoder_dims[::-1][: max(1, len(backbone.decoder_dims) - 1)]

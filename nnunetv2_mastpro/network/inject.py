@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from torch import nn
 
 from nnunetv2_mastpro.network.experts import DMoE
-from nnunetv2_mastpro.network.unet import UNetBackbone
 
 
 @dataclass(frozen=True)
@@ -19,13 +18,18 @@ class AdaptedSite:
 
 
 def choose_sites(
-    backbone: UNetBackbone, encoder_stages: Sequence[int] | None, decoder_stages: Sequence[int] | None
+    encoder_dims: Sequence[int],
+    decoder_dims: Sequence[int],
+    encoder_stages: Sequence[int] | None,
+    decoder_stages: Sequence[int] | None,
 ) -> dict[str, int]:
-    """Site -> channels. None: every encoder stage from the second on, every decoder stage below full resolution.
+    """Site -> channels, from the channels of all stages and the chosen stages.
+
+    None: every encoder stage from the second on, every decoder stage below full resolution.
 
     Raises ValueError for a stage that the network does not have, or where no stage is left.
     """
-    dims = {"encoder": backbone.encoder_dims, "decoder": backbone.decoder_dims}
+    dims = {"encoder": encoder_dims, "decoder": decoder_dims}
     chosen = {
         "encoder": range(1, len(dims["encoder"])) if encoder_stages is None else encoder_stages,
         "decoder": range(len(dims["decoder"]) - 1) if decoder_stages is None else decoder_stages,

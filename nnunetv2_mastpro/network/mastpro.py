@@ -92,6 +92,13 @@ class MASTProNet(nn.Module):
         """PEFT: the backbone's parameters, its norms' too, stay as they are."""
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
+        self.backbone.eval()
+
+    def train(self, mode: bool = True) -> "MASTProNet":
+        """As nn.Module; a frozen backbone stays in evaluation, so that running statistics stay as they are."""
+        super().train(mode)
+        self.backbone.train(mode and self.backbone_is_trained)
+        return self
 
     @property
     def backbone_is_trained(self) -> bool:

@@ -61,6 +61,8 @@ class UNetBackbone(nn.Module):
 
 def refuse_patch(patch_size: list[int], strides: list[list[int]]) -> str | None:
     """Why a U-Net of these strides cannot be trained on the patch, or None if it can."""
+    if any(len(stride) != len(patch_size) for stride in strides):
+        return f"patch_size {list(patch_size)} and strides {strides} differ in their number of axes; give one each"
     factors = [prod(axis) for axis in zip(*strides, strict=True)]
     uneven = [axis for axis, (size, factor) in enumerate(zip(patch_size, factors, strict=True)) if size % factor]
     if uneven:

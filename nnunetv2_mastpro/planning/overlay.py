@@ -5,10 +5,10 @@ from __future__ import annotations
 import copy
 import difflib
 import json
-import os
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.resources import plans_dir
 
 NOTE_KEY = "description"  # of an overlay, for its readers
@@ -78,12 +78,7 @@ def write_plans(
     plans["plans_name"] = new_plans_name
     merged = apply_overlay(plans, load_overlay(overlay_name))
     target = folder / f"{new_plans_name}.json"
-    temporary = target.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(merged, indent=4), encoding="utf-8")
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically({target: json.dumps(merged, indent=4).encode()})
     return target
 
 
@@ -132,11 +127,6 @@ def _check_network(configuration: dict, name: str) -> None:
     if "strides" not in kwargs:
         return
     patch_size, strides = configuration["patch_size"], kwargs["strides"]
-    if any(len(stride) != len(patch_size) for stride in strides):
-        raise MASTProError(
-            f"patch_size {patch_size} of configuration {name} and strides {strides} "
-            "differ in their number of axes; give one value for each axis"
-        )
     reason = refuse_patch(patch_size, strides)
     if reason:
         raise MASTProError(f"{reason} (configuration {name})")

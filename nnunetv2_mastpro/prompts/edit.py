@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.prompts.files import write_atomically
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_with_entries
 from nnunetv2_mastpro.prompts.section import read_section
 

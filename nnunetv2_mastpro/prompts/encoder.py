@@ -130,6 +130,8 @@ def _default_folder() -> Path:
 
 def _identity(encoder: str) -> str:
     """What the cache knows an encoder by: the default's weights, a folder's content, else the name."""
+    if not encoder.strip():
+        raise MASTProError("the encoder's name is empty; give a sentence-transformers name or a folder")
     if encoder == DEFAULT_ENCODER:
         return f"{encoder}@{DEFAULT_WEIGHTS_SHA256}"
     folder = Path(encoder).expanduser()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.prompts.files import write_atomically
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.knowledge_base import KNOWLEDGE_FOLDER
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 
+NUMBER_LIMIT = 2**32  # what numpy takes as a seed
 EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
 
 
@@ -38,13 +39,15 @@ class WarmupPolyLR(PolyLRScheduler):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-def read_count(name: str) -> int | None:
-    """The environment variable as a positive integer, None if unset. Raises MASTProError otherwise."""
+def read_number(name: str, low: int) -> int | None:
+    """The environment variable as a whole number from `low` on, None if unset. Raises MASTProError otherwise."""
     text = os.environ.get(name)
     if text is None:
         return None
-    if not text.isdecimal() or int(text) == 0:
-        raise MASTProError(f"{name}={text!r} is not a positive whole number; unset it or set it to steps per epoch")
+    if not text.isdecimal() or not low <= int(text) < NUMBER_LIMIT:
+        raise MASTProError(
+            f"{name}={text!r} is not a whole number from {low} to {NUMBER_LIMIT - 1}; correct or unset it"
+        )
     return int(text)
 
 
@@ -61,20 +64,19 @@ class ShortRuns(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
+        iterations, self.seed = read_number("MASTPRO_EPOCH_ITERATIONS", 1), read_number("MASTPRO_SEED", 0)
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.epochs is not None:
             self.num_epochs = self.epochs
-        iterations = read_count("MASTPRO_EPOCH_ITERATIONS")
         if iterations is not None:
             self.num_iterations_per_epoch = iterations
             self.num_val_iterations_per_epoch = max(1, iterations // 5)
 
     def initialize(self) -> None:
-        seed = os.environ.get("MASTPRO_SEED")
-        if seed is not None and not self.was_initialized:
-            random.seed(int(seed))
-            np.random.seed(int(seed))
-            torch.manual_seed(int(seed))
+        if self.seed is not None:
+            random.seed(self.seed)
+            np.random.seed(self.seed)
+            torch.manual_seed(self.seed)
         super().initialize()
 
 

@@ -1,11 +1,16 @@
 """What is settled before a training starts: the plans' block, the prompts, the run's folder."""
 
 import json
+import time
 import warnings
 from pathlib import Path
 
-from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, Resolved
+import torch
+from torch import Tensor
+
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.network.inject import choose_sites
 from nnunetv2_mastpro.network.unet import refuse_patch
 from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
@@ -16,7 +21,9 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
 
     Raises MASTProError for bad prompts, a bad block, or an encoder that cannot be had.
     """
-    block = {key: value for key, value in plans.get("mastpro", {}).items() if key != "resolved"}
+    block = plans.get("mastpro", {})
+    if isinstance(block, dict):
+        block = {key: value for key, value in block.items() if key != "resolved"}
     config = MASTProConfig.from_dict(block)
     prompts = resolve_prompts(dataset_json, plans["dataset_name"])
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
@@ -24,25 +31,30 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
     has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
     resolved = Resolved(classes, embeddings.vectors.shape[1], has_background=not has_regions)
     completed = MASTProConfig(config.network, config.prompts, config.training, resolved)
-    _warn_if_dense(completed)
+    _check_top_k(completed)
     return completed, embeddings
 
 
-def check_patch(configuration: dict) -> None:
-    """Raise MASTProError where the planned network cannot take the planned patch."""
+def check_network(configuration: dict, network: NetworkConfig) -> None:
+    """Raise MASTProError where the planned network cannot take the planned patch, or has no such stages to adapt."""
     kwargs = configuration["architecture"]["arch_kwargs"]
     reason = refuse_patch(configuration["patch_size"], kwargs["strides"]) if "strides" in kwargs else None
     if reason:
         raise MASTProError(f"{reason} in the plans")
+    features = kwargs.get("features_per_stage")
+    if isinstance(features, list):
+        try:
+            choose_sites(features, features[-2::-1], network.encoder_stages, network.decoder_stages)
+        except ValueError as error:
+            raise MASTProError(str(error)) from error
 
 
-def check_same_run(results_folder: str, block: dict) -> None:
+def check_same_run(folder: Path, block: dict) -> None:
     """Raise MASTProError where the folder holds checkpoints of a run with another "mastpro" block."""
-    folder = Path(results_folder)
     plans_file = folder / "plans.json"
     if not plans_file.is_file() or not any(folder.glob("fold_*/checkpoint_*.pth")):
         return
-    other = json.loads(plans_file.read_text()).get("mastpro", {})
+    other = _read_settled(plans_file).get("mastpro", {})
     changed = [key for key in block if block[key] != other.get(key)]
     if changed:
         raise MASTProError(
@@ -67,9 +79,50 @@ def check_same_classes(checkpoint: dict, resolved: dict, file: str) -> None:
         )
 
 
-def _warn_if_dense(config: MASTProConfig) -> None:
+def check_same_embeddings(saved: Tensor, own: Tensor, file: str) -> None:
+    """Raise MASTProError where the encoder gives other embeddings (T, D) than when the checkpoint was trained."""
+    if not torch.allclose(saved, own, atol=1e-3):
+        raise MASTProError(
+            f"{file} was trained with other embeddings of the same sentences, so the text encoder has changed; "
+            "restore the encoder, or move the run's folder away to train anew"
+        )
+
+
+def find_changed_prompts(loaded: Tensor, own: Tensor, labels: list[str]) -> list[str]:
+    """Labels whose prompt differs between pretrained weights and data set, by their embeddings (T, D).
+
+    Raises MASTProError where the weights hold one class of the data set in another's place.
+    """
+    same = torch.isclose(loaded[:, None], own[None], atol=1e-3).all(2)  # (T, T)
+    for place, label in enumerate(labels):
+        others = [labels[other] for other in same[place].nonzero().flatten().tolist()]
+        if others and label not in others:
+            raise MASTProError(
+                f"-pretrained_weights has the class {others[0]} in the place of {label}, and experts are taken over by "
+                "place; give the labels in dataset.json the order of the checkpoint's"
+            )
+    return [label for place, label in enumerate(labels) if not same[place, place]]
+
+
+def _read_settled(file: Path) -> dict:
+    """A JSON file that the training of another fold may be writing just now."""
+    for _ in range(10):
+        try:
+            return json.loads(file.read_text())
+        except ValueError:
+            time.sleep(0.5)
+    raise MASTProError(f"{file} is not valid JSON; move its folder away to train anew, or restore the file")
+
+
+def _check_top_k(config: MASTProConfig) -> None:
+    """Refuse a k_t that exceeds the experts of all tumour types; warn where routing is dense."""
     tasks = sum(entry.is_tumor for entry in config.resolved.classes)
     network = config.network
+    if tasks and network.top_k_specific > network.specific_experts * tasks:
+        raise MASTProError(
+            f"top_k_specific={network.top_k_specific} exceeds the {network.specific_experts * tasks} experts of "
+            f"{tasks} tumour types; lower mastpro.network.top_k_specific in the plans"
+        )
     for group, top_k, experts in (
         ("generic", network.top_k_generic, network.generic_experts),
         ("specific", network.top_k_specific, network.specific_experts * tasks),

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
@@ -11,13 +12,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
-from nnunetv2_mastpro.prompts.files import write_atomically
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
-from nnunetv2_mastpro.training.setup import check_patch, check_same_classes, check_same_run, resolve
+from nnunetv2_mastpro.training.setup import (
+    check_network,
+    check_same_classes,
+    check_same_embeddings,
+    check_same_run,
+    find_changed_prompts,
+    resolve,
+)
 
 
 class nnUNetTrainerMASTPro(AdamWRecipe):
@@ -38,10 +46,12 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         device: torch.device = torch.device("cuda"),
     ):
         self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
-        check_patch(PlansManager(plans).get_configuration(configuration).configuration)
+        check_network(PlansManager(plans).get_configuration(configuration).configuration, self.mastpro.network)
         plans["mastpro"] = self.mastpro.to_dict()
+        if nnUNet_results.is_set():
+            run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
+            check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
-        check_same_run(self.output_folder_base, plans["mastpro"])
 
     @staticmethod
     def build_network_architecture(
@@ -76,13 +86,11 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
     def initialize(self) -> None:
-        first = not self.was_initialized
         super().initialize()
-        if first:
-            self.restore_prompts()
+        self.restore_prompts()
 
     def restore_prompts(self) -> None:
-        """Put the embeddings of the plans' sentences into the network: loading overwrites them."""
+        """Put the embeddings of the data set's sentences into the network: -pretrained_weights overwrites them."""
         buffer = self.bare_network.embeddings
         buffer.copy_(self.embeddings.vectors.to(buffer))
 
@@ -119,14 +127,25 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         if self.is_ddp:
             self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
 
+    def start_from_pretrained(self) -> None:
+        """PEFT with the data set's own prompts. Raises MASTProError for weights of classes in another order."""
+        labels = [entry.label for entry in self.mastpro.resolved.classes]
+        changed = find_changed_prompts(self.bare_network.embeddings.cpu(), self.embeddings.vectors, labels)
+        if changed:
+            self.print_to_log_file(
+                f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
+            )
+        self.freeze_backbone()
+        self.restore_prompts()
+
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
         if self.current_epoch == 0 and self.bare_network.trained:
-            self.freeze_backbone()  # only -pretrained_weights brings a trained network to epoch 0
-        self.restore_prompts()
-        for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
-            self.print_to_log_file(line, add_timestamp=False)
+            self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
+        if self.local_rank == 0:
+            for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
+                self.print_to_log_file(line, add_timestamp=False)
         super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
@@ -153,11 +172,11 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
             self.initialize()
         saved = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
         check_same_classes(saved, self.plans_manager.plans["mastpro"]["resolved"], filename_or_checkpoint)
+        check_same_embeddings(saved["network_weights"]["embeddings"], self.embeddings.vectors, filename_or_checkpoint)
         optimized = sum(len(group["params"]) for group in saved["optimizer_state"]["param_groups"])
         if optimized < len(list(self.bare_network.parameters())):
             self.freeze_backbone()  # the run to be continued was PEFT
         super().load_checkpoint(filename_or_checkpoint)
-        self.restore_prompts()
 
 
 globals().update(epoch_variants(nnUNetTrainerMASTPro, __name__))

@@ -30,13 +30,13 @@ def short(monkeypatch):
 
 @pytest.mark.slow
 def test_a_demo_runs_and_goes_on_where_it_ended(short, tmp_path, capsys):
-    folder, models = tmp_path / "demo", [pipeline.Model("stock", "stock", "nnUNetTrainerStockAdamW_1epoch")]
+    folder, models = tmp_path / "demo", [pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch")]
     command.run_models(folder, 3, models)
     shown = capsys.readouterr().out
     assert "$ nnUNetv2_train 501 3d_fullres 0 -p nnUNetPlansDemo" in shown
     assert "mean of types" in shown
     assert (folder / "index.html").is_file()
-    assert len(list((folder / "predictions" / "stock").glob("*.nii.gz"))) == 2
+    assert len(list((folder / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
     record = json.loads((folder / "demo.json").read_text())["steps"]
     command.run_models(folder, 3, models)
@@ -50,9 +50,11 @@ def test_a_failing_command_is_one_sentence(short, tmp_path, monkeypatch):
         command.run_models(tmp_path / "demo", 0, [pipeline.MASTPRO])
 
 
-def test_a_negative_seed_is_refused(tmp_path):
-    with pytest.raises(MASTProError, match="--seed -1 is negative"):
-        command.run_models(tmp_path / "demo", -1, [])
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_numpy_refuses(tmp_path, seed):
+    with pytest.raises(MASTProError, match=f"--seed {seed} is not within 0 and 4294967295"):
+        command.run_models(tmp_path / "demo", seed, [])
+    assert not (tmp_path / "demo").exists()
 
 
 def test_a_full_folder_is_refused_by_the_command(tmp_path):

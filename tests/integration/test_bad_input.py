@@ -83,7 +83,7 @@ MISTAKES = {
     ),
     "k above the specific experts": (
         block(network={"top_k_specific": 3}),
-        r"top_k_specific=3 exceeds specific_experts=2; lower mastpro.network.top_k_specific in the plans",
+        r"top_k_specific=3 exceeds the 2 experts of 1 tumour types; lower mastpro.network.top_k_specific in the plans",
     ),
     "patch that does not divide": (
         patch(40, 56, 42),

@@ -144,7 +144,7 @@ def test_interrupted_writing_leaves_no_half_file(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nnunetv2_mastpro.planning.overlay.os.replace", interrupt)
+    monkeypatch.setattr("nnunetv2_mastpro.files.os.replace", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_plans(tmp_path, "nnUNetPlans", "demo", "new")
     assert [path.name for path in tmp_path.iterdir()] == ["nnUNetPlans.json"]

@@ -6,8 +6,8 @@ import os
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.edit import write_section
-from nnunetv2_mastpro.prompts.files import write_atomically
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
 CONTENT = {

@@ -168,7 +168,7 @@ def test_interrupted_cache_write_leaves_nothing(fake, cache, monkeypatch):
     def fail(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr("nnunetv2_mastpro.prompts.files.os.replace", fail)
+    monkeypatch.setattr("nnunetv2_mastpro.files.os.replace", fail)
     with pytest.warns(UserWarning, match="embedding not cached: disk full; set MASTPRO_CACHE"):
         assert embed(["x"], "some/model").origins == ("encoded",)
     assert list(cache.iterdir()) == []

@@ -5,7 +5,6 @@ import torch
 from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_loss
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
-from torch import nn
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
@@ -139,9 +138,3 @@ def test_half_precision_logits_are_summed_in_float32():
     found = loss.category(half, target)
     assert found.dtype == torch.float32
     assert_close(found, loss.category(half.float(), target))
-
-
-def test_it_is_a_module_that_moves_with_its_parts():
-    loss = make_loss()
-    loss.segmentation = nn.Sequential(nn.Linear(1, 1))
-    assert [*loss.double().parameters()][0].dtype == torch.float64

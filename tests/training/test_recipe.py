@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training import controls, trainer
-from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS, WarmupPolyLR, epoch_variants, read_count
+from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS, WarmupPolyLR, epoch_variants, read_number
 
 LENGTHS = {"_1epoch": 1, "_5epochs": 5, "_10epochs": 10, "_50epochs": 50, "_100epochs": 100, "_250epochs": 250}
 BASES = {
@@ -74,18 +74,19 @@ def test_counting_by_itself_is_the_same():
         assert counting.get_last_lr() == told.get_last_lr()
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "2.5", "", "many", " 5", "1e3"])
-def test_read_count_refuses(monkeypatch, text):
+@pytest.mark.parametrize("text", ["0", "-3", "2.5", "", "many", " 5", "1e3", str(2**32)])
+def test_read_number_refuses(monkeypatch, text):
     monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", text)
-    with pytest.raises(MASTProError, match=r"MASTPRO_EPOCH_ITERATIONS='.*' is not a positive whole number; unset it"):
-        read_count("MASTPRO_EPOCH_ITERATIONS")
+    said = r"MASTPRO_EPOCH_ITERATIONS='.*' is not a whole number from 1 to 4294967295; correct or unset it"
+    with pytest.raises(MASTProError, match=said):
+        read_number("MASTPRO_EPOCH_ITERATIONS", 1)
 
 
-def test_read_count(monkeypatch):
-    monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", "17")
-    assert read_count("MASTPRO_EPOCH_ITERATIONS") == 17
-    monkeypatch.delenv("MASTPRO_EPOCH_ITERATIONS")
-    assert read_count("MASTPRO_EPOCH_ITERATIONS") is None
+def test_read_number(monkeypatch):
+    monkeypatch.setenv("MASTPRO_SEED", "0")
+    assert read_number("MASTPRO_SEED", 0) == 0
+    monkeypatch.delenv("MASTPRO_SEED")
+    assert read_number("MASTPRO_SEED", 0) is None
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -132,10 +133,12 @@ def test_length_of_a_run(make_trainer, monkeypatch):
     assert make_trainer(initialize=False).num_val_iterations_per_epoch == 1
 
 
-def test_a_bad_length_is_refused(make_trainer, monkeypatch):
-    monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", "two")
-    with pytest.raises(MASTProError, match="MASTPRO_EPOCH_ITERATIONS='two'"):
+@pytest.mark.parametrize("name", ["MASTPRO_EPOCH_ITERATIONS", "MASTPRO_SEED"])
+def test_a_bad_number_makes_no_results_folder(make_trainer, monkeypatch, tmp_path, name):
+    monkeypatch.setenv(name, "two")
+    with pytest.raises(MASTProError, match=f"{name}='two'"):
         make_trainer(initialize=False)
+    assert [*(tmp_path / "nnUNet_results").iterdir()] == []
 
 
 def test_seed_gives_equal_weights(make_trainer, monkeypatch):

@@ -4,13 +4,21 @@ import json
 import warnings
 
 import pytest
+import torch
 from torch.testing import assert_close
 
-from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.config import MASTProConfig, NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
-from nnunetv2_mastpro.training.setup import check_patch, check_same_classes, check_same_run, resolve
+from nnunetv2_mastpro.training.setup import (
+    check_network,
+    check_same_classes,
+    check_same_embeddings,
+    check_same_run,
+    find_changed_prompts,
+    resolve,
+)
 
 REGIONS = {"background": 0, "liver": [1, 2], "liver_tumor": 2}
 
@@ -63,6 +71,26 @@ def test_dense_routing_warns(plans, dataset_json, network, said):
         resolve(plans, dataset_json)
 
 
+@pytest.mark.parametrize(("top_k", "specific"), [(5, 2), (1, 0)])
+def test_more_experts_kept_than_the_types_have(plans, dataset_json, top_k, specific):
+    """Two types: k_t runs over the experts of all."""
+    plans["mastpro"]["network"] |= {"top_k_specific": top_k, "specific_experts": specific}
+    said = f"top_k_specific={top_k} exceeds the {2 * specific} experts of 2 tumour types; lower mastpro.network.top_k_s"
+    with pytest.raises(MASTProError, match=said):
+        resolve(plans, dataset_json)
+
+
+def test_as_many_experts_kept_as_the_types_have_but_one(plans, dataset_json):
+    plans["mastpro"]["network"] |= {"top_k_specific": 3, "specific_experts": 2}
+    assert resolve(plans, dataset_json)[0].network.top_k_specific == 3
+
+
+@pytest.mark.parametrize("block", [[], None, "x", 3])
+def test_a_block_that_is_no_object(plans, dataset_json, block):
+    with pytest.raises(MASTProError, match="mastpro in the plans is .*, not a JSON object"):
+        resolve({**plans, "mastpro": block}, dataset_json)
+
+
 @pytest.mark.parametrize("labels", [{"background": 0, "liver": 1}, {"background": 0, "liver": 1, "liver_tumor": 2}])
 def test_sparse_routing_does_not_warn(plans, dataset_json, labels):
     dataset_json["labels"] = labels
@@ -80,17 +108,30 @@ def configuration(patch_size, strides):
     [
         ([16, 18], [[1, 1], [2, 2], [2, 2]], r"\[16, 18\] is not divisible .* \[4, 4\] in axis 1; make it a multiple"),
         ([9, 16, 16], [[1, 1, 1], [2, 2, 2]], r"\[9, 16, 16\] is not divisible .* in axis 0; make it a multiple"),
+        ([16, 16], [[1, 1, 1], [2, 2, 2]], r"\[16, 16\] and strides .* differ in their number of axes; give one each"),
         ([4, 4], [[1, 1], [2, 2], [2, 2]], r"\[4, 4\] leaves one voxel at the bottleneck .*; double one axis"),
     ],
 )
 def test_patch_that_the_network_refuses(patch_size, strides, said):
     with pytest.raises(MASTProError, match=f"^patch_size {said}.* in the plans$"):
-        check_patch(configuration(patch_size, strides))
+        check_network(configuration(patch_size, strides), NetworkConfig())
 
 
 @pytest.mark.parametrize("patch_size", [[8, 4], [16, 20]])
 def test_patch_that_it_takes(patch_size):
-    check_patch(configuration(patch_size, [[1, 1], [2, 2], [2, 2]]))
+    check_network(configuration(patch_size, [[1, 1], [2, 2], [2, 2]]), NetworkConfig())
+
+
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [({"encoder_stages": (3,)}, "encoder has stages 0 to 2"), ({"decoder_stages": (2,)}, "decoder has stages 0 to 1")],
+)
+def test_stages_that_the_network_lacks(stages, said):
+    planned = configuration([16, 16], [[1, 1], [2, 2], [2, 2]])
+    planned["architecture"]["arch_kwargs"]["features_per_stage"] = [4, 6, 8]
+    check_network(planned, NetworkConfig(encoder_stages=(2,), decoder_stages=(1,)))
+    with pytest.raises(MASTProError, match=said):
+        check_network(planned, NetworkConfig(**stages))
 
 
 @pytest.fixture
@@ -106,7 +147,7 @@ def run_folder(tmp_path, plans, dataset_json):
 
 def test_the_same_run_may_go_on(run_folder):
     folder, block = run_folder
-    check_same_run(str(folder), block)
+    check_same_run(folder, block)
 
 
 @pytest.mark.parametrize("changed", [["network"], ["training", "resolved"]])
@@ -116,21 +157,50 @@ def test_another_run_is_refused(run_folder, changed):
     with pytest.raises(
         MASTProError, match=f"{folder} holds a run whose mastpro block differs in {', '.join(changed)};"
     ):
-        check_same_run(str(folder), other)
+        check_same_run(folder, other)
 
 
 def test_a_run_without_a_block_is_refused(run_folder):
     folder, block = run_folder
     (folder / "plans.json").write_text("{}")
     with pytest.raises(MASTProError, match="move its folder away to train anew"):
-        check_same_run(str(folder), block)
+        check_same_run(folder, block)
 
 
 @pytest.mark.parametrize("missing", ["plans.json", "fold_0/checkpoint_best.pth"])
 def test_a_folder_without_a_run_is_free(run_folder, missing):
     folder, block = run_folder
     (folder / missing).unlink()
-    check_same_run(str(folder), {**block, "network": {}})
+    check_same_run(folder, {**block, "network": {}})
+
+
+def test_a_plans_file_that_is_being_written(run_folder, monkeypatch):
+    """By the training of another fold."""
+    folder, block = run_folder
+    whole = (folder / "plans.json").read_text()
+    (folder / "plans.json").write_text(whole[:20])
+    monkeypatch.setattr("time.sleep", lambda seconds: (folder / "plans.json").write_text(whole))
+    check_same_run(folder, block)
+    (folder / "plans.json").write_text(whole[:20])
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with pytest.raises(MASTProError, match="plans.json is not valid JSON; move its folder away"):
+        check_same_run(folder, block)
+
+
+def test_embeddings_of_a_changed_encoder():
+    own = torch.eye(3)
+    check_same_embeddings(own + 1e-5, own, "x.pth")
+    with pytest.raises(MASTProError, match="x.pth was trained with other embeddings of the same sentences"):
+        check_same_embeddings(own + 0.1, own, "x.pth")
+
+
+def test_pretrained_prompts():
+    own, labels = torch.eye(3), ["liver", "lung", "colon"]
+    assert find_changed_prompts(own, own, labels) == []
+    other = torch.stack([own[0], torch.full((3,), 0.5), own[2]])
+    assert find_changed_prompts(other, own, labels) == ["lung"]
+    with pytest.raises(MASTProError, match="-pretrained_weights has the class colon in the place of lung"):
+        find_changed_prompts(own[[0, 2, 1]], own, labels)
 
 
 def checkpoint_of(*labels):

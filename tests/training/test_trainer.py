@@ -108,16 +108,33 @@ class EmptyLog:
         assert checkpoint == {}
 
 
-def test_a_checkpoint_keeps_the_sentences_of_the_plans(make_trainer, tmp_path):
-    """Loading overwrites the embeddings; those of the data set's own sentences come back."""
+def test_a_run_whose_encoder_changed_is_refused(make_trainer, tmp_path):
+    """Its checkpoint predicts with the embeddings that it holds, so a continued run must not have others."""
     first = make_trainer()
     first.network.embeddings.fill_(3)
     first.logger = EmptyLog()
     first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
-    second = make_trainer()
-    second.logger = EmptyLog()
-    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
-    assert_close(second.network.embeddings, second.embeddings.vectors, rtol=0, atol=0)
+    with pytest.raises(MASTProError, match="checkpoint.pth was trained with other embeddings"):
+        make_trainer().load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
+def test_pretrained_weights_of_classes_in_another_order(make_trainer):
+    """Experts would be swapped without a word."""
+    trainer = make_trainer()
+    trainer.network.embeddings.copy_(trainer.embeddings.vectors[[0, 2, 1]])
+    with pytest.raises(MASTProError, match="has the class kidney_tumor in the place of liver_tumor"):
+        trainer.start_from_pretrained()
+
+
+def test_pretrained_weights_of_another_prompt(make_trainer, tmp_path):
+    """Allowed, told, and the data set's own prompt is what is trained."""
+    trainer = make_trainer()
+    trainer.network.embeddings[1] = 3
+    trainer.start_from_pretrained()
+    assert_close(trainer.network.embeddings, trainer.embeddings.vectors, rtol=0, atol=0)
+    assert not trainer.network.backbone_is_trained
+    (log,) = tmp_path.glob("nnUNet_results/*/*/fold_0/training_log_*.txt")
+    assert "trained with other prompts in the place of liver_tumor." in log.read_text()
 
 
 def test_a_stock_checkpoint_is_refused(make_trainer, tmp_path):
