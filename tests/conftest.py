@@ -25,14 +25,45 @@ class Workspace:
     env: dict[str, str]
 
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
+def real_data_folder() -> Path:
     """Folder with hippocampus, sts, totalsegmentator: $MASTPRO_TEST_DATA, else ../shared/data of the checkout."""
     named = os.environ.get("MASTPRO_TEST_DATA")
-    folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not a folder; set MASTPRO_TEST_DATA to one that has hippocampus/")
-    return folder.resolve()
+    return Path(named).resolve() if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_report_header() -> str:
+    folder = real_data_folder()
+    if (folder / "hippocampus").is_dir():
+        return f"real data: {folder}"
+    return f"no real data in {folder} (MASTPRO_TEST_DATA names another folder): stock commands run on made-up images"
+
+
+@pytest.fixture(scope="session")
+def hippocampus(tmp_path_factory) -> Path:
+    """Ten or more small MR images with two labels in nnU-Net's raw format; made up where the real ones are absent."""
+    real = real_data_folder() / "hippocampus"
+    return real if real.is_dir() else make_up_images(tmp_path_factory.mktemp("made_up"))
+
+
+def make_up_images(folder: Path, count: int = 10) -> Path:
+    """A bright ellipsoid, its two halves of different brightness, in noise."""
+    import numpy as np
+    import SimpleITK as sitk
+
+    rng = np.random.default_rng(0)
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir()
+    for index in range(count):
+        shape = rng.integers((30, 46, 30), (38, 56, 38))
+        place = [np.linspace(-1, 1, size) for size in shape]
+        z, y, x = np.meshgrid(*place, indexing="ij")
+        inside = (z / 0.5) ** 2 + (y / rng.uniform(0.6, 0.8)) ** 2 + (x / 0.4) ** 2 < 1
+        label = inside * np.where(y < 0, 1, 2)
+        image = rng.normal(100, 15, shape) + 60.0 * label
+        for kind, values, ending in (("images", image, "_0000"), ("labels", label, "")):
+            file = folder / f"{kind}Tr" / f"made_up_{index:03d}{ending}.nii.gz"
+            sitk.WriteImage(sitk.GetImageFromArray(values.astype(np.float32 if ending else np.uint8)), file)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Stock nnU-Net commands on a small part of a real data set; what is made is made once and shared."""
+"""Stock nnU-Net commands on a small data set, real where it is at hand; what is made is made once and shared."""
 
 import json
 import os
@@ -62,7 +62,7 @@ KINDS = {
 class Lab:
     """A nnU-Net workspace in which data sets are planned, networks trained and predictions made when first asked."""
 
-    source: Path  # real data, nnU-Net's raw format
+    source: Path  # nnU-Net's raw format
     workspace: object
     run: Callable[..., subprocess.CompletedProcess]
     made: dict = field(default_factory=dict)
@@ -238,14 +238,14 @@ def shrink(plans: dict) -> dict:
 
 
 @pytest.fixture(scope="session")
-def lab(real_data, make_workspace, run_command, request) -> Lab:
+def lab(hippocampus, make_workspace, run_command, request) -> Lab:
     """The one workspace of these tests, with every kind that a chosen test names made, two at a time.
 
     What fails here fails again, and is told, in its own tests.
     """
     workspace = make_workspace()
     workspace.env.update({"MASTPRO_EPOCH_ITERATIONS": str(STEPS), "MASTPRO_SEED": "0", "OMP_WAIT_POLICY": "PASSIVE"})
-    made = Lab(real_data / "hippocampus", workspace, run_command)
+    made = Lab(hippocampus, workspace, run_command)
     chosen = {item.callspec.params.get("kind") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(2) as pool:
         for name in ("3d_fullres", "regions", "ignore", "resenc", "2d"):  # the first two plan data sets of their own
