@@ -1,0 +1,150 @@
+"""What experts promise: they start as the identity, types keep apart, usage is balanced and counted."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+CHANNELS, TASKS, SAMPLES = 4, 3, 3
+GENERIC, SPECIFIC = 4, 2  # experts, shared and per type; as make_moe has them
+MASKS = {"all": [1, 1, 1], "some": [1, 0, 1], "one": [0, 1, 0]}
+DIFFERING = torch.tensor([[1, 1, 1], [0, 0, 1], [0, 0, 0]])
+
+
+def features(spatial=(2, 3)):
+    return torch.randn(SAMPLES, CHANNELS, *spatial, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize("spatial", [(4, 5), (4, 3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("routing", ["token", "sample"])
+def test_it_starts_as_the_identity(make_moe, routing, joint, dtype, spatial):
+    moe = make_moe(start=True, routing=routing, joint_router=joint)
+    x = features(spatial).to(dtype)
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+        assert_close(moe(x, DIFFERING)[0], x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("routing", ["token", "sample"])
+def test_a_masked_type_takes_no_part(make_moe, routing, joint):
+    """Other types' outputs stay bit for bit, its own parameters get zeros, which DDP wants, and no count."""
+    task_mask = torch.tensor([MASKS["some"]] * SAMPLES)  # without type 1
+    moe = make_moe(routing=routing, joint_router=joint)
+    before, balance = moe(features(), task_mask)
+    (before.square().sum() + balance).backward()
+    mine = [moe.router.specific[1], moe.down[2], moe.up[2]]
+    for parameter in mine:
+        assert_close(parameter.grad, torch.zeros_like(parameter), rtol=0, atol=0)
+    assert all(parameter.grad is not None for parameter in moe.parameters())
+    own = slice(GENERIC + SPECIFIC, GENERIC + 2 * SPECIFIC)
+    assert_close(moe.usage[own], torch.zeros(SPECIFIC), rtol=0, atol=0)
+    assert moe.usage.sum() == SAMPLES * 3 * (6 if routing == "token" else 1)
+    with torch.no_grad():
+        for parameter in mine:
+            parameter.mul_(-7).add_(3)
+    after = moe(features(), task_mask)
+    assert_close(after, (before, balance), rtol=0, atol=0)
+    assert not after[0].equal(moe(features(), torch.ones(SAMPLES, TASKS))[0])
+
+
+@pytest.mark.parametrize("routing", ["token", "sample"])
+def test_an_allowed_type_takes_part(make_moe, routing):
+    task_mask = torch.tensor([MASKS["one"]] * SAMPLES)
+    moe = make_moe(routing=routing)
+    before, _ = moe(features(), task_mask)
+    with torch.no_grad():
+        moe.up[2].add_(1)
+    assert (moe(features(), task_mask)[0] - before).abs().amax((1, 2, 3)).gt(1e-3).all()
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_samples_do_not_see_each_other(make_moe, joint):
+    moe = make_moe(joint_router=joint)
+    x, task_mask = features(), DIFFERING
+    together, _ = moe(x, task_mask)
+    for sample in range(SAMPLES):
+        one = slice(sample, sample + 1)
+        assert_close(moe(x[one], task_mask[one])[0], together[one], rtol=1e-5, atol=1e-6)
+
+
+def test_sample_routing_has_one_gate_per_patch_and_token_routing_one_per_voxel(make_moe):
+    x = features((4, 5))
+    counts = {}
+    for routing in ("sample", "token"):
+        moe = make_moe(routing=routing)
+        moe(x, torch.ones(SAMPLES, TASKS))
+        counts[routing] = moe.usage.sum().item()
+    assert counts == {"sample": SAMPLES * 3, "token": SAMPLES * 3 * 20}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize("routing", ["token", "sample"])
+def test_balance_is_one_where_routing_is_uniform(make_moe, routing, mask):
+    moe = make_moe(routing=routing)
+    with torch.no_grad():
+        for parameter in moe.router.parameters():
+            parameter.zero_()
+    _, balance = moe(features(), torch.tensor([MASKS[mask]] * SAMPLES))
+    assert_close(balance, torch.tensor(1.0))
+
+
+def test_balance_grows_where_one_expert_takes_all(make_moe):
+    moe = make_moe(num_tasks=0, top_k_generic=1)
+    x = torch.ones(SAMPLES, CHANNELS, 2, 2)
+    with torch.no_grad():
+        moe.router.generic.zero_()
+        moe.router.generic[2] = 5
+    _, balance = moe(x, torch.ones(SAMPLES, 0))
+    assert_close(balance, torch.tensor(float(GENERIC)), rtol=1e-4, atol=0)
+
+
+def test_balance_teaches_the_losers(make_moe):
+    """An expert that is never kept gets its router's gradient from the balance term alone."""
+    moe = make_moe(num_tasks=0, top_k_generic=1)
+    x = torch.ones(SAMPLES, CHANNELS, 2, 2)
+    out, balance = moe(x, torch.ones(SAMPLES, 0))
+    (from_output,) = torch.autograd.grad(out.square().sum(), [moe.router.generic], retain_graph=True)
+    (from_balance,) = torch.autograd.grad(balance, [moe.router.generic])
+    losers = moe.usage == 0
+    assert losers.sum() == GENERIC - 1
+    assert (from_output[losers] == 0).all()
+    assert (from_balance[losers] != 0).all()
+
+
+def test_usage_is_counted_in_training_only_and_is_not_saved(make_moe):
+    moe, task_mask = make_moe(), torch.ones(SAMPLES, TASKS)
+    _, balance = moe.eval()(features(), task_mask)
+    assert balance == 0
+    assert_close(moe.usage, torch.zeros(GENERIC + TASKS * SPECIFIC), rtol=0, atol=0)
+    moe.train()(features(), task_mask)
+    once = moe.usage.clone()
+    moe(features(), task_mask)
+    assert_close(moe.usage, 2 * once, rtol=0, atol=0)
+    assert once.sum() == SAMPLES * 3
+    assert not [name for name in moe.state_dict() if "usage" in name]
+
+
+def test_evaluation_gives_what_training_gives(make_moe):
+    moe, task_mask = make_moe(), DIFFERING
+    trained, _ = moe.train()(features(), task_mask)
+    assert_close(moe.eval()(features(), task_mask)[0], trained, rtol=0, atol=0)
+
+
+def test_types_own_their_parameters(make_moe):
+    """Those of one type can be saved, frozen or stepped without the others'."""
+    moe = make_moe()
+    shapes = {name: tuple(parameter.shape) for name, parameter in moe.named_parameters()}
+    own = {f"router.specific.{task}": (SPECIFIC, CHANNELS) for task in range(TASKS)}
+    own |= {f"down.{task + 1}": (SPECIFIC, 3, CHANNELS) for task in range(TASKS)}
+    own |= {f"up.{task + 1}": (SPECIFIC, CHANNELS, 3) for task in range(TASKS)}
+    shared = {"router.generic": (GENERIC, CHANNELS), "down.0": (GENERIC, 3, CHANNELS), "up.0": (GENERIC, CHANNELS, 3)}
+    assert shapes == own | shared
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("none", [{"num_tasks": 0}, {"num_specific": 0}])
+def test_without_specific_experts_all_is_shared(make_moe, none, joint):
+    moe = make_moe(joint_router=joint, **none)
+    assert {name for name, _ in moe.named_parameters()} == {"router.generic", "down.0", "up.0"}
+    assert len(moe.usage) == GENERIC

@@ -1,0 +1,152 @@
+"""The whole network in training: gradients, masks, compilation, autocast, PEFT."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from nnunetv2_mastpro.network.mastpro import TrainingOutput
+
+ONE_TYPE_EACH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # liver_tumor in the first sample, kidney_tumor in the second
+ORGANS = {"liver": False, "spleen": False, "kidney": False}
+TUMORS = {"liver_tumor": True, "kidney_tumor": True}
+
+
+def some_loss(output):
+    """Cross-entropy on every supervised stage, presence, balance, of labels drawn once."""
+    generator = torch.Generator().manual_seed(0)
+    loss = 0.01 * output.balance
+    for logits in output.logits:
+        target = torch.randint(0, logits.shape[1], (len(logits), *logits.shape[2:]), generator=generator)
+        loss = loss + F.cross_entropy(logits.float(), target)
+    seen = torch.randint(0, 2, output.presence.shape, generator=generator).float()
+    return loss + 0.1 * F.binary_cross_entropy_with_logits(output.presence.float(), seen)
+
+
+def test_everything_is_trained(variant, make_planned, make_network, make_image):
+    """No gradient is None in any step, which DDP refuses; by the third none has been zero throughout."""
+    name, axes, values = variant
+    network = make_network(make_planned(name, axes), **values)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
+    idle = {key for key, _ in network.named_parameters() if not key.endswith("conv.bias")}  # the norm cancels those
+    for _ in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        some_loss(network(make_image(axes), ONE_TYPE_EACH)).backward()
+        assert not [key for key, parameter in network.named_parameters() if parameter.grad is None]
+        idle -= {key for key, parameter in network.named_parameters() if parameter.grad.any()}
+        optimizer.step()
+    assert not idle
+
+
+@pytest.mark.parametrize(("mask", "on"), [([[0.0, 0.0], [0.0, 0.0]], []), ([[0.0, 1.0], [0.0, 0.0]], [1])])
+def test_masked_types_get_zero_gradients(make_network, randomize, make_image, mask, on):
+    network = randomize(make_network())
+    some_loss(network(make_image(), torch.tensor(mask))).backward()
+    for moe in network.experts.values():
+        for task in range(2):
+            for parameter in (moe.router.specific[task], moe.down[task + 1], moe.up[task + 1]):
+                assert parameter.grad is not None
+                assert bool(parameter.grad.any()) is (task in on)
+
+
+@pytest.mark.parametrize("has_background", [True, False])
+@pytest.mark.parametrize("classes", [ORGANS, TUMORS, {"tumor": True}])
+def test_any_data_set_can_be_trained(make_network, make_image, classes, has_background):
+    """Organs alone, tumours alone, one class; labels with background, or regions without."""
+    network = make_network(classes=classes, has_background=has_background)
+    output = network(make_image())
+    assert [logits.shape[1] for logits in output.logits] == [len(classes) + has_background] * 2
+    assert output.presence.shape == (2, len(classes))
+    some_loss(output).backward()
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in network.parameters())
+    assert (network.background is not None) is has_background
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        ("PlainConvUNet", 2, {"routing": "sample", "router": "split"}),
+        ("ResidualEncoderUNet", 3, {"routing": "token", "router": "joint"}),
+    ],
+    ids=["sample", "token"],
+)
+def test_it_compiles_as_one_graph(variant, make_planned, make_network, randomize, make_image):
+    name, axes, values = variant
+    network = randomize(make_network(make_planned(name, axes), **values))
+    expected = network(make_image(axes), ONE_TYPE_EACH)
+    torch._dynamo.reset()
+    found = torch.compile(network, fullgraph=True, backend="eager")(make_image(axes), ONE_TYPE_EACH)
+    assert isinstance(found, TrainingOutput)
+    assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_bfloat16(variant, make_planned, make_network, make_image):
+    name, axes, values = variant
+    network = make_network(make_planned(name, axes), **values)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(make_image(axes))
+        loss = some_loss(output)
+    loss.backward()
+    assert {logits.dtype for logits in output.logits} == {torch.bfloat16}
+    assert all(tensor.isfinite().all() for tensor in (*output.logits, output.presence, output.balance))
+    assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
+    exact = network(make_image(axes))
+    assert_close(output.logits[0].float(), exact.logits[0], rtol=0.1, atol=0.1)
+
+
+def test_a_frozen_backbone_stays(make_network, make_image):
+    network = make_network()
+    assert network.backbone_is_trained
+    network.freeze_backbone()
+    assert not network.backbone_is_trained
+    parts = network.parts()
+    trainable = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+    assert trainable == {id(p) for part in ("experts", "fusion", "mask proposal") for p in parts[part]}
+    before = copy.deepcopy(network.state_dict())
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        some_loss(network(make_image(), ONE_TYPE_EACH)).backward()
+        optimizer.step()
+    assert all(parameter.grad is None for parameter in parts["backbone"])
+    changed = {key for key, value in network.state_dict().items() if not value.equal(before[key])}
+    assert not [key for key in changed if key.startswith("backbone.")]
+    kept = {"embeddings", "trained"}
+    assert changed >= {key for key in before if not key.startswith("backbone.") and key not in kept}
+
+
+def test_a_frozen_backbone_keeps_running_statistics(make_planned, make_network, make_image):
+    """Of plans with batch normalisation."""
+    planned = make_planned()
+    for module in planned.modules():
+        for key, child in module.named_children():
+            if isinstance(child, torch.nn.InstanceNorm2d):
+                setattr(module, key, torch.nn.BatchNorm2d(child.num_features))
+    network = make_network(planned)
+    network.freeze_backbone()
+    before = copy.deepcopy(network.backbone.state_dict())
+    for _ in range(2):
+        network.train()(make_image())
+    assert_close(network.backbone.state_dict(), before, rtol=0, atol=0)
+    assert network.training
+    assert network.experts.training
+
+
+def test_a_frozen_backbone_keeps_its_statistics(make_planned, make_network, make_image):
+    """Batch normalisation would go on averaging in training mode, though its parameters are frozen."""
+    network = make_network(make_planned(norm="BatchNorm"))
+    network.freeze_backbone()
+    network.train()
+    before = copy.deepcopy(network.backbone.state_dict())
+    network(make_image())
+    assert_close(network.backbone.state_dict(), before, rtol=0, atol=0)
+    assert network.training
+    assert not any(module.training for module in network.backbone.modules())
+    assert all(module.training for module in (*network.experts.values(), network.fusion, network.head))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_modes_reach_every_part_unless_the_backbone_is_frozen(make_network, mode):
+    network = make_network().train(not mode).train(mode)
+    assert {module.training for module in network.modules()} == {mode}
