@@ -1,7 +1,7 @@
 """Small networks as nnU-Net plans and builds them, and MAST-Pro around them."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -24,6 +24,15 @@ VARIANTS = [
     ("ResidualEncoderUNet", 2, {"routing": "token", "router": "joint"}),
     ("ResidualEncoderUNet", 3, {"routing": "sample", "router": "joint"}),
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """What is this small gains nothing from threads, and waits for them where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]} {variant[1]}D")

@@ -23,7 +23,7 @@ ENCODER_DIMS, DECODER_DIMS = [4, 6, 8, 10], [8, 6, 4]
     ],
 )
 def test_sites(encoder_stages, decoder_stages, sites):
-    assert choose_sites(backbone.encoder_dims, backbone.decoder_dims, encoder_stages, decoder_stages) == sites
+    assert choose_sites(ENCODER_DIMS, DECODER_DIMS, encoder_stages, decoder_stages) == sites
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_sites(encoder_stages, decoder_stages, sites):
 )
 def test_sites_that_cannot_be(encoder_stages, decoder_stages, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        choose_sites(backbone.encoder_dims, backbone.decoder_dims, encoder_stages, decoder_stages)
+        choose_sites(ENCODER_DIMS, DECODER_DIMS, encoder_stages, decoder_stages)
 
 
 def test_the_receipt_lists_what_was_made():
