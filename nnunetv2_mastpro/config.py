@@ -42,6 +42,11 @@ class NetworkConfig:
             )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))
+        if self.router == "joint" and not self.specific_experts:
+            raise MASTProError(
+                "router='joint' is for types with experts of their own, but specific_experts=0; "
+                "give router 'split' in mastpro.network of the plans"
+            )
         if self.attention_dim % self.attention_heads:
             raise MASTProError(
                 f"attention_dim={self.attention_dim} is not a multiple of attention_heads="

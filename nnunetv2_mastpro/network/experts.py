@@ -36,7 +36,8 @@ class Router(nn.Module):
     def forward(self, features: Tensor, task_mask: Tensor) -> Tensor:
         """features (B, C, ...), task_mask (B, T) of {0, 1} -> logits (B, E, ...)."""
         weight = torch.cat([self.generic, *self.specific])  # W of Eq. 4
-        logits = torch.einsum("bc...,ec->be...", features, weight)
+        with torch.autocast(features.device.type, enabled=False):  # half precision would turn close choices
+            logits = torch.einsum("bc...,ec->be...", features.to(weight.dtype), weight)
         if not self.joint:
             return logits
         generic, specific = logits.split([self.num_generic, logits.shape[1] - self.num_generic], 1)
@@ -89,7 +90,7 @@ class DMoE(nn.Module):
         """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, load-balancing term (scalar)."""
         seen = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.routing == "sample" else x
         allowed = self.allowed(task_mask)
-        logits = self.router(seen.float(), task_mask)
+        logits = self.router(seen, task_mask)
         gates = self.gate(logits, allowed)
         balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
         if self.training:

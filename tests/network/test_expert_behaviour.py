@@ -148,3 +148,17 @@ def test_without_specific_experts_all_is_shared(make_moe, none, joint):
     moe = make_moe(joint_router=joint, **none)
     assert {name for name, _ in moe.named_parameters()} == {"router.generic", "down.0", "up.0"}
     assert len(moe.usage) == GENERIC
+
+
+@pytest.mark.parametrize("routing", ["sample", "token"])
+def test_choices_are_made_in_full_precision(make_moe, routing):
+    """Autocast would round the router's logits, and with them what is kept."""
+    moe = make_moe(routing=routing)
+    logits = []
+    moe.router.register_forward_hook(lambda module, inputs, output: logits.append(output))
+    x = torch.randn(2, 4, 3, 3)
+    moe(x, torch.ones(2, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        moe(x, torch.ones(2, 3))
+    assert torch.equal(*logits)
+    assert moe.double()(x.double(), torch.ones(2, 3))[0].dtype == torch.float64
