@@ -201,6 +201,7 @@ def main() -> None:
             "nnUNet_preprocessed": str(out / "nnUNet_preprocessed"),
             "nnUNet_results": str(out / "seed_0"),
             "nnUNet_n_proc_DA": "1",
+            "nnUNet_def_n_proc": "2",
             "MASTPRO_EPOCH_ITERATIONS": str(args.steps),
         }
         run_steps(preparation(args.data.resolve(), out), state, out / "logs", environ)

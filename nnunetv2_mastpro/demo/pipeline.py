@@ -84,6 +84,7 @@ def variables(layout: Layout, seed: int) -> dict[str, str]:
         **{name: str(layout.folder / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")},
         "nnUNet_extTrainer": appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir())),
         "nnUNet_n_proc_DA": str(WORKERS),
+        "nnUNet_def_n_proc": str(WORKERS),  # nnU-Net's 8 processes take longer to start than two to validate
         "MASTPRO_EPOCH_ITERATIONS": str(STEPS_PER_EPOCH),
         "MASTPRO_SEED": str(seed),
     }
