@@ -91,12 +91,23 @@ class ClassSpec:
 
 
 @dataclass(frozen=True)
+class HostValue:
+    """One value of the host-organ maps: the structures that it stands for and the classes that they host."""
+
+    value: int
+    channel: int  # among the one-hot channels that nnU-Net makes of a map
+    structures: tuple[str, ...]
+    classes: tuple[int, ...]  # indices
+
+
+@dataclass(frozen=True)
 class Resolved:
     """What the data set made of the prompts; enough to rebuild the network without an encoder."""
 
     classes: tuple[ClassSpec, ...]
     embedding_dim: int
     has_background: bool  # softmax over classes and background; False for region-based data sets
+    hosts: tuple[HostValue, ...] = ()  # empty without anatomy
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,8 @@ class MASTProConfig:
 def _resolved(block: dict) -> Resolved:
     section = _section(Resolved, block, "mastpro.resolved")
     classes = tuple(_section(ClassSpec, entry, "mastpro.resolved.classes") for entry in block["classes"])
-    return dataclasses.replace(section, classes=classes)
+    hosts = tuple(_section(HostValue, entry, "mastpro.resolved.hosts") for entry in block.get("hosts", ()))
+    return dataclasses.replace(section, classes=classes, hosts=hosts)
 
 
 def _section(cls, values: dict, where: str):
