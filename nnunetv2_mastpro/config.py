@@ -1,8 +1,8 @@
 """The "mastpro" block of nnU-Net's plans as frozen dataclasses. Standard library only.
 
-    "mastpro": {"network": {...}, "prompts": {...}, "training": {...}, "resolved": {...}}
+    "mastpro": {"network": {...}, "prompts": {...}, "training": {...}, "prediction": {...}, "resolved": {...}}
 
-The first three are for users, every key optional. "resolved" is written when training starts and, beside a
+The first four are for users, every key optional. "resolved" is written when training starts and, beside a
 checkpoint, rebuilds the network.
 """
 
@@ -29,9 +29,18 @@ class NetworkConfig:
     attention_dim: int = 128
     attention_heads: int = 4
     kernel_hidden: int = 128
+    anatomy_features: int = 16  # of the small encoder of organ masks
 
     def __post_init__(self):
-        for name in ("generic_experts", "top_k_generic", "rank", "attention_dim", "attention_heads", "kernel_hidden"):
+        for name in (
+            "generic_experts",
+            "top_k_generic",
+            "rank",
+            "attention_dim",
+            "attention_heads",
+            "kernel_hidden",
+            "anatomy_features",
+        ):
             _at_least(self, name, 1)
         for name in ("specific_experts", "top_k_specific"):
             _at_least(self, name, 0)
@@ -69,6 +78,8 @@ class TrainingConfig:
     prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
+    anatomy_dropout: float = 0.2  # share of samples whose organ masks are all withheld
+    host_task_share: float = 0.5  # of samples in which only types whose host organ is in the patch are selected
 
     def __post_init__(self):
         if not 0 < self.learning_rate <= 1:
@@ -78,6 +89,19 @@ class TrainingConfig:
             )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
+        for name in ("anatomy_dropout", "host_task_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise MASTProError(
+                    f"{name}={getattr(self, name)} is not a share from 0 to 1; correct mastpro.training.{name} in the plans"
+                )
+
+
+@dataclass(frozen=True)
+class PredictionConfig:
+    """What prediction leaves out. The environment's MASTPRO_SKIP_EMPTY and MASTPRO_TASKS win."""
+
+    skip_empty: bool = False  # the network is not run on patches without any class's host organ
+    tasks: tuple[str, ...] | None = None  # tumour types to look for; None: all
 
 
 @dataclass(frozen=True)
@@ -117,6 +141,7 @@ class MASTProConfig:
     network: NetworkConfig = field(default_factory=NetworkConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    prediction: PredictionConfig = field(default_factory=PredictionConfig)
     resolved: Resolved | None = None
 
     @classmethod
@@ -127,6 +152,7 @@ class MASTProConfig:
             network=_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
             prompts=_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
             training=_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
+            prediction=_section(PredictionConfig, block.get("prediction", {}), "mastpro.prediction"),
             resolved=None if resolved is None else _resolved(resolved),
         )
 

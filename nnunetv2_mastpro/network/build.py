@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import PromptFusion
 from nnunetv2_mastpro.network.head import MaskProposal
@@ -11,10 +12,18 @@ from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
 
-def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool) -> MASTProNet:
+def build_mastpro(
+    planned: nn.Module,
+    network,
+    resolved,
+    deep_supervision: bool,
+    organ_channels: int = 0,
+    anatomy_dropout: float = 0.0,
+    host_task_share: float = 0.5,
+) -> MASTProNet:
     """The planned network adapted by `network` (NetworkConfig) for `resolved` (Resolved); embeddings are zero.
 
-    The receipt of the injection is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
+    `organ_channels`: how many channels of a host-organ map follow the image's; 0 for none. The receipt of the injection is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
     """
     backbone = UNetBackbone(planned)
     is_tumor = [entry.is_tumor for entry in resolved.classes]
@@ -36,6 +45,19 @@ def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool)
         choose_sites(backbone.encoder_dims, backbone.decoder_dims, network.encoder_stages, network.decoder_stages),
         make_experts,
     )
+    anatomy = None
+    if organ_channels:
+        table = torch.zeros(len(is_tumor), organ_channels)
+        for host in resolved.hosts:
+            table[list(host.classes), host.channel] = 1
+        anatomy = AnatomyEncoder(
+            table=table,
+            axes=backbone.axes,
+            dim=network.attention_dim,
+            heads=network.attention_heads,
+            features=network.anatomy_features,
+            dropout=anatomy_dropout,
+        )
     bottleneck_dim = backbone.encoder_dims[-1]
     supervised = backbone.decoder_dims[::-1][: max(1, len(backbone.decoder_dims) - 1)]
     return MASTProNet(
@@ -58,4 +80,6 @@ def build_mastpro(planned: nn.Module, network, resolved, deep_supervision: bool)
         is_tumor=is_tumor,
         has_background=resolved.has_background,
         deep_supervision=deep_supervision,
+        anatomy=anatomy,
+        host_task_share=host_task_share,
     )

@@ -7,11 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_mastpro.network.anatomy import AnatomyPrompts
+
 
 class Attention(nn.Module):
     """Softmax(Q K^T / sqrt(d)) V over H heads, Eq. 6, with its projections.
 
-    query (B, Q, query_dim), context (B, K, context_dim), allowed (B, K) bool or None -> (B, Q, out_dim).
+    query (B, Q, query_dim), context (B, K, context_dim), allowed (B, K) bool or None, bias (B, H, Q, K) to be added to
+    the logits or None -> (B, Q, out_dim).
     """
 
     def __init__(self, *, query_dim: int, context_dim: int, dim: int, heads: int, out_dim: int):
@@ -23,13 +26,18 @@ class Attention(nn.Module):
         self.value = nn.Linear(context_dim, dim)
         self.out = nn.Linear(dim, out_dim)
 
-    def forward(self, query: Tensor, context: Tensor, allowed: Tensor | None = None) -> Tensor:
+    def forward(
+        self, query: Tensor, context: Tensor, allowed: Tensor | None = None, bias: Tensor | None = None
+    ) -> Tensor:
         context = self.norm_context(context)
         q, k, v = (
             part.unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, H, ., A / H)
             for part in (self.query(self.norm_query(query)), self.key(context), self.value(context))
         )
         mask = None if allowed is None else allowed[:, None, None, :]
+        if bias is not None:
+            bias = bias.to(q.dtype)
+            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
@@ -39,7 +47,8 @@ class PromptFusion(nn.Module):
 
     Prompts query the image (Eq. 6); they do not attend to each other. The image then queries the refined prompts
     of the selected types, which gives F_attn in the image's own shape, to be added to it (Eq. 7). The way back
-    starts at zero. `further_queries` takes prompts of another kind, [Q_txt; Q_a] of Eq. 6, already of width A.
+    starts at zero. Anatomical prompts join the queries, [Q_txt; Q_a] of Eq. 6, and tie each class to the voxels of
+    its host organ in both directions.
     """
 
     def __init__(self, *, image_dim: int, text_dim: int, dim: int, heads: int):
@@ -50,16 +59,15 @@ class PromptFusion(nn.Module):
         nn.init.zeros_(self.to_image.out.weight)
         nn.init.zeros_(self.to_image.out.bias)
 
-    def forward(self, image: Tensor, text: Tensor, selected: Tensor, further_queries: Tensor | None = None) -> Tensor:
-        """image (B, C, spatial), text (T, D), selected (B, T) bool -> F_attn (B, C, spatial).
-
-        further_queries (B, T, A) or None: as many per class, selected together with its text.
-        """
+    def forward(
+        self, image: Tensor, text: Tensor, selected: Tensor, anatomy: AnatomyPrompts | None = None
+    ) -> Tensor:
+        """image (B, C, spatial), text (T, D), selected (B, T) bool -> F_attn (B, C, spatial)."""
         tokens = image.flatten(2).mT  # (B, N, C)
-        queries = self.embed_text(text).expand(len(image), -1, -1)  # (B, T, A)
-        if further_queries is not None:
-            queries = torch.cat([queries, further_queries], 1)
-            selected = selected.repeat(1, 2)
-        refined = queries + self.to_prompts(queries, tokens)  # Eq. 6
-        attended = self.to_image(tokens, refined, selected)
+        queries, guidance = self.embed_text(text).expand(len(image), -1, -1), None  # (B, T, A)
+        if anatomy is not None:
+            queries = torch.cat([queries, queries + anatomy.tokens], 1)  # [Q_txt; Q_a]
+            selected, guidance = selected.repeat(1, 2), anatomy.guidance.repeat(1, 1, 2, 1)
+        refined = queries + self.to_prompts(queries, tokens, bias=guidance)  # Eq. 6
+        attended = self.to_image(tokens, refined, selected, bias=None if guidance is None else guidance.mT)
         return attended.mT.unflatten(2, image.shape[2:])

@@ -30,6 +30,11 @@ class UNetBackbone(nn.Module):
         self.decoder.seg_layers = nn.ModuleList()  # the head is generated
 
     @property
+    def axes(self) -> int:
+        """2 or 3."""
+        return {nn.Conv2d: 2, nn.Conv3d: 3}[self.encoder.conv_op]
+
+    @property
     def encoder_dims(self) -> list[int]:
         """Channels per encoder stage, full resolution first."""
         return list(self.encoder.output_channels)

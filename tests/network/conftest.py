@@ -74,12 +74,31 @@ def make_planned() -> Callable:
 def make_network(make_planned) -> Callable:
     """`make_network(planned, classes={...}, rank=2)`: MAST-Pro in a copy of `planned`, with random embeddings."""
 
-    def make(planned=None, *, classes=CLASSES, has_background=True, deep_supervision=True, **network) -> MASTProNet:
+    def make(
+        planned=None,
+        *,
+        classes=CLASSES,
+        has_background=True,
+        deep_supervision=True,
+        hosts=(),
+        organ_channels=0,
+        anatomy_dropout=0.0,
+        host_task_share=0.5,
+        **network,
+    ) -> MASTProNet:
         planned = make_planned() if planned is None else copy.deepcopy(planned)
         specs = tuple(ClassSpec(label, f"This is a {label}.", is_tumor) for label, is_tumor in classes.items())
-        resolved = Resolved(specs, EMBEDDING_DIM, has_background)
+        resolved = Resolved(specs, EMBEDDING_DIM, has_background, hosts)
         torch.manual_seed(0)
-        made = build_mastpro(planned, NetworkConfig(**{**SMALL, **network}), resolved, deep_supervision)
+        made = build_mastpro(
+            planned,
+            NetworkConfig(**{**SMALL, **network}),
+            resolved,
+            deep_supervision,
+            organ_channels,
+            anatomy_dropout,
+            host_task_share,
+        )
         made.embeddings.normal_()
         return made
 

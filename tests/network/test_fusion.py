@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.network.anatomy import AnatomyPrompts
 from nnunetv2_mastpro.network.fusion import Attention, PromptFusion
 
 SAMPLES, PROMPTS, CHANNELS, TEXT, WIDTH = 2, 3, 5, 7, 8
@@ -39,7 +40,7 @@ def loop_linear(linear, vector):
     return rows if linear.bias is None else rows + linear.bias
 
 
-def loop_attention(module, query, context, allowed=None):
+def loop_attention(module, query, context, allowed=None, bias=None):
     """Softmax(Q K^T / sqrt(d)) V, Eq. 6, query by query in each head."""
     samples = []
     for sample in range(len(query)):
@@ -48,13 +49,14 @@ def loop_attention(module, query, context, allowed=None):
         values = [loop_linear(module.value, vector) for vector in vectors]
         which = [index for index in range(len(keys)) if allowed is None or allowed[sample, index]]
         attended = []
-        for vector in query[sample]:
+        for place, vector in enumerate(query[sample]):
             asked = loop_linear(module.query, loop_norm(module.norm_query, vector))
             width = len(asked) // module.heads
             heads = []
             for head in range(module.heads):
                 own = slice(head * width, (head + 1) * width)
-                scores = {index: ((asked[own] @ keys[index][own]) / math.sqrt(width)).exp() for index in which}
+                added = {index: 0 if bias is None else bias[sample, head, place, index] for index in which}
+                scores = {i: ((asked[own] @ keys[i][own]) / math.sqrt(width) + added[i]).exp() for i in which}
                 total = sum(scores.values())
                 heads.append(sum(scores[index] / total * values[index][own] for index in which))
             attended.append(loop_linear(module.out, torch.cat(heads)))
@@ -62,25 +64,34 @@ def loop_attention(module, query, context, allowed=None):
     return torch.stack(samples)
 
 
-def loop_fusion(fusion, image, text, selected, further=None):
+def loop_fusion(fusion, image, text, selected, anatomy=None):
     """Prompts query the voxels, then every voxel queries the selected prompts of its sample."""
     places = [*product(*map(range, image.shape[2:]))]
     attended = torch.empty_like(image)
     for sample in range(len(image)):
         voxels = torch.stack([image[(sample, slice(None), *place)] for place in places])
         queries = [loop_linear(fusion.embed_text, sentence) for sentence in text]
-        on = [bool(chosen) for chosen in selected[sample]]
-        if further is not None:
-            queries, on = queries + list(further[sample]), on + on
-        refined = [
-            query + loop_attention(fusion.to_prompts, query[None, None], voxels[None])[0, 0]
-            for query, chosen in zip(queries, on, strict=True)
-            if chosen
-        ]
-        for place, vector in zip(places, voxels, strict=True):
-            found = loop_attention(fusion.to_image, vector[None, None], torch.stack(refined)[None])
+        classes = [index for index in range(len(text)) if selected[sample, index]]
+        if anatomy is not None:
+            queries += [query + token for query, token in zip(queries, anatomy.tokens[sample], strict=True)]
+        chosen = classes + ([len(text) + index for index in classes] if anatomy is not None else [])
+        refined, pull = [], []
+        for index in chosen:
+            bias = None if anatomy is None else anatomy.guidance[sample, :, index % len(text)]  # (H, N)
+            shaped = None if bias is None else bias[None, :, None]
+            query = queries[index]
+            refined.append(query + loop_attention(fusion.to_prompts, query[None, None], voxels[None], bias=shaped)[0, 0])
+            pull.append(bias)
+        for number, (place, vector) in enumerate(zip(places, voxels, strict=True)):
+            bias = None if anatomy is None else torch.stack([b[:, number] for b in pull], 1)[None, :, None]
+            found = loop_attention(fusion.to_image, vector[None, None], torch.stack(refined)[None], bias=bias)
             attended[(sample, slice(None), *place)] = found[0, 0]
     return attended
+
+
+def draw_anatomy(heads, voxels) -> AnatomyPrompts:
+    tokens, guidance = draw(SAMPLES, PROMPTS, WIDTH, seed=2), draw(SAMPLES, heads, PROMPTS, voxels, seed=3)
+    return AnatomyPrompts(tokens.requires_grad_(), guidance.requires_grad_())
 
 
 def assert_same_gradients(found, expected, inputs):
@@ -103,33 +114,34 @@ def test_attention_is_the_loop(randomize, heads, allowed):
 
 
 @pytest.mark.parametrize("spatial", SPATIAL)
-@pytest.mark.parametrize("further", [False, True])
+@pytest.mark.parametrize("with_anatomy", [False, True])
 @pytest.mark.parametrize("heads", [1, 4])
-def test_fusion_is_the_loop(make_fusion, heads, further, spatial):
+def test_fusion_is_the_loop(make_fusion, heads, with_anatomy, spatial):
     fusion = make_fusion(heads)
     image, text = draw(SAMPLES, CHANNELS, *spatial).requires_grad_(), draw(PROMPTS, TEXT, seed=1).requires_grad_()
-    queries = draw(SAMPLES, PROMPTS, WIDTH, seed=2).requires_grad_() if further else None
-    found, expected = fusion(image, text, SELECTED, queries), loop_fusion(fusion, image, text, SELECTED, queries)
+    anatomy = draw_anatomy(heads, math.prod(spatial)) if with_anatomy else None
+    found, expected = fusion(image, text, SELECTED, anatomy), loop_fusion(fusion, image, text, SELECTED, anatomy)
     assert_close(found, expected, **EXACT)
-    inputs = [image, text, *([queries] if further else []), *fusion.parameters()]
+    inputs = [image, text, *(anatomy or []), *fusion.parameters()]
     assert_same_gradients(found, expected, inputs)
 
 
-@pytest.mark.parametrize("further", [False, True])
-def test_what_is_not_selected_changes_nothing(make_fusion, further):
+@pytest.mark.parametrize("with_anatomy", [False, True])
+def test_what_is_not_selected_changes_nothing(make_fusion, with_anatomy):
     """The first sample selects all prompts, the second one only prompt 1."""
     fusion, image, text = make_fusion(), draw(SAMPLES, CHANNELS, 2, 3), draw(PROMPTS, TEXT, seed=1)
-    queries = draw(SAMPLES, PROMPTS, WIDTH, seed=2) if further else None
-    before = fusion(image, text, SELECTED, queries)
-    other_text, other_queries = text.clone(), queries
+    anatomy = AnatomyPrompts(*(part.detach() for part in draw_anatomy(2, 6))) if with_anatomy else None
+    before = fusion(image, text, SELECTED, anatomy)
+    other_text = text.clone()
     other_text[[0, 2]] = 4
-    if further:
-        other_queries = queries.clone()
-        other_queries[:, [0, 2]] = -4
-    for changed in (fusion(image, other_text, SELECTED, queries), fusion(image, text, SELECTED, other_queries)):
+    others = [(other_text, anatomy)]
+    if with_anatomy:
+        tokens, guidance = anatomy.tokens.clone(), anatomy.guidance.clone()
+        tokens[:, [0, 2]], guidance[:, :, [0, 2]] = -4, 2
+        others += [(text, AnatomyPrompts(tokens, anatomy.guidance)), (text, AnatomyPrompts(anatomy.tokens, guidance))]
+    for changed in (fusion(image, given, SELECTED, prior) for given, prior in others):
         assert_close(changed[1], before[1], rtol=0, atol=0)
-    assert not fusion(image, other_text, SELECTED, queries)[0].allclose(before[0])
-    assert further is not fusion(image, text, SELECTED, other_queries)[0].allclose(before[0])
+        assert not changed[0].allclose(before[0])
 
 
 def test_what_is_not_selected_gets_zero_gradients(make_fusion):

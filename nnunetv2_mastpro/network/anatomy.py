@@ -1,0 +1,71 @@
+"""Anatomical prompts: from the host organs' masks to one token per class, Eq. 2.
+
+B batch, L channels of the host-organ map, T classes, A attention width, H heads, N bottleneck voxels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+GUIDANCE = 4.0  # at the start a voxel inside the host weighs e^4 times as much as one outside
+
+
+class AnatomyPrompts(NamedTuple):
+    """What the fusion takes: E_a^t (B, T, A), and a term for the attention's logits (B, H, T, N)."""
+
+    tokens: Tensor
+    guidance: Tensor
+
+
+class AnatomyEncoder(nn.Module):
+    """E_a^t, Eq. 2, from the one-hot channels that nnU-Net makes of a host-organ map.
+
+    `table` (T, L) of {0, 1}: which channels host which class. A class without a host, and every class of a sample whose
+    channels are all empty, gets a learned "unknown" token; an empty host beside others is told as absent. In training
+    a sample's channels are all emptied with probability `dropout`.
+    """
+
+    def __init__(self, *, table: Tensor, axes: int, dim: int, heads: int, features: int, dropout: float):
+        super().__init__()
+        self.register_buffer("table", table.float(), persistent=False)
+        self.dropout = dropout
+        conv = {2: nn.Conv2d, 3: nn.Conv3d}[axes]
+        self.encode = nn.Sequential(
+            conv(1 + axes, features, 3, stride=2, padding=1),
+            nn.GELU(),
+            conv(features, 2 * features, 3, padding=1),
+            nn.GELU(),
+        )
+        self.project = nn.Linear(2 * features, dim)
+        self.unknown = nn.Parameter(torch.randn(dim))
+        self.strength = nn.Parameter(torch.full((heads,), GUIDANCE))
+
+    def drop(self, organs: Tensor) -> Tensor:
+        """Whole-anatomy dropout in training: organs (B, L, spatial) of some samples become empty."""
+        if not self.training or self.dropout == 0:
+            return organs
+        kept = torch.rand(len(organs), device=organs.device) >= self.dropout
+        return organs * kept.view(-1, *[1] * (organs.ndim - 1)).to(organs.dtype)
+
+    def find(self, organs: Tensor) -> tuple[Tensor, Tensor]:
+        """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
+        filled = (organs > 0).flatten(2).any(2)  # (B, L)
+        present = filled.to(self.table.dtype) @ self.table.T > 0
+        return present, filled.any(1, keepdim=True) & (self.table.sum(1) > 0)
+
+    def forward(self, organs: Tensor, grid: torch.Size) -> AnatomyPrompts:
+        """organs (B, L, spatial), grid: the bottleneck's spatial shape."""
+        _, known = self.find(organs)
+        resize = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}[len(grid)]
+        pooled = resize(organs.to(self.table.dtype), [2 * size for size in grid])
+        occupied = torch.einsum("bl...,tl->bt...", pooled, self.table).clamp(max=1)  # share of a voxel
+        places = torch.stack(
+            torch.meshgrid(*[torch.linspace(-1, 1, 2 * size, device=organs.device) for size in grid], indexing="ij")
+        )
+        masks = occupied.flatten(0, 1).unsqueeze(1)  # (B T, 1, ...)
+        encoded = self.encode(torch.cat([masks, masks * places], 1)).flatten(2).mean(2)  # GAP, (B T, 2 features)
+        tokens = self.project(encoded).unflatten(0, occupied.shape[:2])  # (B, T, A)
+        tokens = torch.where(known.unsqueeze(2), tokens, self.unknown.to(tokens.dtype))
+        where = resize(occupied, grid).flatten(2)  # (B, T, N)
+        return AnatomyPrompts(tokens, self.strength.view(1, -1, 1, 1) * where.unsqueeze(1))
