@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import re
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.planning.anatomy import add_anatomy_stage
 from nnunetv2_mastpro.resources import plans_dir
 
 NOTE_KEY = "description"  # of an overlay, for its readers
@@ -50,8 +52,11 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
     if own is not None:
         from nnunetv2_mastpro.config import MASTProConfig
 
-        MASTProConfig.from_dict(own)
-        merged[OWN_KEY] = {**merged.get(OWN_KEY, {}), **copy.deepcopy(own)}
+        before = merged.get(OWN_KEY, {})
+        for block in (own, before):
+            MASTProConfig.from_dict(block)
+        changed = {key: {**before.get(key, {}), **copy.deepcopy(values)} for key, values in own.items()}
+        merged[OWN_KEY] = {**before, **changed}
     for name in overlay.get("configurations", {}):
         configuration = merged["configurations"][name]
         _follow_spacing(configuration, plans["configurations"][name])
@@ -62,24 +67,61 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
 
 
 def write_plans(
-    preprocessed_folder: str | Path, source_plans_name: str, overlay_name: str, new_plans_name: str
+    preprocessed_folder: str | Path,
+    source_plans_name: str = "nnUNetPlans",
+    overlay_name: str | None = None,
+    new_plans_name: str = "MASTProPlans",
+    *,
+    anatomy: bool = False,
+    overwrite: bool = False,
 ) -> Path:
     """`<new_plans_name>.json` beside the source plans of a data set; whole or not at all. Gives its path.
 
+    Always with a whole "mastpro" block, so that there is something to edit. overlay_name: of plans/*.json.
+    anatomy: organ masks become the previous stage. overwrite: also where other plans have the name.
     Raises MASTProError where the source is missing or would be overwritten, and as apply_overlay does.
     """
     folder = Path(preprocessed_folder)
-    source = folder / f"{source_plans_name}.json"
+    source, target = folder / f"{source_plans_name}.json", folder / f"{new_plans_name}.json"
     if not source.is_file():
         raise MASTProError(f"{source} does not exist; run nnUNetv2_plan_and_preprocess, or name plans that are there")
     if new_plans_name == source_plans_name:
         raise MASTProError(f"the new plans are called {new_plans_name} as their source is; give another name")
-    plans = json.loads(source.read_text(encoding="utf-8"))
-    plans["plans_name"] = new_plans_name
-    merged = apply_overlay(plans, load_overlay(overlay_name))
-    target = folder / f"{new_plans_name}.json"
-    write_atomically({target: json.dumps(merged, indent=4).encode()})
+    if not re.fullmatch(r"[\w.+-]+", new_plans_name) or "__" in new_plans_name:  # nnU-Net splits results folders at __
+        raise MASTProError(f"{new_plans_name!r} cannot be the plans' name; use letters, digits, . + - and single _")
+    plans = {**_read_plans(source), "plans_name": new_plans_name}
+    if overlay_name is not None:
+        plans = apply_overlay(plans, load_overlay(overlay_name))
+    if anatomy:
+        plans = add_anatomy_stage(plans)
+    plans[OWN_KEY] = _whole_block(plans.get(OWN_KEY, {}))
+    if target.exists() and _read_plans(target) != plans and not overwrite:
+        raise MASTProError(
+            f"{target} is there and differs, and trainings may depend on it; give another name, or overwrite it "
+            "(mastpro plan --overwrite)"
+        )
+    write_atomically({target: (json.dumps(plans, indent=4) + "\n").encode()})
     return target
+
+
+def _read_plans(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MASTProError(f"{path} cannot be read as JSON ({error}); plan again, or remove it") from error
+    if not isinstance(content, dict) or not isinstance(content.get("configurations"), dict):
+        raise MASTProError(f"{path} does not hold nnU-Net plans; give the name of plans, such as nnUNetPlans")
+    return content
+
+
+def _whole_block(block: dict) -> dict:
+    """With every default, and without what the training of other plans has resolved."""
+    from nnunetv2_mastpro.config import MASTProConfig
+
+    if isinstance(block, dict):
+        block = {key: value for key, value in block.items() if key != "resolved"}
+    whole = MASTProConfig.from_dict(block).to_dict()
+    return {key: value for key, value in whole.items() if key != "resolved"}
 
 
 def _merge(base: dict, over: dict, where: str) -> dict:

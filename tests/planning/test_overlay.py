@@ -108,6 +108,13 @@ def test_our_own_block_is_merged():
     assert merged["mastpro"] == {"network": {"rank": 4}}
 
 
+def test_our_own_block_is_merged_by_section():
+    plans = make_plans() | {"mastpro": {"network": {"rank": 2, "top_k_generic": 1}, "training": {"learning_rate": 0.1}}}
+    merged = apply_overlay(plans, {"mastpro": {"network": {"rank": 4}}})
+    expected = {"network": {"rank": 4, "top_k_generic": 1}, "training": {"learning_rate": 0.1}}
+    assert merged["mastpro"] == expected
+
+
 def test_plans_are_written_under_their_own_name(tmp_path):
     (tmp_path / "nnUNetPlans.json").write_text(json.dumps(make_plans()))
     path = write_plans(tmp_path, "nnUNetPlans", "sts_small", "small")

@@ -1,0 +1,245 @@
+"""Remove predicted tumours that do not touch their host organ, by the maps that the prediction was given.
+
+Per tumour class, connected components (26 neighbours) farther than the margin from the class's host organ become
+background; of nested regions, the inmost enclosing region that goes on around them. A class without a host structure
+and a case with an empty map stay as they are. With -ref, nnU-Net's own evaluation before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+
+REPORT, SUMMARY = "removed.json", "summary.json"
+COPIED = ("dataset.json", "plans.json")
+MAX_NAMED = 5
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro postprocess`."""
+    given = {"type": Path, "metavar": "FOLDER"}
+    parser.add_argument("-i", dest="predictions", required=True, **given, help="what nnUNetv2_predict wrote")
+    parser.add_argument("-o", dest="output", required=True, **given, help="another folder, for the cleaned predictions")
+    parser.add_argument("--maps", required=True, **given, help="host-organ maps of the cases, by mastpro anatomy")
+    parser.add_argument(
+        "--margin-mm", type=float, default=10.0, metavar="MM", help="around the host organ (default: %(default)s)"
+    )
+    parser.add_argument("-ref", dest="reference", **given, help="true labels: Dice and false positives are reported")
+    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
+    from nnunetv2.configuration import default_num_processes
+
+    from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case, each
+    from nnunetv2_mastpro.files import write_atomically
+
+    workers = default_num_processes if args.num_processes is None else args.num_processes
+    if workers < 1:
+        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    model = read_model(args.predictions)
+    jobs = make_jobs(args, model)
+    for _ in each(check_case, jobs, workers, "check"):
+        pass
+    before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name in (REPORT, SUMMARY):  # of an earlier run
+        (args.output / name).unlink(missing_ok=True)
+    results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean"), strict=True))
+    after = evaluate(args.reference, args.output, args.output / SUMMARY, model, workers) if args.reference else None
+    report = make_report(results, jobs[0].tumors, args.margin_mm)
+    lines = describe_removed(report)
+    if before is not None:
+        voxel_ml = {case: ml for case, (_, ml) in results.items()}
+        scores = [read_scores(summary, model, voxel_ml) for summary in (before, after)]
+        report["false_positive_ml"] = {
+            case: {label: [score[case][label]["fp_ml"] for score in scores] for label in scores[0][case]}
+            for case in scores[0]
+        }
+        lines += describe_scores(*scores)
+    copies = {args.output / name: (args.predictions / name).read_bytes() for name in COPIED}
+    write_atomically({**copies, args.output / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
+    print("\n".join([*lines, f"wrote {args.output}"]))
+    return 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a folder of predictions says about the model that made them."""
+
+    dataset_json: dict
+    plans: object  # nnU-Net's PlansManager
+    resolved: object  # config.Resolved
+    outputs: tuple  # nnU-Net's labels or regions, in the order of resolved.classes
+    ignore_label: int | None
+
+
+def read_model(predictions: Path) -> Model:
+    """Raises MASTProError where the folder is not a prediction of a model with a host table."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_mastpro.config import MASTProConfig
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+    for name in COPIED:
+        if not (predictions / name).is_file():
+            raise MASTProError(f"{predictions} has no {name}; give a folder that nnUNetv2_predict wrote")
+    dataset_json, plans = (read_dataset_json(predictions / name) for name in COPIED)
+    resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
+    if resolved is None:
+        raise MASTProError(f"{predictions} was not predicted by a MAST-Pro model; train with nnUNetTrainerMASTPro")
+    if not any(entry.is_tumor and _hosted(resolved, index) for index, entry in enumerate(resolved.classes)):
+        raise MASTProError(
+            f"the model of {predictions} knows no host organ of a tumour class, so nothing can be outside of one; "
+            "train with plans that mastpro plan --anatomy wrote"
+        )
+    manager = PlansManager(plans)
+    labels = manager.get_label_manager(dataset_json)
+    outputs = labels.foreground_regions if labels.has_regions else labels.foreground_labels
+    return Model(dataset_json, manager, resolved, tuple(outputs), labels.ignore_label)
+
+
+def _hosted(resolved, index: int) -> bool:
+    return any(index in host.classes for host in resolved.hosts)
+
+
+def make_jobs(args: argparse.Namespace, model: Model) -> list:
+    """One per predicted case. Raises MASTProError for folders that are the same and for files that are missing."""
+    from nnunetv2_mastpro.evaluation.postprocess import Job, tumor_types
+
+    if not (math.isfinite(args.margin_mm) and args.margin_mm >= 0):
+        raise MASTProError(f"--margin-mm {args.margin_mm:g} is no distance; give millimetres from 0 on")
+    ending = model.dataset_json["file_ending"]
+    files = _files(args.predictions, ending)
+    if not files:
+        raise MASTProError(f"{args.predictions} has no files that end with {ending}; give a folder of predictions")
+    given = (("-i", args.predictions), ("--maps", args.maps), ("-ref", args.reference))
+    for option, folder in given:
+        if folder is not None and folder.resolve() == args.output.resolve():
+            raise MASTProError(f"-o is the folder of {option}, {folder}, and would overwrite it; give another folder")
+    for option, folder in given[1:]:
+        missing = [file.name for file in files if folder is not None and not (folder / file.name).is_file()]
+        if missing:
+            raise MASTProError(
+                f"{option} {folder} lacks {_some(missing)}; give a folder with a file for each of the {len(files)} "
+                "predictions"
+            )
+    others = sorted({file.name for file in _files(args.output, ending)} - {file.name for file in files})
+    if others:
+        raise MASTProError(f"-o {args.output} holds other cases, such as {others[0]}; give an empty folder")
+    tumors = tumor_types(model.resolved, model.dataset_json)
+    reader = model.plans.image_reader_writer_class()
+    return [
+        Job(
+            case=file.name.removesuffix(ending),
+            prediction=file,
+            host_map=args.maps / file.name,
+            reference=args.reference / file.name if args.reference else None,
+            output=args.output,
+            reader=reader,
+            tumors=tumors,
+            map_values=tuple(host.value for host in model.resolved.hosts),
+            margin_mm=args.margin_mm,
+        )
+        for file in files
+    ]
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.name.endswith(ending) and path.is_file())
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def make_report(results: dict, tumors: Sequence, margin_mm: float) -> dict:
+    """Content of removed.json."""
+    return {
+        "margin_mm": margin_mm,
+        "cases": {
+            case: {label: dataclasses.asdict(entry) for label, entry in (removed or {}).items()}
+            for case, (removed, _) in results.items()
+        },
+        "classes_left_alone": [tumor.label for tumor in tumors if not tumor.host_values],
+        "cases_left_alone": [case for case, (removed, _) in results.items() if removed is None],
+    }
+
+
+def describe_removed(report: dict) -> list[str]:
+    """The table of removed.json, and what was left alone."""
+    from nnunetv2_mastpro.commands.plan import table
+
+    entries = [(case, label, entry) for case, classes in report["cases"].items() for label, entry in classes.items()]
+    rows = [("case", "class", "components", "voxels", "ml")]
+    rows += [_row(case, label, [entry]) for case, label, entry in entries if entry["components"]]
+    for label in dict.fromkeys(label for _, label, _ in entries):
+        rows.append(_row("all", label, [entry for _, other, entry in entries if other == label]))
+    absent = [f"{case} ({label})" for case, label, entry in entries if entry["components"] and not entry["host_voxels"]]
+    notes = {
+        "left alone, no host structure: ": report["classes_left_alone"],
+        "left alone, empty map, so the organs are unknown: ": report["cases_left_alone"],
+        "removed whole, host organ absent beside others: ": absent,
+    }
+    return [*table(rows), *(text + _some(names) for text, names in notes.items() if names)]
+
+
+def _row(case: str, label: str, entries: Sequence[dict]) -> tuple[str, ...]:
+    components, voxels, ml = (sum(entry[key] for entry in entries) for key in ("components", "voxels", "ml"))
+    return (case, label, str(components), str(voxels), f"{ml:.2f}")
+
+
+def evaluate(reference: Path, folder: Path, summary: Path | None, model: Model, num_processes: int) -> dict:
+    """nnU-Net's own evaluation of a folder."""
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that no case has
+        return compute_metrics_on_folder(
+            str(reference),
+            str(folder),
+            None if summary is None else str(summary),
+            model.plans.image_reader_writer_class(),
+            model.dataset_json["file_ending"],
+            list(model.outputs),
+            model.ignore_label,
+            num_processes,
+        )
+
+
+def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float]) -> dict[str, dict[str, dict]]:
+    """Case -> class -> Dice, false-positive volume in ml, and whether the case has the class."""
+    scores = {}
+    for entry in summary["metric_per_case"]:
+        case = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
+        metrics = {c.label: entry["metrics"][key] for c, key in zip(model.resolved.classes, model.outputs, strict=True)}
+        scores[case] = {
+            label: {"dice": found["Dice"], "fp_ml": found["FP"] * voxel_ml[case], "present": found["n_ref"] > 0}
+            for label, found in metrics.items()
+        }
+    return scores
+
+
+def describe_scores(before: dict, after: dict) -> list[str]:
+    """Per class: mean Dice of the cases that have it, and false-positive volume per case."""
+    from nnunetv2_mastpro.commands.plan import table
+
+    rows = [("class", "cases with it", "Dice before -> after", "false positives, ml per case before -> after")]
+    for label in next(iter(before.values())):
+        dice, volume = [], []
+        for scores in (before, after):
+            entries = [classes[label] for classes in scores.values()]
+            found = [entry["dice"] for entry in entries if entry["present"]]
+            dice.append(f"{sum(found) / len(found):.3f}" if found else "-")
+            volume.append(f"{sum(entry['fp_ml'] for entry in entries) / len(entries):.2f}")
+        rows.append((label, str(len(found)), " -> ".join(dice), " -> ".join(volume)))
+    return ["", *table(rows)]
