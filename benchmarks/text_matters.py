@@ -59,6 +59,8 @@ def steps(demo: pipeline.Layout, out: Path, name: str, order: list[int] | None) 
                 str(predictions),
                 "-m",
                 str(model),
+                "-prev_stage_predictions",
+                str(demo.raw / "anatomyTs"),
                 "-f",
                 "0",
                 "-device",

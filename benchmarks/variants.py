@@ -30,14 +30,17 @@ VARIANTS = {
 }
 
 
-def preparation(demo: pipeline.Layout, own: pipeline.Layout, block: dict) -> Step:
-    """The demo's data set, with the variant's block in the plans."""
+def preparation(demo: pipeline.Layout, own: pipeline.Layout, model: pipeline.Model, block: dict) -> Step:
+    """The demo's data set, with the variant's block over that of the plans."""
 
     def copy(show) -> None:
         shutil.copytree(demo.raw, own.raw)
         shutil.copytree(demo.preprocessed, own.preprocessed)
-        plans = own.preprocessed / f"{pipeline.PLANS}.json"
-        plans.write_text(json.dumps({**json.loads(plans.read_text()), "mastpro": block}, indent=2))
+        file = own.preprocessed / f"{model.plans}.json"
+        plans = json.loads(file.read_text())
+        for section, values in block.items():
+            plans["mastpro"][section].update(values)
+        file.write_text(json.dumps(plans, indent=2))
 
     return Step(
         "copy",
@@ -47,12 +50,14 @@ def preparation(demo: pipeline.Layout, own: pipeline.Layout, block: dict) -> Ste
     )
 
 
-def run_variant(demo: pipeline.Layout, folder: Path, block: dict, seed: int) -> dict:
+def run_variant(
+    demo: pipeline.Layout, folder: Path, block: dict, seed: int, model: pipeline.Model = pipeline.MASTPRO
+) -> dict:
     """Dice per type and their mean, and seconds a training step (median epoch)."""
-    own, model = pipeline.Layout(folder), pipeline.MASTPRO
+    own = pipeline.Layout(folder)
     state = State(folder, {**pipeline.settings(seed), "block": block})
     environ = {**os.environ, **pipeline.variables(own, seed)}
-    run_steps([preparation(demo, own, block), *pipeline.model_steps(own, model)], state, own.logs, environ)
+    run_steps([preparation(demo, own, model, block), *pipeline.model_steps(own, model)], state, own.logs, environ)
     log = max((own.results(model) / "fold_0").glob("training_log_*.txt")).read_text()
     epoch_s = median(float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log))
     return {"dice": pipeline.read_dice(own.summary(model)), "seconds_per_step": epoch_s / pipeline.STEPS_PER_EPOCH}
@@ -82,7 +87,7 @@ def main() -> None:
     args = parser.parse_args()
     demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()
     try:
-        if not (demo.preprocessed / f"{pipeline.PLANS}.json").is_file():
+        if not (demo.preprocessed / f"{pipeline.ANATOMY_PLANS}.json").is_file():
             raise MASTProError(f"{args.demo} holds no demo's plans; run mastpro demo -o {args.demo} first")
         runs = []
         for seed in args.seeds:

@@ -92,7 +92,8 @@ class TrainingConfig:
         for name in ("anatomy_dropout", "host_task_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MASTProError(
-                    f"{name}={getattr(self, name)} is not a share from 0 to 1; correct mastpro.training.{name} in the plans"
+                    f"{name}={getattr(self, name)} is not a share from 0 to 1; "
+                    f"correct mastpro.training.{name} in the plans"
                 )
 
 

@@ -27,8 +27,8 @@ def host_values(dataset_json: dict, prompts: Sequence) -> tuple[HostValue, ...]:
         atoms.setdefault(hosted, []).append(structure)
     if len(atoms) > len(channels):
         raise MASTProError(
-            f"the classes' host structures form {len(atoms)} sets, but a map can hold only the {len(channels)} labels of "
-            f"the data set as values; give classes that share organs the same host_structures in mastpro.prompts: "
+            f"the classes' host structures form {len(atoms)} sets, but a map can hold only the {len(channels)} labels "
+            "of the data set as values; give classes that share organs the same host_structures in mastpro.prompts: "
             + "; ".join(f"{' '.join(structures)} ({_names(prompts, hosted)})" for hosted, structures in atoms.items())
         )
     free = list(channels)

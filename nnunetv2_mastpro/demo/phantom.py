@@ -29,6 +29,7 @@ class Case:
     image: np.ndarray  # (Z, Y, X) int16, HU
     tumors: np.ndarray  # (Z, Y, X) uint8
     organs: np.ndarray  # (Z, Y, X) uint8; tumours count as their host
+    organs_before: np.ndarray  # (Z, Y, X) uint8 without the tumours' growth beyond their host: tells nothing of them
     spacing_mm: tuple[float, float, float]
     types: tuple[str, ...]
     diameters_mm: tuple[tuple[str, float], ...]  # type and equivalent diameter of each tumour
@@ -49,7 +50,8 @@ def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
     assert grown[0][0] == chosen[0], f"an untouched torso has room for a {chosen[0]}"
     add_benign(surgeon)
     tumors = np.zeros(grid.shape, np.uint8)
-    organs = _majority(canvas)
+    organs_before = _majority(canvas)
+    organs = organs_before.copy()
     for name, lesion in grown:
         whole = np.zeros(canvas.shape, bool)
         whole[lesion.box] = lesion.mask
@@ -64,6 +66,7 @@ def make_case(seed: int, types: Sequence[str], grid: Grid) -> Case:
         np.clip(np.round(image), -1024, 3071).astype(np.int16),
         tumors,
         organs,
+        organs_before,
         grid.spacing_mm,
         tuple(types),
         diameters_mm,

@@ -18,7 +18,8 @@ TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor")
 GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
 NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 24, 2, 6  # validation cases are among the training ones
 EPOCHS, STEPS_PER_EPOCH = 10, 60
-SOURCE_PLANS, OVERLAY, PLANS = "nnUNetPlans", "demo", "nnUNetPlansDemo"
+OVERLAY, PLANS, ANATOMY_PLANS = "demo", "nnUNetPlansDemo", "MASTProPlans"  # the last ask for host-organ maps
+DATA_IDENTIFIER = "nnUNetPlans_3d_fullres"  # of the preprocessed images, which all plans here share
 WORKERS = max(1, min(2, os.cpu_count() or 1))
 
 
@@ -29,9 +30,15 @@ class Model:
     key: str
     title: str
     trainer: str
+    anatomy: bool = False
+
+    @property
+    def plans(self) -> str:
+        return ANATOMY_PLANS if self.anatomy else PLANS
 
 
-MASTPRO = Model("mastpro", "MAST-Pro", f"nnUNetTrainerMASTPro_{EPOCHS}epochs")
+MASTPRO = Model("mastpro", "MAST-Pro", f"nnUNetTrainerMASTPro_{EPOCHS}epochs", anatomy=True)
+TEXT_ONLY = Model("text", "MAST-Pro, text only", f"nnUNetTrainerMASTPro_{EPOCHS}epochs")
 BASELINE = Model("stock", "stock nnU-Net, AdamW", f"nnUNetTrainerStockAdamW_{EPOCHS}epochs")
 
 
@@ -54,7 +61,7 @@ class Layout:
         return self.folder / "nnUNet_preprocessed" / DATASET
 
     def results(self, model: Model) -> Path:
-        return self.folder / "nnUNet_results" / DATASET / f"{model.trainer}__{PLANS}__3d_fullres"
+        return self.folder / "nnUNet_results" / DATASET / f"{model.trainer}__{model.plans}__3d_fullres"
 
     def predictions(self, model: Model) -> Path:
         return self.folder / "predictions" / model.key
@@ -91,7 +98,7 @@ def variables(layout: Layout, seed: int) -> dict[str, str]:
 
 
 def preparation(layout: Layout, seed: int) -> list[Step]:
-    """Data set, nnU-Net's planning and preprocessing, our overlay over its plans."""
+    """Data set, nnU-Net's planning and preprocessing, our overlay over its plans, host-organ maps."""
 
     def write_phantom(show) -> None:
         done = iter(range(1, NUM_TRAINING + NUM_TEST + 1))
@@ -111,9 +118,9 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
     def write_split(show) -> None:
         (layout.preprocessed / "splits_final.json").write_text(json.dumps([split(training_cases(layout))], indent=2))
 
-    plans = layout.preprocessed / f"{PLANS}.json"
-    arguments = ", ".join(map(json.dumps, (str(layout.preprocessed), SOURCE_PLANS, OVERLAY, PLANS)))  # in double quotes
-    overlay_code = f"from nnunetv2_mastpro.planning.overlay import write_plans; write_plans({arguments})"
+    plans, anatomy_plans = (layout.preprocessed / f"{name}.json" for name in (PLANS, ANATOMY_PLANS))
+    maps = [layout.raw / "anatomyTr", layout.raw / "anatomyTs", layout.preprocessed / f"{DATA_IDENTIFIER}_anatomy"]
+    dataset = ("-d", str(DATASET_ID))
     return [
         Step(
             "phantom",
@@ -143,7 +150,19 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
             "overlay",
             f"Lay plans/{OVERLAY}.json over nnU-Net's plans: a network and patch for a CPU, in {plans}",
             (plans,),
-            ("python", "-c", overlay_code),
+            ("mastpro", "plan", *dataset, "--overlay", OVERLAY, "-n", PLANS),
+        ),
+        Step(
+            "plan_anatomy",
+            f"The same with host-organ maps as a prior: {anatomy_plans}",
+            (anatomy_plans,),
+            ("mastpro", "plan", *dataset, "-p", PLANS, "--anatomy", "-n", ANATOMY_PLANS),
+        ),
+        Step(
+            "anatomy",
+            "Make host-organ maps from organ masks such as TotalSegmentator writes",
+            tuple(maps),
+            ("mastpro", "anatomy", *dataset, "-p", ANATOMY_PLANS, "--masks", str(layout.raw / "organs")),
         ),
         Step(
             "split",
@@ -156,17 +175,29 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
 
 def model_steps(layout: Layout, model: Model) -> list[Step]:
     """Train, predict the unseen cases, evaluate."""
-    fold, predictions, summary = layout.results(model) / "fold_0", layout.predictions(model), layout.summary(model)
-    shared = ("-p", PLANS, "-tr", model.trainer, "-device", "cpu")
+    fold = layout.results(model) / "fold_0"
+    train = ("nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", *trainer_arguments(model))
     return [
         Step(
             f"train_{model.key}",
             f"Train {model.title}: {EPOCHS * STEPS_PER_EPOCH} steps",
             (layout.results(model),),
-            ("nnUNetv2_train", str(DATASET_ID), "3d_fullres", "0", *shared),
+            train,
             total=EPOCHS,
             follow=lambda: read_training_log(fold),
         ),
+        *prediction_steps(layout, model, layout.raw / "anatomyTs"),
+    ]
+
+
+def trainer_arguments(model: Model) -> tuple[str, ...]:
+    return ("-p", model.plans, "-tr", model.trainer, "-device", "cpu")
+
+
+def prediction_steps(layout: Layout, model: Model, maps: Path) -> list[Step]:
+    """Predict the unseen cases with these host-organ maps, if the model takes any, and evaluate."""
+    predictions, summary = layout.predictions(model), layout.summary(model)
+    return [
         Step(
             f"predict_{model.key}",
             f"Predict the unseen cases with {model.title}",
@@ -183,7 +214,8 @@ def model_steps(layout: Layout, model: Model) -> list[Step]:
                 "3d_fullres",
                 "-f",
                 "0",
-                *shared,
+                *trainer_arguments(model),
+                *(("-prev_stage_predictions", str(maps)) if model.anatomy else ()),
                 "--disable_tta",
                 "-npp",
                 "1",

@@ -23,7 +23,8 @@ def build_mastpro(
 ) -> MASTProNet:
     """The planned network adapted by `network` (NetworkConfig) for `resolved` (Resolved); embeddings are zero.
 
-    `organ_channels`: how many channels of a host-organ map follow the image's; 0 for none. The receipt of the injection is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
+    `organ_channels`: how many channels of a host-organ map follow the image's; 0 for none. The receipt of the injection
+    is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
     """
     backbone = UNetBackbone(planned)
     is_tumor = [entry.is_tumor for entry in resolved.classes]

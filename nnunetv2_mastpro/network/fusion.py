@@ -59,9 +59,7 @@ class PromptFusion(nn.Module):
         nn.init.zeros_(self.to_image.out.weight)
         nn.init.zeros_(self.to_image.out.bias)
 
-    def forward(
-        self, image: Tensor, text: Tensor, selected: Tensor, anatomy: AnatomyPrompts | None = None
-    ) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, selected: Tensor, anatomy: AnatomyPrompts | None = None) -> Tensor:
         """image (B, C, spatial), text (T, D), selected (B, T) bool -> F_attn (B, C, spatial)."""
         tokens = image.flatten(2).mT  # (B, N, C)
         queries, guidance = self.embed_text(text).expand(len(image), -1, -1), None  # (B, T, A)

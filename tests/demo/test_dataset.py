@@ -43,14 +43,14 @@ def test_labels_are_tumours_only_and_organs_lie_beside(written):
     assert content["labels"] == {"background": 0, "lung_tumor": 1, "colon_tumor": 2}
     assert content["numTraining"] == 2
     assert content["channel_names"] == {"0": "CT"}
-    assert json.loads((folder / "organs.json").read_text())["liver"] == 1 + ORGANS.index("liver")
     names = {
         kind: sorted(path.name for path in (folder / kind).iterdir())
-        for kind in ("imagesTr", "labelsTr", "organsTr", "imagesTs", "labelsTs", "organsTs")
+        for kind in ("imagesTr", "labelsTr", "imagesTs", "labelsTs", "organs")
     }
     assert names["imagesTr"] == ["phantom_010000_0000.nii.gz", "phantom_010001_0000.nii.gz"]
-    assert names["labelsTr"] == names["organsTr"] == ["phantom_010000.nii.gz", "phantom_010001.nii.gz"]
-    assert names["labelsTs"] == names["organsTs"] == ["phantom_010002.nii.gz"]
+    assert names["labelsTr"] == ["phantom_010000.nii.gz", "phantom_010001.nii.gz"]
+    assert names["labelsTs"] == ["phantom_010002.nii.gz"]
+    assert names["organs"] == names["labelsTr"] + names["labelsTs"]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
@@ -59,9 +59,26 @@ def test_a_file_is_the_case_of_its_seed(written):
     case = make_case(10002, TYPES, COARSE)
     np.testing.assert_array_equal(sitk.GetArrayFromImage(image), case.image)
     assert image.GetSpacing() == (8.0, 8.0, 8.0)
-    organs = sitk.ReadImage(str(written[0] / "organsTs" / "phantom_010002.nii.gz"))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(organs), case.organs)
-    assert organs.GetOrigin() == image.GetOrigin()
+
+
+def test_organs_are_numbered_as_totalsegmentator_does(written):
+    image = sitk.ReadImage(str(written[0] / "organs" / "phantom_010002.nii.gz"))
+    found, case = sitk.GetArrayFromImage(image), make_case(10002, TYPES, COARSE)
+    before = {name: case.organs_before == 1 + ORGANS.index(name) for name in ("liver", "spleen", "lung_left")}
+    np.testing.assert_array_equal(found == 5, before["liver"])  # class map of TotalSegmentator's task "total"
+    np.testing.assert_array_equal(found == 1, before["spleen"])
+    np.testing.assert_array_equal(np.isin(found, (10, 11)), before["lung_left"])
+    upper, lower = (np.argwhere(found == number)[:, 0] for number in (10, 11))
+    assert upper.min() == lower.max() + 1
+    assert image.GetOrigin() == tuple(-(n - 1) / 2 * 8.0 for n in image.GetSize())
+
+
+def test_organ_masks_tell_nothing_of_the_tumours_growth():
+    """Exophytic tumours bulge out of `organs`, which counts them as their host; not out of the masks."""
+    case = make_case(10001, ("kidney_tumor",), COARSE)
+    bulge = (case.organs != case.organs_before) & (case.tumors > 0)
+    assert bulge.any()
+    np.testing.assert_array_equal(case.organs[case.tumors == 0], case.organs_before[case.tumors == 0])
 
 
 def test_interrupted_writing_leaves_no_half_data_set(tmp_path, monkeypatch):

@@ -80,7 +80,9 @@ def loop_fusion(fusion, image, text, selected, anatomy=None):
             bias = None if anatomy is None else anatomy.guidance[sample, :, index % len(text)]  # (H, N)
             shaped = None if bias is None else bias[None, :, None]
             query = queries[index]
-            refined.append(query + loop_attention(fusion.to_prompts, query[None, None], voxels[None], bias=shaped)[0, 0])
+            refined.append(
+                query + loop_attention(fusion.to_prompts, query[None, None], voxels[None], bias=shaped)[0, 0]
+            )
             pull.append(bias)
         for number, (place, vector) in enumerate(zip(places, voxels, strict=True)):
             bias = None if anatomy is None else torch.stack([b[:, number] for b in pull], 1)[None, :, None]

@@ -226,3 +226,19 @@ def test_other_classes_are_refused(theirs):
 def test_a_stock_checkpoint_is_refused(plans_of_another_trainer):
     with pytest.raises(MASTProError, match="x.pth is not a MAST-Pro checkpoint; train with -tr nnUNetTrainerMASTPro"):
         check_same_classes({"init_args": {"plans": plans_of_another_trainer}}, resolved_of("liver"), "x.pth")
+
+
+def test_an_older_run_without_the_newer_keys_is_the_same(tmp_path, plans, dataset_json):
+    config, _ = resolve(plans, dataset_json)
+    block = config.to_dict()
+    older = json.loads(json.dumps(block))
+    del older["prediction"], older["resolved"]["hosts"], older["network"]["anatomy_features"]
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "checkpoint_best.pth").touch()
+    (tmp_path / "plans.json").write_text(json.dumps({"mastpro": older}))
+    check_same_run(tmp_path, block)
+    check_same_run(tmp_path, {**block, "prediction": {"skip_empty": True, "tasks": None}})
+    older["network"]["rank"] = 3
+    (tmp_path / "plans.json").write_text(json.dumps({"mastpro": older}))
+    with pytest.raises(MASTProError, match="differs in network"):
+        check_same_run(tmp_path, block)
