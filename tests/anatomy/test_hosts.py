@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+
 from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.errors import MASTProError
 

@@ -25,10 +25,15 @@ HIPPOCAMPUS = "Dataset701_Hippocampus"
 REGIONS = "Dataset702_HippocampusRegions"
 SCRIBBLES = "Dataset703_HippocampusScribbles"
 NUM_TRAINING, NUM_TEST = 8, 2
-CONTENTS = {  # of dataset.json; posterior is declared a tumour type, so that it owns experts
+CONTENTS = {  # of dataset.json; posterior is declared a tumour type, so that it owns experts; hosts as test_anatomy has
     HIPPOCAMPUS: {
         "labels": {"background": 0, "anterior": 1, "posterior": 2},
-        "mastpro": {"prompts": {"posterior": {"is_tumor": True}}},
+        "mastpro": {
+            "prompts": {
+                "anterior": {"host_structures": ["skull"]},
+                "posterior": {"is_tumor": True, "host_structures": ["brain"]},
+            }
+        },
     },
     REGIONS: {"labels": {"background": 0, "whole": [1, 2], "posterior": 2}, "regions_class_order": [1, 2]},
     SCRIBBLES: {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}},
