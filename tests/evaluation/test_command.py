@@ -221,8 +221,8 @@ def test_bad_arguments(folders, monkeypatch, capsys, arguments, output, match):
     assert not (folders / "output").exists()
 
 
-def test_reference_and_what_nnunet_does_next(folders, capsys, run_command):
-    """nnU-Net's evaluation before and after; its own postprocessing runs on the result."""
+def test_reference(folders, capsys):
+    """nnU-Net's evaluation before and after."""
     assert postprocess(folders, "-ref", folders / "truth") == 0
     out = capsys.readouterr().out
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if " -> " in line}
@@ -234,7 +234,19 @@ def test_reference_and_what_nnunet_does_next(folders, capsys, run_command):
     summary = json.loads((folders / "output" / "summary.json").read_text())
     assert summary["mean"]["1"]["Dice"] == pytest.approx(0.9)
     assert not (folders / "predictions" / "summary.json").exists()
+
+
+@pytest.mark.slow
+def test_nnunet_goes_on_from_here(folders, run_command):
+    """The console script with two processes; nnU-Net's own postprocessing on what it wrote."""
     output, applied = folders / "output", folders / "applied"
+    given = ["-i", folders / "predictions", "-o", output, "--maps", folders / "maps", "-ref", folders / "truth"]
+    run_command(["mastpro", "postprocess", *given, "-np", "2"])
+    for name in ("known", "unknown"):
+        np.testing.assert_array_equal(read_image(output / f"{name}.nii.gz"), cleaned(name))
+    (folders / "maps" / "known.nii.gz").write_bytes(b"junk")
+    done = run_command(["mastpro", "postprocess", *given, "-np", "2"], rc=2)
+    assert "known.nii.gz cannot be read" in done.stderr
     run_command(["nnUNetv2_determine_postprocessing", "-i", output, "-ref", folders / "truth", "-np", "1"])
     steps = output / "postprocessing.pkl"
     run_command(["nnUNetv2_apply_postprocessing", "-i", output, "-o", applied, "-pp_pkl_file", steps, "-np", "1"])

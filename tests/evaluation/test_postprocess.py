@@ -153,7 +153,8 @@ def test_region_goes_with_what_it_holds_and_leaves_what_encloses_it():
     np.testing.assert_array_equal(remove_outside_hosts(cleaned, host_map, regions(), SPACING_MM, 3)[0], cleaned)
 
 
-def test_inmost_region_that_goes_on_takes_over():
+@pytest.mark.parametrize("margin_mm", [0, 3])
+def test_inmost_region_that_goes_on_takes_over(margin_mm):
     segmentation, host_map = EMPTY.copy(), EMPTY.copy()
     host_map[0, 0, 0] = 1
     segmentation[3, 10:15, 10:15], segmentation[3, 12, 12] = 2, 3
@@ -161,7 +162,8 @@ def test_inmost_region_that_goes_on_takes_over():
     core = TumorType("core", (3,), host_values=(1,), enclosing=(((2, 3), 2), ((1, 2, 3), 1)))
     expected = segmentation.copy()
     expected[3, 12, 12], expected[5, 2, 2] = 2, 1
-    np.testing.assert_array_equal(remove_outside_hosts(segmentation, host_map, [core], SPACING_MM, 3)[0], expected)
+    cleaned, _ = remove_outside_hosts(segmentation, host_map, [core], SPACING_MM, margin_mm)
+    np.testing.assert_array_equal(cleaned, expected)
 
 
 def test_model_and_dataset_json_must_agree():
