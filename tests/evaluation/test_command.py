@@ -1,6 +1,7 @@
 """`mastpro postprocess` from folders of predictions to folders of predictions."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -186,8 +187,6 @@ BAD = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_folders_are_refused_before_a_file_is_written(folders, capsys, kind):
-    import re
-
     prepare, match = BAD[kind]
     prepare(folders)
     (folders / "output").mkdir()
