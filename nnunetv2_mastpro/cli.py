@@ -15,6 +15,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "env": "nnunetv2_mastpro.commands.env",
     "doctor": "nnunetv2_mastpro.commands.doctor",
     "prompts": "nnunetv2_mastpro.commands.prompts",
+    "anatomy": "nnunetv2_mastpro.commands.anatomy",
     "plan": "nnunetv2_mastpro.commands.plan",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "demo": "nnunetv2_mastpro.commands.demo",

@@ -27,6 +27,12 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield f"{entry.label} [{'tumour type' if entry.is_tumor else 'organ'}, embedding {origin}]: {entry.sentence}"
     tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
     yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"
+    for host in config.resolved.hosts if network.anatomy is not None else ():
+        hosted = ", ".join(config.resolved.classes[index].label for index in host.classes)
+        yield f"Host-organ map, value {host.value}: {', '.join(host.structures)} (host of {hosted})"
+    hostless = [entry.label for entry in config.resolved.classes if not entry.host_structures]
+    if network.anatomy is not None and hostless:
+        yield f"No host organ is known for {', '.join(hostless)}: the learned unknown token stands for it"
 
 
 def expert_usage(network: MASTProNet, config: MASTProConfig) -> dict[str, dict[str, list[int]]]:

@@ -1,5 +1,6 @@
 """What is settled before a training starts: the plans' block, the prompts, the run's folder."""
 
+import dataclasses
 import json
 import time
 import warnings
@@ -12,6 +13,7 @@ from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Res
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.inject import choose_sites
 from nnunetv2_mastpro.network.unet import refuse_patch
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table
 from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
@@ -29,8 +31,10 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
     classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
     has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
-    resolved = Resolved(classes, embeddings.vectors.shape[1], has_background=not has_regions)
-    completed = MASTProConfig(config.network, config.prompts, config.training, resolved)
+    stages = [configuration.get("previous_stage") for configuration in plans["configurations"].values()]
+    hosts = host_table(dataset_json, prompts) if ANATOMY_STAGE in stages else ()
+    resolved = Resolved(classes, embeddings.vectors.shape[1], has_background=not has_regions, hosts=hosts)
+    completed = dataclasses.replace(config, resolved=resolved)
     _check_top_k(completed)
     return completed, embeddings
 
@@ -54,8 +58,8 @@ def check_same_run(folder: Path, block: dict) -> None:
     plans_file = folder / "plans.json"
     if not plans_file.is_file() or not any(folder.glob("fold_*/checkpoint_*.pth")):
         return
-    other = _read_settled(plans_file).get("mastpro", {})
-    changed = [key for key in block if block[key] != other.get(key)]
+    other = MASTProConfig.from_dict(_read_settled(plans_file).get("mastpro", {})).to_dict()
+    changed = [key for key in block if block[key] != other[key] and key != "prediction"]
     if changed:
         raise MASTProError(
             f"{folder} holds a run whose mastpro block differs in {', '.join(changed)}; restore the "

@@ -1,5 +1,6 @@
 """nnUNetTrainerMASTPro: nnU-Net's trainer with the MAST-Pro network, loss and recipe."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -10,12 +11,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.training.loss import MASTProLoss
+from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
 from nnunetv2_mastpro.training.setup import (
@@ -52,6 +56,13 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
             run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
+            self.folder_with_segs_from_previous_stage = f"{self.preprocessed_dataset_folder}_anatomy"
+
+    @property
+    def takes_anatomy(self) -> bool:
+        """Whether the plans give the network host-organ maps."""
+        return self.configuration_manager.previous_stage_name == ANATOMY_STAGE
 
     @staticmethod
     def build_network_architecture(
@@ -74,10 +85,31 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
                 f"the plans' mastpro block describes {outputs} outputs, dataset.json "
                 f"{num_output_channels}; restore the dataset.json of the training"
             )
+        organs = 0
+        if configuration_manager.previous_stage_name == ANATOMY_STAGE:
+            organs = num_input_channels - len(configuration_manager.normalization_schemes)
         planned = nnUNetTrainer.build_network_architecture(
-            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
+            plans_manager,
+            configuration_manager,
+            num_input_channels - organs,
+            num_output_channels,
+            enable_deep_supervision,
         )
-        return build_mastpro(planned, config.network, config.resolved, enable_deep_supervision)
+        network = build_mastpro(
+            planned,
+            config.network,
+            config.resolved,
+            enable_deep_supervision,
+            organs,
+            config.training.anatomy_dropout,
+            config.training.host_task_share,
+        )
+        if not enable_deep_supervision:  # prediction: nnU-Net writes these plans beside its output
+            settings = read_settings(config)
+            for line in limit(network, settings, config):
+                print(line)
+            plans_manager.plans["mastpro"] = dataclasses.replace(config, prediction=settings).to_dict()
+        return network
 
     @property
     def bare_network(self) -> MASTProNet:
@@ -110,13 +142,14 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
 
     def parameter_groups(self) -> list[dict]:
-        """Backbone and experts at the full rate; fusion and mask proposal at a share of it unless PEFT."""
+        """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""
         parts = self.bare_network.parts()
         if not self.bare_network.backbone_is_trained:
-            return [{"params": parts["experts"] + parts["fusion"] + parts["mask proposal"]}]
+            return [{"params": [p for name, part in parts.items() if name != "backbone" for p in part]}]
+        prompts = [p for name, part in parts.items() if name not in ("backbone", "experts") for p in part]
         return [
             {"params": parts["backbone"] + parts["experts"]},
-            {"params": parts["fusion"] + parts["mask proposal"], "share": self.mastpro.training.prompt_share},
+            {"params": prompts, "share": self.mastpro.training.prompt_share},
         ]
 
     def freeze_backbone(self) -> None:
@@ -138,9 +171,21 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         self.freeze_backbone()
         self.restore_prompts()
 
+    def check_maps(self) -> None:
+        """Raise MASTProError unless every preprocessed case has a sound host-organ map; nnU-Net would not notice."""
+        if self.takes_anatomy:
+            folder, data = Path(self.folder_with_segs_from_previous_stage), Path(self.preprocessed_dataset_folder)
+            cases = self.dataset_class.get_identifiers(str(data))
+            check_training_maps(folder, data, cases, self.mastpro.resolved.hosts)
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        self.check_maps()
+        super().perform_actual_validation(save_probabilities)
+
     def on_train_start(self) -> None:
         if not self.was_initialized:
             self.initialize()
+        self.check_maps()
         if self.current_epoch == 0 and self.bare_network.trained:
             self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
         if self.local_rank == 0:

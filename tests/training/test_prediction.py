@@ -124,5 +124,5 @@ def test_anatomy_without_any_host_is_refused(plans, dataset_json):
     dataset_json["mastpro"] = {
         "prompts": {"lymph_node_tumor": {"sentence": "A node.", "is_tumor": True, "host_structures": []}}
     }
-    with pytest.raises(MASTProError, match="no class has a host structure; give host_structures"):
+    with pytest.raises(MASTProError, match="lymph_node_tumor has a host structure.*give host_structures"):
         resolve(plans, dataset_json)

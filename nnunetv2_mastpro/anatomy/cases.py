@@ -1,0 +1,84 @@
+"""Which images get a map, and which table of hosts holds for them: a data set's, or a trained model's."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mastpro.config import HostValue, MASTProConfig
+from nnunetv2_mastpro.errors import MASTProError
+
+
+@dataclass(frozen=True)
+class Case:
+    """An image, by channels, and where its map goes."""
+
+    name: str
+    images: tuple[Path, ...]
+    target: Path
+
+
+def read_dataset(dataset: str) -> tuple[dict, str, tuple[HostValue, ...]]:
+    """dataset.json (the preprocessed copy, from which training reads, where there is one), name, table of hosts."""
+    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
+    from nnunetv2_mastpro.planning.anatomy import host_table
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+    from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+
+    path = dataset_json_paths(dataset)[-1]
+    content, name = read_dataset_json(path), path.parent.name
+    return content, name, host_table(content, resolve_prompts(content, name))
+
+
+def read_model(folder: Path) -> tuple[dict, str, tuple[HostValue, ...]]:
+    """The same from the folder of a trained model. Raises MASTProError where it knows no host organs."""
+    try:
+        content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
+        plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MASTProError(
+            f"-m {folder} is not the folder of a trained model ({error}); give the one above fold_0"
+        ) from error
+    resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
+    if resolved is None or not resolved.hosts:
+        raise MASTProError(f"the model in {folder} was trained without organ masks; it takes no maps")
+    return content, plans["dataset_name"], resolved.hosts
+
+
+def predicted_cases(images: Path, output: Path, ending: str) -> list[Case]:
+    if not images.is_dir():
+        raise MASTProError(f"-i {images} is no folder; give the one that nnUNetv2_predict gets")
+    if output.resolve() == images.resolve():
+        raise MASTProError(f"-o {output} is the folder of the images; give another")
+    found = _cases_in(images, output, ending)
+    if not found:
+        raise MASTProError(f"-i {images} has no image such as case_0000{ending}; name them as nnU-Net asks")
+    return found
+
+
+def dataset_cases(name: str, dataset_json: dict, ending: str) -> list[Case]:
+    """Of training and test images; maps go to anatomyTr and anatomyTs."""
+    from nnunetv2.paths import nnUNet_raw
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    raw = Path(nnUNet_raw.get(), name)
+    training = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
+    cases = [
+        Case(case, tuple(map(Path, entry["images"])), raw / "anatomyTr" / f"{case}{ending}")
+        for case, entry in sorted(training.items())
+    ]
+    if (raw / "imagesTs").is_dir():
+        cases += _cases_in(raw / "imagesTs", raw / "anatomyTs", ending)
+    if not cases:
+        raise MASTProError(f"{raw} has no images; give a data set in nnU-Net's format")
+    return cases
+
+
+def _cases_in(images: Path, target: Path, ending: str) -> list[Case]:
+    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
+
+    files = sorted(path.name for path in images.iterdir() if path.name.endswith(ending))
+    names = get_identifiers_from_splitted_dataset_folder(str(images), ending).tolist()
+    found = ((name, create_paths_fn(str(images), files, ending, name)) for name in names)
+    return [Case(name, tuple(map(Path, paths)), target / f"{name}{ending}") for name, paths in found if paths]

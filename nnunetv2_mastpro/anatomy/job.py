@@ -1,0 +1,205 @@
+"""`mastpro anatomy`: which cases, which table, which source of masks; checks first, then maps."""
+
+from __future__ import annotations
+
+import json
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from nnunetv2_mastpro.anatomy import maps, masks, preprocessed, totalseg
+from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+
+MAX_DILATION_MM = 100
+
+
+@dataclass
+class Tally:
+    """What is told at the end."""
+
+    volumes_ml: dict[int, list[float]] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+    claimed: list[str] = field(default_factory=list)
+
+
+def make_maps(args: Namespace) -> int:
+    """The command. Raises MASTProError before anything is written."""
+    if not 0 <= args.dilate_mm <= MAX_DILATION_MM:
+        raise MASTProError(f"--dilate-mm {args.dilate_mm:g} is not within 0 and {MAX_DILATION_MM}; give millimetres")
+    if (args.images is None) != (args.output is None):
+        raise MASTProError("-i and -o go together: images to be predicted, and where their maps go")
+    if args.model is not None and args.images is None:
+        raise MASTProError("-m is for images to be predicted; give them with -i and -o")
+    dataset_json, name, hosts = read_model(args.model) if args.model else read_dataset(args.dataset)
+    ending = dataset_json["file_ending"]
+    if args.images is not None:
+        cases = predicted_cases(args.images, args.output, ending)
+    else:
+        cases = dataset_cases(name, dataset_json, ending)
+    structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
+    source = Source(args, structures, all(_is_ct(channel) for channel in dataset_json["channel_names"].values()))
+    source.check(cases)
+    tally = write_maps(cases, source, hosts, args.dilate_mm)
+    print("\n".join(describe(tally, hosts, len(cases))))
+    if args.images is None:
+        print("\n".join(write_preprocessed(name, args.plans, hosts, cases)))
+    return 0
+
+
+class Source:
+    """Where the masks of a case come from."""
+
+    def __init__(self, args: Namespace, structures: tuple[str, ...], is_ct: bool):
+        self.args, self.structures, self.is_ct = args, structures, is_ct
+        self.tasks = totalseg.tasks_of(structures, is_ct)
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Raise MASTProError for what can be seen from file names and headers."""
+        if self.args.maker:
+            totalseg.check_weights(self.tasks, self.args.fast)
+            return
+        folder = self.args.masks
+        if not folder.is_dir():
+            raise MASTProError(f"--masks {folder} is no folder; give one that holds a mask per case")
+        resample = self.args.resample
+        found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
+        if not any(found):
+            raise MASTProError(
+                f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
+                f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
+            )
+
+    def read(self, case: Case) -> dict[str, np.ndarray]:
+        """structure -> mask."""
+        folder, name = self.args.masks, case.name
+        if self.args.maker:
+            folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
+        return masks.read_case(folder, name, self.structures, case.images[0], self.args.resample)
+
+
+def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue], dilate_mm: float) -> Tally:
+    """One map per case, each whole or not at all."""
+    from tqdm import tqdm
+
+    tally = Tally()
+    for folder in {case.target.parent for case in cases}:
+        folder.mkdir(parents=True, exist_ok=True)
+    for case in tqdm(cases, desc="host-organ maps", unit="case"):
+        geometry = read_geometry(case.images[0])
+        values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
+        values = maps.dilate(values, dilate_mm, geometry.spacing_mm[::-1])
+        if not source.is_ct:  # there nnU-Net may take a label outside the image for a part of it
+            values[~_nonzero(case)] = maps.UNKNOWN
+        _write(values, case)
+        voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
+        for value, count in zip(*np.unique(values[values > 0], return_counts=True), strict=True):
+            tally.volumes_ml.setdefault(int(value), []).append(float(count) * voxel_ml)
+        tally.empty += [] if values.any() else [case.name]
+        tally.claimed += [f"{case.name} ({claimed} voxels)"] if claimed else []
+    return tally
+
+
+def _write(values: np.ndarray, case: Case) -> None:
+    import SimpleITK as sitk
+
+    image, grid = sitk.GetImageFromArray(values), read_geometry(case.images[0])
+    image.SetSpacing(grid.spacing_mm)
+    image.SetOrigin(grid.origin_mm)
+    image.SetDirection(grid.direction)
+    temporary = case.target.with_name(f".{os.getpid()}.{case.target.name}")
+    try:
+        sitk.WriteImage(image, str(temporary), useCompression=True)
+        os.replace(temporary, case.target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _nonzero(case: Case) -> np.ndarray:
+    import SimpleITK as sitk
+    from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+
+    return create_nonzero_mask(np.stack([sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in case.images]))
+
+
+def write_preprocessed(name: str, plans_name: str, hosts: Sequence[HostValue], cases: Sequence[Case]) -> list[str]:
+    """The maps in the geometry of each anatomy configuration that has been preprocessed; lines that tell of it."""
+    import SimpleITK as sitk
+    from nnunetv2.paths import nnUNet_preprocessed
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from tqdm import tqdm
+
+    from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+
+    base = Path(nnUNet_preprocessed.get() or "", name)
+    file = base / f"{plans_name}.json"
+    if not nnUNet_preprocessed.get() or not file.is_file():
+        return [f"{file} is not there yet: run mastpro plan -d {name} --anatomy, then this command again"]
+    manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))
+    configurations = {c: manager.get_configuration(c) for c in manager.available_configurations}
+    wanted = {c: entry for c, entry in configurations.items() if entry.previous_stage_name == ANATOMY_STAGE}
+    if not wanted:
+        raise MASTProError(f"{file} asks for no organ masks; write plans with mastpro plan -d {name} --anatomy")
+    lines, targets = [], {case.name: case.target for case in cases}
+    for configuration in {entry.data_identifier: entry for entry in wanted.values()}.values():
+        data = base / configuration.data_identifier
+        if not any(data.glob("*.pkl")):
+            lines.append(
+                f"{data} is not preprocessed; preprocess it, then run this command again if you want to train it"
+            )
+            continue
+        with tqdm(desc=f"preprocessed maps, {data.name}", total=len([*data.glob("*.pkl")]), unit="case") as bar:
+            folder = preprocessed.write_training_maps(
+                data,
+                manager,
+                configuration,
+                hosts,
+                lambda case: sitk.GetArrayFromImage(sitk.ReadImage(str(_target(targets, case, name)))),
+                bar.update,
+            )
+        lines.append(f"for training: {folder}")
+    return lines
+
+
+def _target(targets: dict[str, Path], case: str, name: str) -> Path:
+    if case not in targets:
+        raise MASTProError(
+            f"the preprocessed data of {name} hold {case}, which is no training image of it; restore the image, or remove "
+            "the preprocessed case"
+        )
+    return targets[case]
+
+
+def describe(tally: Tally, hosts: Sequence[HostValue], num_cases: int) -> list[str]:
+    """What was found, as a table, and what to look at."""
+    rows = [("value", "cases", "median ml", "structures")]
+    for host in hosts:
+        volumes = tally.volumes_ml.get(host.value, [])
+        typical = f"{median(volumes):.1f}" if volumes else "-"
+        rows.append((str(host.value), f"{len(volumes)} of {num_cases}", typical, ", ".join(host.structures)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    if tally.empty:
+        lines.append(
+            f"warning: empty maps, since no host organ was found: {_some(tally.empty)}; the network takes them as "
+            "unknown, and with MASTPRO_SKIP_EMPTY=1 they become background"
+        )
+    if tally.claimed:
+        lines.append(
+            f"warning: organs that overlap, where the first in the table has the voxels: {_some(tally.claimed)}"
+        )
+    return lines
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _is_ct(channel: str) -> bool:
+    return str(channel).casefold() == "ct"

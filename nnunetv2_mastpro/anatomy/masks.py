@@ -1,0 +1,129 @@
+"""Organ masks as users have them: a multi-label NIfTI per case, or a folder per case with one file per structure.
+
+FOLDER/CASE.nii.gz          as `TotalSegmentator --ml` writes it, task "total"
+FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE
+FOLDER/CASE/STRUCTURE.nii.gz  binary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.anatomy.geometry import check_geometry, read_geometry
+from nnunetv2_mastpro.errors import MASTProError
+
+ENDINGS = (".nii.gz", ".nii")
+DEFAULT_TASK = "total"
+
+
+def split_structure(structure: str) -> tuple[str, str]:
+    """TotalSegmentator's task and the structure's name in it."""
+    task, _, name = structure.rpartition(":")
+    return task or DEFAULT_TASK, name
+
+
+def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path, list[str]]:
+    """file -> the structures to look for in it: binary files where the case has a folder, else multi-label ones."""
+    found: dict[Path, list[str]] = {}
+    for structure in structures:
+        task, name = split_structure(structure)
+        inside = folder if task == DEFAULT_TASK else folder / task
+        stems = [folder / case / name] if (folder / case).is_dir() else [inside / case]
+        for stem in stems:
+            path = next((p for p in (stem.with_name(stem.name + e) for e in ENDINGS) if p.is_file()), None)
+            if path is not None:
+                found.setdefault(path, []).append(structure)
+    return found
+
+
+def is_binary(path: Path, case: str) -> bool:
+    return path.parent.name == case
+
+
+def label_numbers(path: Path, task: str) -> dict[str, int]:
+    """structure -> number, from the file's extended header where it has one, else the installed class map.
+
+    Raises MASTProError where neither tells.
+    """
+    import nibabel
+    from totalsegmentator.map_to_binary import class_map
+    from totalsegmentator.nifti_ext_header import load_multilabel_nifti
+
+    image = nibabel.load(path)
+    if image.header.extensions:
+        try:
+            return {name: number for number, name in load_multilabel_nifti(image)[1].items()}
+        except Exception as error:  # whatever its parser raises for another program's extension
+            if task not in class_map:
+                raise MASTProError(f"{path} has an extended header without a label table; {_ML_REMEDY}") from error
+    if task not in class_map:
+        raise MASTProError(
+            f"{path}: the installed TotalSegmentator has no task {task!r} whose numbers would tell; {_ML_REMEDY}"
+        )
+    return {name: number for number, name in class_map[task].items()}
+
+
+_ML_REMEDY = "write it with TotalSegmentator --ml, or give one binary file per structure"
+
+
+def read_case(
+    folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool
+) -> dict[str, np.ndarray]:
+    """structure -> bool array (Z, Y, X) on the image's grid; a structure that is nowhere is left out.
+
+    Raises MASTProError for another geometry, for numbers that the label table lacks, and for a file of no mask.
+    """
+    masks: dict[str, np.ndarray] = {}
+    for path, wanted in find_files(folder, case, structures).items():
+        values = _read_on_grid(path, image, resample)
+        if is_binary(path, case):
+            for structure in wanted:
+                masks[structure] = values > 0
+            continue
+        task = split_structure(wanted[0])[0]
+        numbers = label_numbers(path, task)
+        unknown = sorted({*np.unique(values).tolist()} - {0, *numbers.values()})
+        if unknown:
+            raise MASTProError(
+                f"{path} has the numbers {', '.join(map(str, unknown[:5]))}, which its label table lacks; {_ML_REMEDY}"
+            )
+        for structure in wanted:
+            name = split_structure(structure)[1]
+            if name in numbers:
+                masks[structure] = values == numbers[name]
+    return masks
+
+
+def check_case(folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool) -> bool:
+    """Whether the case has masks; headers only. Raises MASTProError for another geometry."""
+    files = find_files(folder, case, structures)
+    for path in files:
+        check_geometry(path, image, resample)
+    return bool(files)
+
+
+def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
+    import SimpleITK as sitk
+
+    check_geometry(path, image, resample)
+    mask = sitk.ReadImage(str(path))
+    if mask.GetNumberOfComponentsPerPixel() != 1:
+        raise MASTProError(f"{path} has several values per voxel; give a mask with one")
+    grid = read_geometry(image)
+    if not read_geometry(path).agrees(grid):
+        resampler = sitk.ResampleImageFilter()
+        resampler.SetSize(grid.size)
+        resampler.SetOutputSpacing(grid.spacing_mm)
+        resampler.SetOutputOrigin(grid.origin_mm)
+        resampler.SetOutputDirection(grid.direction)
+        resampler.SetInterpolator(sitk.sitkNearestNeighbor)
+        mask = resampler.Execute(mask)
+    values = sitk.GetArrayFromImage(mask)
+    if values.dtype.kind == "f":
+        if not np.array_equal(values, np.round(values)):
+            raise MASTProError(f"{path} has values that are no whole numbers; give a mask, not probabilities")
+        values = values.astype(np.int64)
+    return values

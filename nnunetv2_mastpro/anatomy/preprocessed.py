@@ -1,0 +1,121 @@
+"""Host-organ maps in nnU-Net's preprocessed geometry, for training, and the check that all are there and sound.
+
+They lie beside the preprocessed images, in <data_identifier>_anatomy, with anatomy.json: the table of values, and each
+map's shape and values, so that thousands can be checked in seconds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
+
+INDEX = "anatomy.json"
+REMEDY = "run mastpro anatomy -d DATASET -p PLANS again with the masks"
+
+
+def host_rows(hosts: Sequence[HostValue]) -> list[dict]:
+    """The table as JSON holds it."""
+    return json.loads(json.dumps([dataclasses.asdict(host) for host in hosts]))
+
+
+def preprocess_map(
+    values: np.ndarray, properties: dict, shape: Sequence[int], plans_manager, configuration
+) -> np.ndarray:
+    """A map (Z, Y, X) of a case as nnU-Net's preprocessing would make it of a segmentation: int8, `shape`.
+
+    `properties`: of the preprocessed case; `shape`: its image's, without channels.
+    """
+    from acvl_utils.cropping_and_padding.bounding_boxes import bounding_box_to_slice
+
+    order = plans_manager.transpose_forward
+    transposed = values.transpose(order)
+    spacing_mm = [properties["spacing"][axis] for axis in order]
+    cropped = transposed[bounding_box_to_slice(properties["bbox_used_for_cropping"])]
+    target_mm = list(configuration.spacing)
+    if len(target_mm) < cropped.ndim:  # 2d: nnU-Net leaves the distance of slices as it is
+        target_mm = [spacing_mm[0], *target_mm]
+    resampled = configuration.resampling_fn_seg(cropped[None].astype(np.int16), tuple(shape), spacing_mm, target_mm)[0]
+    return resampled.astype(np.int8 if resampled.max() < 128 else np.int16)
+
+
+def write_training_maps(
+    data_folder: Path,
+    plans_manager,
+    configuration,
+    hosts: Sequence[HostValue],
+    read_map: Callable[[str], np.ndarray],
+    on_case: Callable[[], None] = lambda: None,
+) -> Path:
+    """<data_folder>_anatomy with a map for each preprocessed case; the index is written last.
+
+    `read_map(case)` gives the map on the image's grid. Gives the folder.
+    """
+    from batchgenerators.utilities.file_and_folder_operations import load_pickle
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    dataset_class = infer_dataset_class(str(data_folder))
+    folder = training_folder(data_folder)
+    folder.mkdir(exist_ok=True)
+    (folder / INDEX).unlink(missing_ok=True)
+    index = {}
+    for case in sorted(dataset_class.get_identifiers(str(data_folder))):
+        properties = load_pickle(str(data_folder / f"{case}.pkl"))
+        made = preprocess_map(read_map(case), properties, data_shape(data_folder, case), plans_manager, configuration)
+        dataset_class.save_seg(np.ascontiguousarray(made), str(folder / case))
+        index[case] = {"shape": list(made.shape), "values": sorted({*np.unique(made).tolist()} - {0})}
+        on_case()
+    content = json.dumps({"hosts": host_rows(hosts), "cases": index}, indent=1)
+    write_atomically({folder / INDEX: content.encode()})
+    return folder
+
+
+def training_folder(data_folder: Path) -> Path:
+    """Beside the data, not in it: there each file becomes a case."""
+    return data_folder.with_name(f"{data_folder.name}_anatomy")
+
+
+def data_shape(data_folder: Path, case: str) -> tuple[int, ...]:
+    """Of the preprocessed image, without channels; nothing is decompressed."""
+    blosc_file = data_folder / f"{case}.b2nd"
+    if blosc_file.is_file():
+        import blosc2
+
+        return tuple(int(n) for n in blosc2.open(urlpath=str(blosc_file), mode="r").shape[1:])
+    npy_file = data_folder / f"{case}.npy"
+    if npy_file.is_file():
+        return np.load(npy_file, mmap_mode="r").shape[1:]
+    return np.load(data_folder / f"{case}.npz")["data"].shape[1:]
+
+
+def check_training_maps(folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue]) -> None:
+    """Raise MASTProError unless each case has a map of its shape and of the plans' values."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        table, known = index["hosts"], index["cases"]
+    except OSError as error:
+        raise MASTProError(f"{folder} has no {INDEX}, so the host-organ maps were not made; {REMEDY}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise MASTProError(f"{folder / INDEX} cannot be read; {REMEDY}") from error
+    if table != host_rows(hosts):
+        raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {REMEDY}")
+    allowed = {host.value for host in hosts}
+    files = {path.name for path in folder.iterdir()}
+    for case in cases:
+        if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}:
+            raise MASTProError(f"{folder} has no map for {case}; {REMEDY}")
+        have, want = tuple(known[case]["shape"]), data_shape(data_folder, case)
+        if have != want:
+            raise MASTProError(f"the map for {case} in {folder} has the shape {have}, its image {want}; {REMEDY}")
+        if not allowed.issuperset(known[case]["values"]):
+            raise MASTProError(
+                f"the map for {case} in {folder} has the values {known[case]['values']}, known are {sorted(allowed)}; "
+                f"{REMEDY}"
+            )

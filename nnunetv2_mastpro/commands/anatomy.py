@@ -1,0 +1,48 @@
+"""Make host-organ maps from organ masks: for a data set's training and test images, or for images to be predicted.
+
+    mastpro anatomy -d 7 --masks MASKS                        # anatomyTr, anatomyTs and the preprocessed form
+    mastpro anatomy -d 7 -i IMAGES -o MAPS --masks MASKS      # for nnUNetv2_predict -prev_stage_predictions MAPS
+
+MASKS holds CASE.nii.gz as `TotalSegmentator --ml` writes it (of another task: TASK/CASE.nii.gz), or a folder CASE with
+one binary file per structure. With --run totalsegmentator the masks are made here and kept, so that a second run goes
+on where the first ended. Every case gets a map; it is empty where nothing is known.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro anatomy`."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-d", dest="dataset", metavar="DATASET", help="id or name of an nnU-Net dataset")
+    what.add_argument("-m", dest="model", type=Path, metavar="FOLDER", help="trained model, with -i and -o")
+    parser.add_argument("-i", dest="images", type=Path, metavar="FOLDER", help="images to be predicted")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="where their maps go")
+    parser.add_argument(
+        "-p",
+        dest="plans",
+        metavar="PLANS",
+        default="MASTProPlans",
+        help="plans with the anatomy stage, for the preprocessed form (default: %(default)s)",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--masks", type=Path, metavar="FOLDER", help="organ masks that you have")
+    source.add_argument(
+        "--run", dest="maker", choices=["totalsegmentator"], help="make the masks; its weights must be there"
+    )
+    parser.add_argument("--fast", action="store_true", help="TotalSegmentator's 3 mm models")
+    parser.add_argument("--device", default="gpu", help="for TotalSegmentator: gpu, gpu:1, cpu, mps (default: gpu)")
+    parser.add_argument("--resample", action="store_true", help="put masks of another grid on the image's")
+    parser.add_argument(
+        "--dilate-mm", type=float, default=0.0, metavar="MM", help="grow the organs by this much (default: 0)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks everything first, then writes; 0 on success. Raises MASTProError."""
+    from nnunetv2_mastpro.anatomy.job import make_maps
+
+    return make_maps(args)
