@@ -13,6 +13,7 @@ from statistics import median
 import numpy as np
 
 from nnunetv2_mastpro.anatomy import maps, masks, preprocessed, totalseg
+from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
@@ -170,8 +171,8 @@ def write_preprocessed(name: str, plans_name: str, hosts: Sequence[HostValue], c
 def _target(targets: dict[str, Path], case: str, name: str) -> Path:
     if case not in targets:
         raise MASTProError(
-            f"the preprocessed data of {name} hold {case}, which is no training image of it; restore the image, or remove "
-            "the preprocessed case"
+            f"the preprocessed data of {name} hold {case}, which is no training image of it; restore the image, or "
+            "remove the preprocessed case"
         )
     return targets[case]
 
