@@ -14,15 +14,15 @@ import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple
 
+from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
+from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
 
-OK, WARN, FAIL = "OK", "WARN", "FAIL"
 TRAINER = "nnUNetTrainerMASTPro"
 EVAL_REMEDY = 'run eval "$(mastpro env)" in this shell'
 PACKAGES = ("torch", "torchvision", "dynamic-network-architectures", "sentence-transformers", "safetensors")
@@ -46,17 +46,6 @@ vectors = embed(["A sentence that neither ships with the package nor is cached."
 print("{MARK}" + str(vectors.shape[1]))
 """,
 }
-
-
-class Finding(NamedTuple):
-    """One line of the report."""
-
-    status: str
-    text: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.status:<4}  {self.text}" + (f"; {self.remedy}" if self.remedy else "")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -172,6 +161,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
         yield Finding(OK, f"{path}: {len(prompts)} classes, {tumors} of them tumours")
         yield from (Finding(WARN, note) for note in notes)
     yield from check_plans(dataset, environ)
+    yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
@@ -279,6 +269,15 @@ def _dataset_json(dataset: str, folder: str | None) -> Path | None:
         raise MASTProError(f"{folder} has {' and '.join(names)}; give each data set an id of its own")
     path = Path(folder, names[0], "dataset.json") if names else None
     return path if path is not None and path.is_file() else None
+
+
+def _folder(dataset: str, folder: str | None) -> Path | None:
+    """The data set's folder; None where there is none, or where that was told already."""
+    try:
+        path = _dataset_json(dataset, folder)
+    except MASTProError:
+        return None
+    return None if path is None else path.parent
 
 
 def _resolve(dataset_json: dict, dataset_name: str) -> tuple[tuple, list[str]]:

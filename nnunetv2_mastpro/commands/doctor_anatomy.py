@@ -1,0 +1,113 @@
+"""The anatomy side of `mastpro doctor`: maps for training, maps of the test images, TotalSegmentator's weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
+from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
+from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table, inherited
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+
+MOST_NAMED = 5
+
+
+def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Finding]:
+    """Nothing for a data set whose plans ask for no organ masks. Folders of the data set, or None."""
+    plans = {path: content for path, content in _plans(preprocessed) if _anatomy_folders(content)}
+    if not plans:
+        return
+    try:
+        content = read_dataset_json(preprocessed / "dataset.json")
+        hosts = host_table(content, resolve_prompts(content, preprocessed.name))
+    except MASTProError as error:
+        yield Finding(FAIL, str(error))
+        return
+    for path, found in plans.items():
+        for identifier in _anatomy_folders(found):
+            yield check_training(path, preprocessed / identifier, hosts)
+    if raw is not None:
+        for images, maps in (("imagesTr", "anatomyTr"), ("imagesTs", "anatomyTs")):
+            if (raw / images).is_dir():
+                yield check_maps(raw / images, raw / maps, content["file_ending"])
+    yield check_totalsegmentator(content, hosts)
+
+
+def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Finding:
+    """As the trainer does before a training."""
+    cases = sorted(path.stem for path in data.glob("*.pkl"))
+    if not cases:
+        remedy = f"nnUNetv2_preprocess -d {plans.parent.name} -plans_name {plans.stem}, then mastpro anatomy"
+        return Finding(WARN, f"{plans.name}: {data.name} is not preprocessed yet", remedy)
+    try:
+        check_training_maps(training_folder(data), data, cases, hosts)
+    except MASTProError as error:
+        return Finding(FAIL, f"{plans.name}: {error}")
+    return Finding(OK, f"{plans.name}: host-organ maps for all {len(cases)} cases of {data.name}")
+
+
+def check_maps(images: Path, maps: Path, ending: str) -> Finding:
+    """Each image's map is there and lies on the image's grid; headers only."""
+    names = sorted(path.name.removesuffix(f"_0000{ending}") for path in images.glob(f"*_0000{ending}"))
+    missing = [name for name in names if not (maps / f"{name}{ending}").is_file()]
+    if missing:
+        return Finding(WARN, f"{maps}: no map for {_some(missing)}", "run mastpro anatomy with their masks")
+    try:
+        pairs = ((maps / f"{name}{ending}", images / f"{name}_0000{ending}") for name in names)
+        moved = [mask.name for mask, image in pairs if not read_geometry(mask).agrees(read_geometry(image))]
+    except MASTProError as error:
+        return Finding(FAIL, str(error))
+    if moved:
+        remedy = "run mastpro anatomy again"
+        return Finding(FAIL, f"{maps}: maps on another grid than their image: {_some(moved)}", remedy)
+    return Finding(OK, f"{maps}: maps for all {len(names)} images, on their grids")
+
+
+def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> Finding:
+    """Its weights are needed for --run only."""
+    is_ct = all(str(channel).casefold() == "ct" for channel in dataset_json["channel_names"].values())
+    tasks = tasks_of((structure for host in hosts for structure in host.structures), is_ct)
+    try:
+        missing = weights_missing(tasks, fast=False)
+    except MASTProError as error:
+        return Finding(WARN, str(error))
+    if missing:
+        remedy = "mastpro anatomy --run needs them (totalseg_download_weights -t TASK), --masks does not"
+        return Finding(WARN, f"TotalSegmentator's weights are not there for {', '.join(missing)}", remedy)
+    return Finding(OK, f"TotalSegmentator's weights for {', '.join(tasks)}")
+
+
+def _plans(folder: Path | None) -> Iterator[tuple[Path, dict]]:
+    for path in sorted(folder.glob("*.json")) if folder is not None else ():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue  # told by the check of the plans
+        if isinstance(content, dict) and isinstance(content.get("configurations"), dict):
+            yield path, content
+
+
+def _anatomy_folders(plans: dict) -> list[str]:
+    """data_identifiers of the configurations that take organ masks."""
+    configurations = plans["configurations"]
+    try:
+        found = [
+            inherited(configurations, name, "data_identifier")
+            for name in configurations
+            if inherited(configurations, name, "previous_stage") == ANATOMY_STAGE
+        ]
+    except MASTProError:
+        return []
+    return list(dict.fromkeys(identifier for identifier in found if identifier))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
