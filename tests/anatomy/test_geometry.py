@@ -107,7 +107,7 @@ def test_another_space_is_refused_whatever_was_asked(grid, write_volume, tmp_pat
 @pytest.mark.parametrize("resample", [False, True])
 def test_a_series_of_masks_is_refused(grid, write_volume, tmp_path, resample):
     mask, image = pair(write_volume, tmp_path, grid, {})
-    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 5, 6, 7), np.uint8)), str(mask))
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 5, 6, 7), np.uint8), isVector=False), str(mask))
     with pytest.raises(MASTProError, match=r"size \(7 6 5 2\).*not cover the same space"):
         check_geometry(mask, image, resample)
 
