@@ -39,10 +39,6 @@ def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path,
     return found
 
 
-def is_binary(path: Path, case: str) -> bool:
-    return path.parent.name == case
-
-
 def label_numbers(path: Path, task: str) -> dict[str, int]:
     """structure -> number, from the file's extended header where it has one, else the installed class map.
 
@@ -79,7 +75,7 @@ def read_case(
     masks: dict[str, np.ndarray] = {}
     for path, wanted in find_files(folder, case, structures).items():
         values = _read_on_grid(path, image, resample)
-        if is_binary(path, case):
+        if path.parent == folder / case:
             for structure in wanted:
                 masks[structure] = values > 0
             continue
