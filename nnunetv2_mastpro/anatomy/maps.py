@@ -41,9 +41,8 @@ def dilate(values: np.ndarray, margin_mm: float, spacing_mm: Sequence[float]) ->
             slice(max(0, part.start - r), min(n, part.stop + r))
             for part, r, n in zip(place, reach, values.shape, strict=True)
         )
-        distance_mm = distance_transform_edt(values[box] != value, sampling=spacing_mm).astype(
-            nearest.dtype
-        )  # or no tie
+        distance_mm = distance_transform_edt(values[box] != value, sampling=spacing_mm)
+        distance_mm = distance_mm.astype(nearest.dtype)  # else two that are equal would differ from what is kept
         closer = (values[box] == UNKNOWN) & (distance_mm <= margin_mm + 1e-3) & (distance_mm < nearest[box])
         grown[box][closer] = value
         nearest[box][closer] = distance_mm[closer]
