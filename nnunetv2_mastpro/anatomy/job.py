@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +18,21 @@ from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases,
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 MAX_DILATION_MM = 100
+
+
+@dataclass(frozen=True)
+class Form:
+    """Preprocessed data of a configuration with the anatomy stage."""
+
+    data: Path
+    configuration: ConfigurationManager
+    num_cases: int
 
 
 @dataclass
@@ -47,10 +61,13 @@ def make_maps(args: Namespace) -> int:
     structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
     source = Source(args, structures, all(_is_ct(channel) for channel in dataset_json["channel_names"].values()))
     source.check(cases)
+    manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
     tally = write_maps(cases, source, hosts, args.dilate_mm)
     print("\n".join(describe(tally, hosts, len(cases))))
-    if args.images is None:
-        print("\n".join(write_preprocessed(name, args.plans, hosts, cases)))
+    for line in write_preprocessed(manager, forms, hosts, cases) if manager else ():
+        print(line)
+    if args.images is None and manager is None:
+        print(f"no plans {args.plans} of {name} yet: run mastpro plan -d {name} --anatomy, then this command again")
     return 0
 
 
@@ -129,52 +146,57 @@ def _nonzero(case: Case) -> np.ndarray:
     return create_nonzero_mask(np.stack([sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in case.images]))
 
 
-def write_preprocessed(name: str, plans_name: str, hosts: Sequence[HostValue], cases: Sequence[Case]) -> list[str]:
-    """The maps in the geometry of each anatomy configuration that has been preprocessed; lines that tell of it."""
-    import SimpleITK as sitk
+def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[PlansManager | None, list[Form]]:
+    """Plans and the preprocessed folders that want maps; no plans where that file is not there yet.
+
+    Raises MASTProError for plans without the anatomy stage, and for preprocessed cases that have no image.
+    """
     from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-    from tqdm import tqdm
 
-    from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-
-    base = Path(nnUNet_preprocessed.get() or "", name)
-    file = base / f"{plans_name}.json"
+    file = Path(nnUNet_preprocessed.get() or "", name, f"{plans_name}.json")
     if not nnUNet_preprocessed.get() or not file.is_file():
-        return [f"{file} is not there yet: run mastpro plan -d {name} --anatomy, then this command again"]
+        return None, []
     manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))
-    configurations = {c: manager.get_configuration(c) for c in manager.available_configurations}
-    wanted = {c: entry for c, entry in configurations.items() if entry.previous_stage_name == ANATOMY_STAGE}
+    configurations = [manager.get_configuration(entry) for entry in manager.available_configurations]
+    wanted = {entry.data_identifier: entry for entry in configurations if entry.previous_stage_name == ANATOMY_STAGE}
     if not wanted:
         raise MASTProError(f"{file} asks for no organ masks; write plans with mastpro plan -d {name} --anatomy")
-    lines, targets = [], {case.name: case.target for case in cases}
-    for configuration in {entry.data_identifier: entry for entry in wanted.values()}.values():
-        data = base / configuration.data_identifier
-        if not any(data.glob("*.pkl")):
-            lines.append(
-                f"{data} is not preprocessed; preprocess it, then run this command again if you want to train it"
+    forms = []
+    for identifier, configuration in wanted.items():
+        data = file.parent / identifier
+        found = sorted(path.stem for path in data.glob("*.pkl"))
+        strange = sorted({*found} - {case.name for case in cases})
+        if strange:
+            raise MASTProError(
+                f"{data} holds {_some(strange)}, of which {name} has no training image; restore the image, or remove "
+                "the preprocessed case"
             )
+        forms.append(Form(data, configuration, len(found)))
+    return manager, forms
+
+
+def write_preprocessed(
+    manager: PlansManager, forms: Sequence[Form], hosts: Sequence[HostValue], cases: Sequence[Case]
+) -> Iterator[str]:
+    """The maps in the geometry of what has been preprocessed, by the plans' own reader; lines that tell of it."""
+    from tqdm import tqdm
+
+    reader, targets = manager.image_reader_writer_class(), {case.name: case.target for case in reversed(cases)}
+    for form in forms:
+        if not form.num_cases:
+            yield f"{form.data} is not preprocessed; to train it, preprocess it and run this command again"
             continue
-        with tqdm(desc=f"preprocessed maps, {data.name}", total=len([*data.glob("*.pkl")]), unit="case") as bar:
+        with tqdm(desc=f"preprocessed maps, {form.data.name}", total=form.num_cases, unit="case") as bar:
             folder = preprocessed.write_training_maps(
-                data,
+                form.data,
                 manager,
-                configuration,
+                form.configuration,
                 hosts,
-                lambda case: sitk.GetArrayFromImage(sitk.ReadImage(str(_target(targets, case, name)))),
+                lambda case: reader.read_seg(str(targets[case]))[0][0],
                 bar.update,
             )
-        lines.append(f"for training: {folder}")
-    return lines
-
-
-def _target(targets: dict[str, Path], case: str, name: str) -> Path:
-    if case not in targets:
-        raise MASTProError(
-            f"the preprocessed data of {name} hold {case}, which is no training image of it; restore the image, or "
-            "remove the preprocessed case"
-        )
-    return targets[case]
+        yield f"for training: {folder}"
 
 
 def describe(tally: Tally, hosts: Sequence[HostValue], num_cases: int) -> list[str]:

@@ -37,6 +37,12 @@ def preprocess_map(
 
     order = plans_manager.transpose_forward
     transposed = values.transpose(order)
+    before = tuple(properties["shape_before_cropping"])
+    if transposed.shape != before:
+        raise MASTProError(
+            f"a map has the shape {transposed.shape}, its image had {before} when it was preprocessed; preprocess the "
+            "data set again"
+        )
     spacing_mm = [properties["spacing"][axis] for axis in order]
     cropped = transposed[bounding_box_to_slice(properties["bbox_used_for_cropping"])]
     target_mm = list(configuration.spacing)
