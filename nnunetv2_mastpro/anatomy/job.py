@@ -19,6 +19,7 @@ from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.prompts.resolve import modality_of
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -59,7 +60,7 @@ def make_maps(args: Namespace) -> int:
     else:
         cases = dataset_cases(name, dataset_json, ending)
     structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
-    source = Source(args, structures, all(_is_ct(channel) for channel in dataset_json["channel_names"].values()))
+    source = Source(args, structures, dataset_json)
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
     tally = write_maps(cases, source, hosts, args.dilate_mm)
@@ -74,13 +75,15 @@ def make_maps(args: Namespace) -> int:
 class Source:
     """Where the masks of a case come from."""
 
-    def __init__(self, args: Namespace, structures: tuple[str, ...], is_ct: bool):
-        self.args, self.structures, self.is_ct = args, structures, is_ct
-        self.tasks = totalseg.tasks_of(structures, is_ct)
+    def __init__(self, args: Namespace, structures: tuple[str, ...], dataset_json: dict):
+        self.args, self.structures = args, structures
+        self.only_ct = all(str(name).casefold() == "ct" for name in dataset_json["channel_names"].values())
+        self.tasks = totalseg.tasks_of(structures, modality_of(dataset_json) != "MRI")
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raise MASTProError for what can be seen from file names and headers."""
         if self.args.maker:
+            totalseg.check_structures(self.tasks)
             totalseg.check_weights(self.tasks, self.args.fast)
             return
         folder = self.args.masks
@@ -113,7 +116,7 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
         geometry = read_geometry(case.images[0])
         values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
         values = maps.dilate(values, dilate_mm, geometry.spacing_mm[::-1])
-        if not source.is_ct:  # there nnU-Net may take a label outside the image for a part of it
+        if not source.only_ct:  # there nnU-Net may take a label outside the image for a part of it
             values[~_nonzero(case)] = maps.UNKNOWN
         _write(values, case)
         voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
@@ -222,7 +225,3 @@ def describe(tally: Tally, hosts: Sequence[HostValue], num_cases: int) -> list[s
 
 def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _is_ct(channel: str) -> bool:
-    return str(channel).casefold() == "ct"

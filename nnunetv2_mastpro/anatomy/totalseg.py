@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from nnunetv2_mastpro.anatomy.masks import DEFAULT_TASK, split_structure
+from nnunetv2_mastpro.anatomy.masks import DEFAULT_TASK, ENDINGS, split_structure
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.store import cache_folder
 
 MR_TASK = "total_mr"
 CROP_WEIGHTS = {DEFAULT_TASK: 298, MR_TASK: 852}  # found first, roughly, where only some structures are wanted
+ROBUST_CROP_WEIGHTS, BODY_WEIGHTS = 297, 300  # other models that find the place first
 CODE = """
 import json, sys
 from totalsegmentator.python_api import totalsegmentator
@@ -37,19 +38,37 @@ def tasks_of(structures: Iterable[str], is_ct: bool) -> dict[str, list[str]]:
 
 def weights_missing(tasks: Iterable[str], fast: bool) -> list[str]:
     """Tasks whose weights are not where TotalSegmentator looks for them. Raises MASTProError for an unknown task."""
+    return [task for task in tasks if _missing_ids(task, fast)]
+
+
+def _missing_ids(task: str, fast: bool) -> list[int]:
     from totalsegmentator.config import get_weights_dir
     from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
 
-    missing = []
-    for task in tasks:
-        settings = _settings(task)
-        mode = "fast" if fast and "fast" in settings.get("sub_modes", {}) else "default"
-        ids = settings.get("sub_modes", {}).get(mode, settings)["task_id"]
-        ids = [*(ids if isinstance(ids, list) else [ids]), *([CROP_WEIGHTS[task]] if task in CROP_WEIGHTS else [])]
-        folders = (TASK_ID_WEIGHTS_CONFIGS[number] for number in ids)
-        if not all((get_weights_dir() / (f.get("rel_path") or "") / f["foldername"]).exists() for f in folders):
-            missing.append(task)
-    return missing
+    folders = {number: TASK_ID_WEIGHTS_CONFIGS[number] for number in _model_ids(task, fast)}
+    return [
+        number
+        for number, entry in folders.items()
+        if not (get_weights_dir() / (entry.get("rel_path") or "") / entry["foldername"]).exists()
+    ]
+
+
+def _model_ids(task: str, fast: bool) -> list[int]:
+    """Of the task, and of what TotalSegmentator runs first to crop the image."""
+    settings = _settings(task)
+    mode = "fast" if fast and "fast" in settings.get("sub_modes", {}) else "default"
+    ids = settings.get("sub_modes", {}).get(mode, settings)["task_id"]
+    ids = list(ids) if isinstance(ids, list) else [ids]
+    crop = settings.get("crop") or []
+    if task in CROP_WEIGHTS:
+        return [*ids, CROP_WEIGHTS[task]]
+    if "crop_model" in settings:
+        return [*ids, *_model_ids(settings["crop_model"], fast=False)]
+    if "body_trunc" in crop or "body_extremities" in crop:
+        return [*ids, 300]
+    if crop:
+        return [*ids, 852 if task.endswith("_mr") else 297 if settings.get("robust_crop") else 298]
+    return [*ids, 305] if task == "vertebrae_pp_refined" else ids
 
 
 def _settings(task: str) -> dict:
@@ -60,17 +79,49 @@ def _settings(task: str) -> dict:
     return TASK_CONFIGS[task]
 
 
+def check_structures(tasks: dict[str, list[str]]) -> None:
+    """Raise MASTProError for a structure that its task lacks; total_mr has fewer than total, and may lack some."""
+    for task, names in tasks.items():
+        unknown = [name for name in names if name not in _structures(task)]
+        if unknown and (task != MR_TASK or len(unknown) == len(names)):
+            raise MASTProError(
+                f"TotalSegmentator's task {task} has no structure {', '.join(unknown)}; correct host_structures in "
+                "mastpro.prompts of dataset.json, or use --masks"
+            )
+
+
+def _structures(task: str) -> set[str]:
+    from totalsegmentator.map_to_binary import class_map
+
+    return {*class_map[task].values()}
+
+
 def check_weights(tasks: Iterable[str], fast: bool) -> None:
     """Raise MASTProError that says how to get weights which are missing."""
     from totalsegmentator.config import get_weights_dir
 
-    missing = weights_missing(tasks, fast)
+    missing = {task: ids for task in tasks if (ids := _missing_ids(task, fast))}
     if missing:
-        commands = ", ".join(f"totalseg_download_weights -t {task}{'_fast' if fast else ''}" for task in missing)
+        commands = ", ".join(_downloads({number for ids in missing.values() for number in ids}))
         raise MASTProError(
             f"TotalSegmentator's weights for {', '.join(missing)} are not in {get_weights_dir()}; fetch them on a "
             f"machine with internet ({commands}; TOTALSEG_HOME_DIR says where), or give masks with --masks"
         )
+
+
+def _downloads(ids: set[int]) -> list[str]:
+    """Commands that fetch these models, few and small."""
+    from totalsegmentator.bin.totalseg_download_weights import TASK_TO_ID
+
+    commands = []
+    while ids:
+        task = max(TASK_TO_ID, key=lambda name: (len(ids.intersection(TASK_TO_ID[name])), -len(TASK_TO_ID[name])))
+        covered = ids.intersection(TASK_TO_ID[task])
+        if not covered:
+            break
+        commands.append(f"totalseg_download_weights -t {task}")
+        ids = ids - covered
+    return commands or ["TotalSegmentator fetches them itself when it runs there"]
 
 
 def run_cached(
@@ -82,14 +133,15 @@ def run_cached(
     for task, names in tasks.items():
         inside = folder if task in CROP_WEIGHTS else folder / task
         target = inside / f"{case}.nii.gz"
-        if target.is_file():
+        wanted = sorted(_structures(task).intersection(names))
+        if target.is_file() or not wanted:
             continue
         inside.mkdir(parents=True, exist_ok=True)
-        unfinished = inside / f".{case}.{os.getpid()}.nii.gz"
-        arguments = {"input": str(image), "output": str(unfinished), "ml": True, "task": task, "device": device}
-        arguments |= {"fast": fast and not _settings(task).get("disallow_fast", False), "quiet": True}
+        unfinished, copy = (inside / f".{case}.{os.getpid()}{end}.nii.gz" for end in ("", ".image"))
+        arguments = {"input": str(_as_nifti(image, copy)), "output": str(unfinished), "ml": True, "task": task}
+        arguments |= {"fast": fast and not _settings(task).get("disallow_fast", False), "device": device, "quiet": True}
         if task in CROP_WEIGHTS:
-            arguments["roi_subset"] = sorted(names)
+            arguments["roi_subset"] = wanted
         try:
             (run or run_totalsegmentator)(arguments)
             if not unfinished.is_file():
@@ -97,7 +149,18 @@ def run_cached(
             os.replace(unfinished, target)
         finally:
             unfinished.unlink(missing_ok=True)
+            copy.unlink(missing_ok=True)
     return folder, case
+
+
+def _as_nifti(image: Path, copy: Path) -> Path:
+    """The image, or a copy of it: what is no NIfTI TotalSegmentator takes for DICOM."""
+    if image.name.endswith(ENDINGS):
+        return image
+    import SimpleITK as sitk
+
+    sitk.WriteImage(sitk.ReadImage(str(image)), str(copy))
+    return copy
 
 
 def run_totalsegmentator(arguments: dict) -> None:
