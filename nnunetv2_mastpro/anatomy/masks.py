@@ -16,7 +16,7 @@ from nnunetv2_mastpro.anatomy.geometry import check_geometry, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
 
 ENDINGS = (".nii.gz", ".nii")
-DEFAULT_TASK = "total"
+DEFAULT_TASK, MR_TASK = "total", "total_mr"  # of an MR image, the second stands for the first
 
 
 def split_structure(structure: str) -> tuple[str, str]:
@@ -30,12 +30,12 @@ def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path,
     found: dict[Path, list[str]] = {}
     for structure in structures:
         task, name = split_structure(structure)
-        inside = folder if task == DEFAULT_TASK else folder / task
-        stems = [folder / case / name] if (folder / case).is_dir() else [inside / case]
-        for stem in stems:
-            path = next((p for p in (stem.with_name(stem.name + e) for e in ENDINGS) if p.is_file()), None)
-            if path is not None:
-                found.setdefault(path, []).append(structure)
+        places = {DEFAULT_TASK: [""], MR_TASK: [MR_TASK, ""]}.get(task, [task])
+        stems = [folder / case / name] if (folder / case).is_dir() else [folder / place / case for place in places]
+        paths = (stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS)
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            found.setdefault(path, []).append(structure)
     return found
 
 

@@ -10,17 +10,16 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 
-from nnunetv2_mastpro.anatomy.masks import DEFAULT_TASK, ENDINGS, split_structure
+from nnunetv2_mastpro.anatomy.masks import DEFAULT_TASK, MR_TASK, split_structure
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.store import cache_folder
 
-MR_TASK = "total_mr"
 CROP_WEIGHTS = {DEFAULT_TASK: 298, MR_TASK: 852}  # found first, roughly, where only some structures are wanted
-ROBUST_CROP_WEIGHTS, BODY_WEIGHTS = 297, 300  # other models that find the place first
 CODE = """
 import json, sys
 from totalsegmentator.python_api import totalsegmentator
@@ -131,31 +130,30 @@ def run_cached(
     folder = cache_folder() / "totalsegmentator"
     case = content_key(image, tasks, fast)
     for task, names in tasks.items():
-        inside = folder if task in CROP_WEIGHTS else folder / task
+        stands_for_total = task == MR_TASK and DEFAULT_TASK not in tasks
+        inside = folder if task == DEFAULT_TASK or stands_for_total else folder / task
         target = inside / f"{case}.nii.gz"
         wanted = sorted(_structures(task).intersection(names))
         if target.is_file() or not wanted:
             continue
         inside.mkdir(parents=True, exist_ok=True)
-        unfinished, copy = (inside / f".{case}.{os.getpid()}{end}.nii.gz" for end in ("", ".image"))
-        arguments = {"input": str(_as_nifti(image, copy)), "output": str(unfinished), "ml": True, "task": task}
-        arguments |= {"fast": fast and not _settings(task).get("disallow_fast", False), "device": device, "quiet": True}
-        if task in CROP_WEIGHTS:
-            arguments["roi_subset"] = wanted
-        try:
+        with tempfile.TemporaryDirectory(dir=inside, prefix=".") as unfinished:
+            made = Path(unfinished, "masks.nii.gz")
+            given = _as_nifti(image, Path(unfinished, "image.nii.gz"))
+            arguments = {"input": str(given), "output": str(made), "ml": True, "task": task, "device": device}
+            arguments |= {"fast": fast and not _settings(task).get("disallow_fast", False), "quiet": True}
+            if task in CROP_WEIGHTS:
+                arguments["roi_subset"] = wanted
             (run or run_totalsegmentator)(arguments)
-            if not unfinished.is_file():
+            if not made.is_file():
                 raise MASTProError(f"TotalSegmentator wrote nothing for {image}; run it by hand, or use --masks")
-            os.replace(unfinished, target)
-        finally:
-            unfinished.unlink(missing_ok=True)
-            copy.unlink(missing_ok=True)
+            os.replace(made, target)
     return folder, case
 
 
 def _as_nifti(image: Path, copy: Path) -> Path:
-    """The image, or a copy of it: what is no NIfTI TotalSegmentator takes for DICOM."""
-    if image.name.endswith(ENDINGS):
+    """The image, or a copy of it: TotalSegmentator takes other formats, and .nii.gz after more dots, for DICOM."""
+    if image.suffixes in ([".nii"], [".nii", ".gz"]):
         return image
     import SimpleITK as sitk
 
