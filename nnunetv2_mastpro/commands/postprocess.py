@@ -86,6 +86,7 @@ def read_model(predictions: Path) -> Model:
     """Raises MASTProError where the folder is not a prediction of a model with a host table."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from nnunetv2_mastpro.anatomy.hosts import host_values
     from nnunetv2_mastpro.config import MASTProConfig
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
@@ -94,12 +95,14 @@ def read_model(predictions: Path) -> Model:
             raise MASTProError(f"{predictions} has no {name}; give a folder that nnUNetv2_predict wrote")
     dataset_json, plans = (read_dataset_json(predictions / name) for name in COPIED)
     resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
+    if resolved is not None and not resolved.hosts:  # trained without organ masks, but the table is the data set's
+        resolved = dataclasses.replace(resolved, hosts=host_values(dataset_json, resolved.classes))
     if resolved is None:
         raise MASTProError(f"{predictions} was not predicted by a MAST-Pro model; train with nnUNetTrainerMASTPro")
     if not any(entry.is_tumor and _hosted(resolved, index) for index, entry in enumerate(resolved.classes)):
         raise MASTProError(
             f"the model of {predictions} knows no host organ of a tumour class, so nothing can be outside of one; "
-            "train with plans that mastpro plan --anatomy wrote"
+            "give host_structures in mastpro.prompts of dataset.json before training"
         )
     manager = PlansManager(plans)
     labels = manager.get_label_manager(dataset_json)

@@ -178,11 +178,25 @@ BAD = {
     ),
     "no plans": (lambda root: (root / "predictions" / "plans.json").unlink(), "has no plans.json"),
     "stock": (lambda root: change_plans(root, lambda plans: plans.pop("mastpro")), "not predicted by a MAST-Pro model"),
-    "text only": (
+    "no host": (
         lambda root: change_plans(root, lambda plans: plans["mastpro"]["resolved"].update(hosts=[])),
         "knows no host organ of a tumour class",
     ),
 }
+
+
+def test_a_model_without_organ_masks_has_the_table_of_its_classes(folders):
+    """Trained on text alone, but its classes have hosts."""
+
+    def forget_the_table(plans):
+        known = plans["mastpro"]["resolved"]
+        for entry, hosts in zip(known["classes"], (["liver"], ["kidney_left"], []), strict=True):
+            entry["host_structures"] = hosts
+        known["hosts"] = []
+
+    change_plans(folders, forget_the_table)
+    assert postprocess(folders) == 0
+    np.testing.assert_array_equal(read_image(folders / "output" / "known.nii.gz"), cleaned("known"))
 
 
 @pytest.mark.parametrize("kind", BAD)
