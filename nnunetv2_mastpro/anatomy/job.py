@@ -19,7 +19,7 @@ from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-from nnunetv2_mastpro.prompts.resolve import modality_of
+from nnunetv2_mastpro.prompts.resolve import foreground_labels, modality_of
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -51,6 +51,8 @@ def make_maps(args: Namespace) -> int:
         raise MASTProError(f"--dilate-mm {args.dilate_mm:g} is not within 0 and {MAX_DILATION_MM}; give millimetres")
     if (args.images is None) != (args.output is None):
         raise MASTProError("-i and -o go together: images to be predicted, and where their maps go")
+    if args.fast and not args.maker:
+        raise MASTProError("--fast is for --run totalsegmentator; leave it out where --masks gives the masks")
     if args.model is not None and args.images is None:
         raise MASTProError("-m is for images to be predicted; give them with -i and -o")
     dataset_json, name, hosts = read_model(args.model) if args.model else read_dataset(args.dataset)
@@ -64,7 +66,7 @@ def make_maps(args: Namespace) -> int:
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
     tally = write_maps(cases, source, hosts, args.dilate_mm)
-    print("\n".join(describe(tally, hosts, len(cases))))
+    print("\n".join(describe(tally, hosts, foreground_labels(dataset_json), len(cases))))
     for line in write_preprocessed(manager, forms, hosts, cases) if manager else ():
         print(line)
     if args.images is None and manager is None:
@@ -160,7 +162,12 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
     file = Path(nnUNet_preprocessed.get() or "", name, f"{plans_name}.json")
     if not nnUNet_preprocessed.get() or not file.is_file():
         return None, []
-    manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise MASTProError(
+            f"{file} is no JSON ({error}); write it anew with mastpro plan -d {name} --anatomy"
+        ) from error
     configurations = [manager.get_configuration(entry) for entry in manager.available_configurations]
     wanted = {entry.data_identifier: entry for entry in configurations if entry.previous_stage_name == ANATOMY_STAGE}
     if not wanted:
@@ -202,13 +209,15 @@ def write_preprocessed(
         yield f"for training: {folder}"
 
 
-def describe(tally: Tally, hosts: Sequence[HostValue], num_cases: int) -> list[str]:
-    """What was found, as a table, and what to look at."""
-    rows = [("value", "cases", "median ml", "structures")]
+def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], num_cases: int) -> list[str]:
+    """What was found, as a table, and what to look at. `labels`: of the network's outputs, in order."""
+    rows = [("value", "host of", "cases", "median ml", "structures")]
     for host in hosts:
         volumes = tally.volumes_ml.get(host.value, [])
         typical = f"{median(volumes):.1f}" if volumes else "-"
-        rows.append((str(host.value), f"{len(volumes)} of {num_cases}", typical, ", ".join(host.structures)))
+        hosted = ", ".join(labels[index] for index in host.classes)
+        found = f"{len(volumes)} of {num_cases}"
+        rows.append((str(host.value), hosted, found, typical, ", ".join(host.structures)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     if tally.empty:

@@ -18,7 +18,6 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 
 INDEX = "anatomy.json"
-REMEDY = "run mastpro anatomy -d DATASET -p PLANS again with the masks"
 
 
 def host_rows(hosts: Sequence[HostValue]) -> list[dict]:
@@ -103,25 +102,29 @@ def data_shape(data_folder: Path, case: str) -> tuple[int, ...]:
 
 def check_training_maps(folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue]) -> None:
     """Raise MASTProError unless each case has a map of its shape and of the plans' values."""
+    remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p PLANS again with the masks"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         table, known = index["hosts"], index["cases"]
     except OSError as error:
-        raise MASTProError(f"{folder} has no {INDEX}, so the host-organ maps were not made; {REMEDY}") from error
+        raise MASTProError(f"{folder} has no {INDEX}, so the host-organ maps were not made; {remedy}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise MASTProError(f"{folder / INDEX} cannot be read; {REMEDY}") from error
+        raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
     if table != host_rows(hosts):
-        raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {REMEDY}")
+        raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {remedy}")
     allowed = {host.value for host in hosts}
     files = {path.name for path in folder.iterdir()}
     for case in cases:
         if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}:
-            raise MASTProError(f"{folder} has no map for {case}; {REMEDY}")
-        have, want = tuple(known[case]["shape"]), data_shape(data_folder, case)
+            raise MASTProError(f"{folder} has no map for {case}; {remedy}")
+        try:
+            have, values = tuple(known[case]["shape"]), known[case]["values"]
+        except (KeyError, TypeError) as error:
+            raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
+        want = data_shape(data_folder, case)
         if have != want:
-            raise MASTProError(f"the map for {case} in {folder} has the shape {have}, its image {want}; {REMEDY}")
-        if not allowed.issuperset(known[case]["values"]):
+            raise MASTProError(f"the map for {case} in {folder} has the shape {have}, its image {want}; {remedy}")
+        if not allowed.issuperset(values):
             raise MASTProError(
-                f"the map for {case} in {folder} has the values {known[case]['values']}, known are {sorted(allowed)}; "
-                f"{REMEDY}"
+                f"the map for {case} in {folder} has the values {values}, known are {sorted(allowed)}; {remedy}"
             )

@@ -184,6 +184,7 @@ DAMAGE = {
     "no index": (lambda f: (f / "anatomy.json").unlink(), r"has no anatomy\.json.* were not made"),
     "torn index": (lambda f: (f / "anatomy.json").write_text('{"hosts": ['), r"anatomy\.json cannot be read"),
     "a list": (lambda f: (f / "anatomy.json").write_text("[]"), r"anatomy\.json cannot be read"),
+    "torn case": (lambda f: rewrite(f, lambda c: c["cases"]["case_1"].pop("shape")), r"anatomy\.json cannot be read"),
     "no cases": (lambda f: rewrite(f, lambda c: c.pop("cases")), r"anatomy\.json cannot be read"),
     "other hosts": (lambda f: rewrite(f, lambda c: c["hosts"].pop()), "made for other host organs than the plans"),
     "missing case": (lambda f: rewrite(f, lambda c: c["cases"].pop("case_1")), "has no map for case_1;"),
@@ -204,7 +205,9 @@ def test_unsound_maps_are_refused_before_training(stored, hosts, damage, message
     folder, drawn = stored()
     made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
     damage(made)
-    with pytest.raises(MASTProError, match=f"{message}.*run mastpro anatomy -d DATASET -p PLANS again with the masks"):
+    with pytest.raises(
+        MASTProError, match=f"{message}.*mastpro anatomy -d {folder.parent.name} -p PLANS again with the masks"
+    ):
         check_training_maps(made, folder, sorted(drawn), hosts)
 
 
