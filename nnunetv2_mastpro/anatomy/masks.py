@@ -94,10 +94,12 @@ def read_case(
 
 
 def check_case(folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool) -> bool:
-    """Whether the case has masks; headers only. Raises MASTProError for another geometry."""
+    """Whether the case has masks; headers only. Raises MASTProError for another geometry, or without a label table."""
     files = find_files(folder, case, structures)
-    for path in files:
+    for path, wanted in files.items():
         check_geometry(path, image, resample)
+        if path.parent != folder / case:
+            label_numbers(path, split_structure(wanted[0])[0])
     return bool(files)
 
 

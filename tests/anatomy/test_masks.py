@@ -94,6 +94,8 @@ def test_numbers_of_an_unknown_task_are_refused(organs, image, write_volume, tmp
     write_volume(tmp_path / "masks" / "own" / "case_7.nii.gz", multilabel(organs, NUMBER))
     with pytest.raises(MASTProError, match="no task 'own' whose numbers would tell; .*one binary file per structure"):
         read(tmp_path / "masks", image, ("own:liver",))
+    with pytest.raises(MASTProError, match="no task 'own' whose numbers would tell"):  # before any voxel is read
+        check_case(tmp_path / "masks", "case_7", ("own:liver",), image, resample=False)
 
 
 def test_another_task_lies_in_its_folder(organs, image, write_volume, tmp_path):
