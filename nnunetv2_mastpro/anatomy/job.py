@@ -91,6 +91,8 @@ class Source:
         folder = self.args.masks
         if not folder.is_dir():
             raise MASTProError(f"--masks {folder} is no folder; give one that holds a mask per case")
+        if folder.resolve() in {case.target.parent.resolve() for case in cases}:
+            raise MASTProError(f"--masks {folder} is where the maps go, which would overwrite the masks; give another")
         resample = self.args.resample
         found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
         if not any(found):

@@ -1,0 +1,243 @@
+"""`mastpro anatomy` in a process of its own, on a small CT data set with masks of its organs."""
+
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_mastpro.cli import main
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, Resolved
+
+NAME = "Dataset321_Organs"
+SHAPE = (8, 10, 12)
+NUMBERS = {"liver": 5, "kidney_right": 2, "kidney_left": 3, "spleen": 1}  # in TotalSegmentator's task "total"
+VALUES = {"liver": 1, "kidney_right": 2, "kidney_left": 2}  # liver_tumor is label 1, kidney_tumor 2
+CASES = {"a": "Tr", "b": "Tr", "c": "Tr", "d": "Ts"}
+SPACING_MM = (1.0, 1.5, 3.0)
+
+
+def dataset_json(channel="CT"):
+    labels = {"background": 0, "liver_tumor": 1, "kidney_tumor": 2}
+    return {"channel_names": {"0": channel}, "labels": labels, "numTraining": 3, "file_ending": ".nii.gz"}
+
+
+def write(path, values, origin_mm=(5.0, -7.0, 9.0)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(SPACING_MM)
+    image.SetOrigin(origin_mm)
+    sitk.WriteImage(image, str(path))
+
+
+def read(folder):
+    return {path.name: sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in sorted(folder.iterdir())}
+
+
+class Lab:
+    """A data set, its masks, and the command."""
+
+    def __init__(self, workspace, run_command, folder, channel="CT"):
+        self.workspace, self.run_command = workspace, run_command
+        self.raw, self.masks, rng = workspace.raw / NAME, folder / "masks", np.random.default_rng(0)
+        self.organs, self.images = {}, {}
+        for case, kind in CASES.items():
+            values = rng.choice([0, *NUMBERS.values()], SHAPE, p=[0.96, 0.01, 0.01, 0.01, 0.01]).astype(np.uint8)
+            image = rng.normal(100, 9, SHAPE).astype(np.float32)
+            image[:, :3], image[2:6, 5:8, 5:8] = 0, 0  # air; a hole, which nnU-Net fills
+            self.organs[case], self.images[case] = values, image
+            write(self.raw / f"images{kind}" / f"{case}_0000.nii.gz", image)
+            write(self.raw / f"labels{kind}" / f"{case}.nii.gz", np.zeros(SHAPE, np.uint8))
+            write(self.masks / f"{case}.nii.gz", values)
+        (self.raw / "dataset.json").write_text(json.dumps(dataset_json(channel)))
+
+    def __call__(self, *arguments, rc=0):
+        return self.run_command(["mastpro", "anatomy", *arguments], env=self.workspace.env, rc=rc)
+
+    def refused(self, *arguments):
+        """The error, which is one line; nothing was written."""
+        before = sorted(self.raw.parent.parent.rglob("*"))
+        done = self(*arguments, rc=2)
+        assert sorted(self.raw.parent.parent.rglob("*")) == before
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    def expected(self, case):
+        values = np.zeros(SHAPE, np.uint8)
+        for index in np.ndindex(SHAPE):
+            name = next((n for n, number in NUMBERS.items() if number == self.organs[case][index]), None)
+            values[index] = VALUES.get(name, 0)
+        return values
+
+
+@pytest.fixture
+def lab(workspace, run_command, tmp_path):
+    return Lab(workspace, run_command, tmp_path)
+
+
+def test_maps_of_training_and_test_images(lab):
+    done = lab("-d", "321", "--masks", lab.masks)
+    for kind, names in (("Tr", "abc"), ("Ts", "d")):
+        np.testing.assert_equal(read(lab.raw / f"anatomy{kind}"), {f"{n}.nii.gz": lab.expected(n) for n in names})
+        for name in names:
+            made = sitk.ReadImage(lab.raw / f"anatomy{kind}" / f"{name}.nii.gz")
+            image = sitk.ReadImage(lab.raw / f"images{kind}" / f"{name}_0000.nii.gz")
+            for ask in ("GetSpacing", "GetOrigin", "GetDirection"):
+                assert getattr(made, ask)() == getattr(image, ask)()
+    median_ml = np.median([(lab.expected(case) == 2).sum() for case in CASES]) * np.prod(SPACING_MM) / 1000
+    row = next(line for line in done.stdout.splitlines() if line.endswith("kidney_right, kidney_left"))
+    assert re.split(r" {2,}", row) == ["2", "kidney_tumor", "4 of 4", f"{median_ml:.1f}", "kidney_right, kidney_left"]
+    assert "run mastpro plan -d" in done.stdout
+    assert "warning" not in done.stdout
+
+
+def test_a_second_run_gives_the_same_files(lab):
+    def hashes():
+        files = [path for path in lab.workspace.raw.parent.rglob("*") if path.is_file()]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    lab("-d", NAME, "--masks", lab.masks)
+    first = hashes()
+    assert not [name for name in first if "/." in name.removeprefix(str(lab.workspace.raw.parent))]
+    lab("-d", NAME, "--masks", lab.masks)
+    assert hashes() == first
+
+
+def test_a_case_without_masks_gets_an_empty_map_and_is_named(lab):
+    (lab.masks / "b.nii.gz").unlink()
+    done = lab("-d", "321", "--masks", lab.masks)
+    expected = {"a.nii.gz": lab.expected("a"), "b.nii.gz": np.zeros(SHAPE), "c.nii.gz": lab.expected("c")}
+    np.testing.assert_equal(read(lab.raw / "anatomyTr"), expected)
+    assert "warning: empty maps, since no host organ was found: b;" in done.stdout
+
+
+def test_binary_files_that_overlap(lab):
+    """The first value of the table has what both claim; the case is named with the number of voxels."""
+    shutil.rmtree(lab.masks)
+    liver, kidney = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
+    liver[2:5], kidney[4:7] = 1, 1
+    for case in CASES:
+        write(lab.masks / case / "liver.nii.gz", liver)
+        write(lab.masks / case / "kidney_left.nii.gz", kidney)
+    done = lab("-d", "321", "--masks", lab.masks)
+    expected = np.where(liver, 1, 2 * kidney)
+    np.testing.assert_equal(read(lab.raw / "anatomyTs"), {"d.nii.gz": expected})
+    assert f"organs that overlap, where the first in the table has the voxels: a ({10 * 12} voxels), b" in done.stdout
+
+
+def test_maps_for_prediction_are_those_of_the_test_images(lab, tmp_path):
+    lab("-d", "321", "--masks", lab.masks)
+    lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "new" / "maps", "--masks", lab.masks)
+    np.testing.assert_equal(read(tmp_path / "new" / "maps"), read(lab.raw / "anatomyTs"))
+
+
+def test_dilation_is_in_millimetres(lab, tmp_path):
+    """By 1 mm on a grid of 1 x 1.5 x 3 mm: one voxel along x, none along the others."""
+    lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--masks", lab.masks, "--dilate-mm", "1")
+    before = lab.expected("d")
+    expected = before.copy()
+    for z, y, x in np.ndindex(SHAPE):
+        near = [before[z, y, other] for other in (x - 1, x + 1) if 0 <= other < SHAPE[2] and before[z, y, other]]
+        if near and not before[z, y, x]:
+            expected[z, y, x] = min(near)
+    assert (expected != before).any()
+    np.testing.assert_equal(read(tmp_path / "maps"), {"d.nii.gz": expected})
+
+
+def test_masks_of_another_grid_on_request(lab, tmp_path):
+    path = lab.masks / "d.nii.gz"
+    sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "PIR"), str(path))
+    arguments = ["-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--masks", lab.masks]
+    assert "or --resample for nearest neighbour" in lab.refused(*arguments)
+    lab(*arguments, "--resample")
+    np.testing.assert_equal(read(tmp_path / "maps"), {"d.nii.gz": lab.expected("d")})
+
+
+def test_a_mask_of_another_patient_leaves_nothing_written(lab):
+    write(lab.masks / "c.nii.gz", lab.organs["c"], origin_mm=(5.0, -7.0, 900.0))
+    said = lab.refused("-d", "321", "--masks", lab.masks, "--resample")
+    assert "c.nii.gz has size (12 10 8)" in said
+    assert "origin (5 -7 900)" in said
+    assert "origin (5 -7 9)" in said
+    assert "they do not cover the same space; give the mask of this image" in said
+
+
+def test_outside_an_mr_image_there_is_no_organ(workspace, run_command, tmp_path):
+    """nnU-Net may take a label there for a part of the image; what lies enclosed in it counts as inside."""
+    from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
+
+    lab = Lab(workspace, run_command, tmp_path, channel="T1")
+    lab("-d", "321", "--masks", lab.masks)
+    for name, values in read(lab.raw / "anatomyTr").items():
+        case = name.removesuffix(".nii.gz")
+        inside = create_nonzero_mask(lab.images[case][None])
+        assert inside[2:6, 5:8, 5:8].all()
+        np.testing.assert_array_equal(values, np.where(inside, lab.expected(case), 0))
+
+
+@pytest.fixture
+def model(lab, tmp_path):
+    """`model(hosts)`: the folder of a model trained with this table."""
+
+    def make(hosts, **plans):
+        folder = tmp_path / "model"
+        folder.mkdir()
+        classes = tuple(ClassSpec(label, f"{label}.", True) for label in ("liver_tumor", "kidney_tumor"))
+        resolved = Resolved(classes, embedding_dim=384, has_background=True, hosts=hosts)
+        plans = {"dataset_name": NAME, "mastpro": MASTProConfig(resolved=resolved).to_dict()} | plans
+        (folder / "plans.json").write_text(json.dumps(plans))
+        (folder / "dataset.json").write_text(json.dumps(dataset_json()))
+        return folder
+
+    return make
+
+
+def test_the_table_of_a_trained_model(lab, model, host, tmp_path):
+    """Not that of the data set, which may have changed, or be elsewhere."""
+    folder = model((host(1, "spleen"), host(2, "liver")))
+    images = shutil.copytree(lab.raw / "imagesTs", tmp_path / "images")
+    shutil.rmtree(lab.raw)
+    lab("-m", folder, "-i", images, "-o", tmp_path / "maps", "--masks", lab.masks)
+    expected = np.where(lab.organs["d"] == 1, 1, 2 * (lab.organs["d"] == 5))
+    np.testing.assert_equal(read(tmp_path / "maps"), {"d.nii.gz": expected})
+
+
+@pytest.mark.parametrize("plans", [{}, {"mastpro": {}}, {"mastpro": {"resolved": None}}])
+def test_a_model_without_organ_masks_takes_no_maps(lab, model, tmp_path, plans):
+    arguments = ["-m", model((), **plans), "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--masks", lab.masks]
+    assert "was trained without organ masks; it takes no maps" in lab.refused(*arguments)
+
+
+REFUSED = {
+    "negative margin": (["--dilate-mm", "-1"], "--dilate-mm -1 is not within 0 and 100; give millimetres"),
+    "no number": (["--dilate-mm", "nan"], "--dilate-mm nan is not within 0 and 100"),
+    "images only": (["-i", "IMAGES"], "-i and -o go together"),
+    "output only": (["-o", "NEW"], "-i and -o go together"),
+    "output on images": (["-i", "IMAGES", "-o", "IMAGES"], "is the folder of the images; give another"),
+    "output on masks": (["-i", "IMAGES", "-o", "MASKS"], "is where the maps go, which would overwrite the masks"),
+    "no images": (["-i", "MASKS", "-o", "NEW"], "has no image such as case_0000.nii.gz"),
+    "no folder of images": (["-i", "NEW", "-o", "NEWER"], "NEW is no folder; give the one that nnUNetv2_predict gets"),
+    "no folder of masks": (["--masks", "NEW"], "NEW is no folder; give one that holds a mask per case"),
+    "masks of no case": (["--masks", "IMAGES"], "has a mask of no case; it must hold files such as a.nii.gz"),
+    "no weights": (["--run", "totalsegmentator"], "weights for total are not in"),
+    "no model": (["-m", "NEW", "-i", "IMAGES", "-o", "NEWER"], "is not the folder of a trained model"),
+    "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, arguments, message):
+    """In this process, for speed."""
+    for name, value in {**lab.workspace.env, "TOTALSEG_HOME_DIR": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    folders = {"IMAGES": lab.raw / "imagesTs", "MASKS": lab.masks}
+    given = [str(folders.get(part, tmp_path / part if part.isupper() else part)) for part in arguments]
+    given += [] if {"--masks", "--run"} & {*given} else ["--masks", lab.masks]
+    given += [] if "-m" in given else ["-d", "321"]
+    before = sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")])
+    assert main(["anatomy", *map(str, given)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")]) == before
