@@ -45,6 +45,15 @@ def hippocampus(tmp_path_factory) -> Path:
     return real if real.is_dir() else make_up_images(tmp_path_factory.mktemp("made_up"))
 
 
+@pytest.fixture(scope="session")
+def real_scan() -> Path:
+    """Folder with ct.nii.gz and total_multilabel.nii.gz, TotalSegmentator's own masks of it; skips where absent."""
+    folder = real_data_folder() / "totalsegmentator"
+    if not (folder / "ct.nii.gz").is_file():
+        pytest.skip(f"no real CT in {folder}; MASTPRO_TEST_DATA names the folder of real data")
+    return folder
+
+
 def make_up_images(folder: Path, count: int = 10) -> Path:
     """A bright ellipsoid, its two halves of different brightness, in noise."""
     import numpy as np
