@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-GUIDANCE = 4.0  # at the start a voxel inside the host weighs e^4 times as much as one outside
+GUIDANCE = 4.0  # at the start a voxel outside the host weighs e^-4 times as much as one inside
 
 
 class AnatomyPrompts(NamedTuple):
@@ -67,5 +67,5 @@ class AnatomyEncoder(nn.Module):
         encoded = self.encode(torch.cat([masks, masks * places], 1)).flatten(2).mean(2)  # GAP, (B T, 2 features)
         tokens = self.project(encoded).unflatten(0, occupied.shape[:2])  # (B, T, A)
         tokens = torch.where(known.unsqueeze(2), tokens, self.unknown.to(tokens.dtype))
-        where = resize(occupied, grid).flatten(2)  # (B, T, N)
-        return AnatomyPrompts(tokens, self.strength.view(1, -1, 1, 1) * where.unsqueeze(1))
+        outside = (1 - resize(occupied, grid).flatten(2)) * known.unsqueeze(2)  # (B, T, N)
+        return AnatomyPrompts(tokens, -self.strength.view(1, -1, 1, 1) * outside.unsqueeze(1))

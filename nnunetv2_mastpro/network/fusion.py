@@ -13,8 +13,8 @@ from nnunetv2_mastpro.network.anatomy import AnatomyPrompts
 class Attention(nn.Module):
     """Softmax(Q K^T / sqrt(d)) V over H heads, Eq. 6, with its projections.
 
-    query (B, Q, query_dim), context (B, K, context_dim), allowed (B, K) bool or None, bias (B, H, Q, K) to be added to
-    the logits or None -> (B, Q, out_dim).
+    query (B, Q, query_dim), context (B, K, context_dim), allowed (B, K) bool or None, bias (B, H, Q, K) or None ->
+    (B, Q, out_dim). A bias is added to the logits, and queries may then turn to nothing: a key and value of zero.
     """
 
     def __init__(self, *, query_dim: int, context_dim: int, dim: int, heads: int, out_dim: int):
@@ -36,8 +36,8 @@ class Attention(nn.Module):
         )
         mask = None if allowed is None else allowed[:, None, None, :]
         if bias is not None:
-            bias = bias.to(q.dtype)
-            mask = bias if mask is None else bias.masked_fill(~mask, -torch.inf)
+            bias = bias.to(q.dtype) if mask is None else bias.to(q.dtype).masked_fill(~mask, -torch.inf)
+            k, v, mask = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1)), F.pad(bias, (0, 1))  # nothing, at logit 0
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out(attended.transpose(1, 2).flatten(2))
 
@@ -47,8 +47,8 @@ class PromptFusion(nn.Module):
 
     Prompts query the image (Eq. 6); they do not attend to each other. The image then queries the refined prompts
     of the selected types, which gives F_attn in the image's own shape, to be added to it (Eq. 7). The way back
-    starts at zero. Anatomical prompts join the queries, [Q_txt; Q_a] of Eq. 6, and tie each class to the voxels of
-    its host organ in both directions.
+    starts at zero. Anatomical prompts join the queries, [Q_txt; Q_a] of Eq. 6, and keep each class to the voxels of
+    its host organ in both directions: elsewhere voxels turn to nothing.
     """
 
     def __init__(self, *, image_dim: int, text_dim: int, dim: int, heads: int):

@@ -142,14 +142,14 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
 
     def parameter_groups(self) -> list[dict]:
-        """All at the full rate but the mask proposal, at a share of it unless PEFT."""
+        """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""
         parts = self.bare_network.parts()
         if not self.bare_network.backbone_is_trained:
             return [{"params": [p for name, part in parts.items() if name != "backbone" for p in part]}]
-        proposal = parts.pop("mask proposal")
+        prompts = [p for name, part in parts.items() if name not in ("backbone", "experts") for p in part]
         return [
-            {"params": [p for part in parts.values() for p in part]},
-            {"params": proposal, "share": self.mastpro.training.prompt_share},
+            {"params": parts["backbone"] + parts["experts"]},
+            {"params": prompts, "share": self.mastpro.training.prompt_share},
         ]
 
     def freeze_backbone(self) -> None:

@@ -62,7 +62,7 @@ LEFT, WHOLE = box((0, 2), (0, 8), (0, 8)), box((0, 4), (0, 16), (0, 16))
 
 
 @pytest.mark.parametrize("axes", [2, 3])
-def test_guidance_is_the_share_of_each_bottleneck_voxel(make_encoder, make_organs, axes):
+def test_guidance_weighs_what_lies_outside_the_host(make_encoder, make_organs, axes):
     place = box((3, 9), (5, 20)) if axes == 2 else box((1, 3), (3, 9), (5, 14))
     organs = make_organs(axes, liver=[place], kidney_left=[box(*[(0, 2)] * axes)])
     grid = (2, 3) if axes == 2 else (2, 2, 4)
@@ -73,7 +73,13 @@ def test_guidance_is_the_share_of_each_bottleneck_voxel(make_encoder, make_organ
         window = tuple(slice(c * s, (c + 1) * s) for c, s in zip(cell, step, strict=True))
         for class_index, row in enumerate(TABLE):
             share = sum(organs[(0, channel, *window)].mean() for channel in range(4) if row[channel])
-            assert_close(found[0, :, class_index, number], encoder.strength * share)
+            outside = 1 - share if row.any() else 0  # where there is no host nothing is known
+            assert_close(found[0, :, class_index, number], -encoder.strength * outside)
+
+
+def test_guidance_is_zero_where_nothing_is_known(make_encoder, make_organs):
+    guidance = make_encoder()(make_organs(liver=[None]), torch.Size((2, 2, 2))).guidance
+    assert_close(guidance, torch.zeros_like(guidance))
 
 
 def test_guidance_starts_strong():

@@ -57,7 +57,7 @@ def loop_attention(module, query, context, allowed=None, bias=None):
                 own = slice(head * width, (head + 1) * width)
                 added = {index: 0 if bias is None else bias[sample, head, place, index] for index in which}
                 scores = {i: ((asked[own] @ keys[i][own]) / math.sqrt(width) + added[i]).exp() for i in which}
-                total = sum(scores.values())
+                total = sum(scores.values()) + (0 if bias is None else 1)  # or to nothing, at logit 0
                 heads.append(sum(scores[index] / total * values[index][own] for index in which))
             attended.append(loop_linear(module.out, torch.cat(heads)))
         samples.append(torch.stack(attended))

@@ -66,14 +66,13 @@ def test_tumours_are_supervised_or_else_all(make_trainer, dataset_json, labels, 
     assert make_trainer().loss.supervised == supervised
 
 
-def test_only_the_mask_proposal_learns_slowly(make_trainer):
+def test_what_the_prompts_feed_learns_slowly(make_trainer):
     trainer = make_trainer()
     full, slow = trainer.optimizer.param_groups
     parts = trainer.network.parts()
     assert slow["share"] == trainer.mastpro.training.prompt_share < 1
-    assert {id(p) for p in slow["params"]} == {id(p) for p in parts["mask proposal"]}
-    others = {id(p) for name, part in parts.items() if name != "mask proposal" for p in part}
-    assert {id(p) for p in full["params"]} == others
+    assert {id(p) for p in slow["params"]} == {id(p) for p in parts["fusion"] + parts["mask proposal"]}
+    assert {id(p) for p in full["params"]} == {id(p) for p in parts["backbone"] + parts["experts"]}
     assert "share" not in full
 
 
