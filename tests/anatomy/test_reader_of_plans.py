@@ -16,7 +16,6 @@ DATASET = {
     "file_ending": ".nii.gz",
 }
 ORIENTATIONS = {
-    "RAS": np.diag([1.5, 2.0, 3.0, 1.0]),
     "LPS": np.diag([-1.5, -2.0, 3.0, 1.0]),
     "axes swapped": np.array([[0, 0, 3.0, -7], [-1.5, 0, 0, 4], [0, 2.0, 0, 9], [0, 0, 0, 1.0]]),
 }
