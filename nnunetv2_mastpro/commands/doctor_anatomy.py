@@ -14,7 +14,7 @@ from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table, inherited
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
-from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import modality_of, resolve_prompts
 
 MOST_NAMED = 5
 
@@ -72,8 +72,8 @@ def check_maps(images: Path, maps: Path, ending: str) -> Finding:
 
 def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> Finding:
     """Its weights are needed for --run only."""
-    is_ct = all(str(channel).casefold() == "ct" for channel in dataset_json["channel_names"].values())
-    tasks = tasks_of((structure for host in hosts for structure in host.structures), is_ct)
+    structures = (structure for host in hosts for structure in host.structures)
+    tasks = tasks_of(structures, modality_of(dataset_json) != "MRI")
     try:
         missing = weights_missing(tasks, fast=False)
     except MASTProError as error:

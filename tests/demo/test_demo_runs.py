@@ -30,17 +30,17 @@ def short(monkeypatch):
 
 @pytest.mark.slow
 def test_a_demo_runs_and_goes_on_where_it_ended(short, tmp_path, capsys):
-    folder, models = tmp_path / "demo", [pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch")]
+    folder, models = tmp_path / "demo", [pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", True)]
     command.run_models(folder, 3, models)
     shown = capsys.readouterr().out
-    assert "$ nnUNetv2_train 501 3d_fullres 0 -p nnUNetPlansDemo" in shown
+    assert "$ nnUNetv2_train 501 3d_fullres 0 -p MASTProPlans" in shown
     assert "mean of types" in shown
     assert (folder / "index.html").is_file()
     assert len(list((folder / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
     record = json.loads((folder / "demo.json").read_text())["steps"]
     command.run_models(folder, 3, models)
-    assert capsys.readouterr().out.count("finished earlier") == 7
+    assert capsys.readouterr().out.count("finished earlier") == 9
     assert json.loads((folder / "demo.json").read_text())["steps"] == record
 
 

@@ -42,6 +42,7 @@ def finished(tmp_path):
     folders = {
         "imagesTs": layout.raw / "imagesTs",
         "labelsTs": layout.raw / "labelsTs",
+        "anatomyTs": layout.raw / "anatomyTs",
         **{model.key: layout.predictions(model) for model in models},
     }
     for kind, folder in folders.items():
@@ -104,6 +105,7 @@ def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
     for expected in (
         "0.61",
         "nnUNetv2_train 501 3d_fullres 0",
+        "Host organs",
         "export nnUNet_raw=&#x27;/a b/raw&#x27;",
         "1 min 1 s",
         "seed 0",
@@ -165,7 +167,7 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
     commands = {step.command[0]: step.command for step in steps if step.command}
     assert list(commands) == [
         "nnUNetv2_plan_and_preprocess",
-        "python",
+        "mastpro",
         "nnUNetv2_train",
         "nnUNetv2_predict",
         "nnUNetv2_evaluate_folder",
@@ -173,7 +175,8 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
     for name in ("nnUNetv2_train", "nnUNetv2_predict"):
         arguments = commands[name]
         assert arguments[arguments.index("-tr") + 1] == pipeline.MASTPRO.trainer
-        assert arguments[arguments.index("-p") + 1] == pipeline.PLANS
+        assert arguments[arguments.index("-p") + 1] == pipeline.ANATOMY_PLANS
+    assert commands["nnUNetv2_predict"][-7:-5] == ("-prev_stage_predictions", str(layout.raw / "anatomyTs"))
 
 
 def test_variables_keep_the_users_trainers(tmp_path, monkeypatch):
