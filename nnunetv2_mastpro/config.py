@@ -72,7 +72,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Weights of the two terms beside nnU-Net's loss, and the learning rate."""
+    """Learning rates, weights of the two terms beside nnU-Net's loss, and how often masks and types are withheld."""
 
     learning_rate: float = 3e-3  # from scratch; PEFT has the paper's
     prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long

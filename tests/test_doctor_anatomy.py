@@ -45,7 +45,7 @@ def folders(tmp_path, monkeypatch):
     (preprocessed / DATA / "a.pkl").touch()
     np.savez(preprocessed / DATA / "a.npz", data=np.zeros((1, 2, 3, 4)))
     np.savez(preprocessed / f"{DATA}_anatomy" / "a.npz", seg=np.zeros((2, 3, 4)))
-    index = {"hosts": host_rows(HOSTS), "cases": {"a": {"shape": [2, 3, 4], "values": [1]}}}
+    index = {"hosts": host_rows(HOSTS), "cases": {"a": {"values": [1]}}}
     (preprocessed / f"{DATA}_anatomy" / INDEX).write_text(json.dumps(index))
     return raw, preprocessed
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,10 @@ def read_model(folder: Path) -> tuple[dict, str, tuple[HostValue, ...]]:
         raise MASTProError(
             f"-m {folder} is not the folder of a trained model ({error}); give the one above fold_0"
         ) from error
+    configuration = folder.resolve().name.split("__")[-1]
+    stage = plans.get("configurations", {}).get(configuration, {}).get("previous_stage")
+    if stage not in (None, ANATOMY_STAGE):
+        raise MASTProError(f"the model in {folder} takes predictions of {stage} as its previous stage, not organ masks")
     resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
     if resolved is None or not resolved.hosts:
         raise MASTProError(f"the model in {folder} was trained without organ masks; it takes no maps")

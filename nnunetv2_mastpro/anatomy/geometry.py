@@ -10,7 +10,6 @@ import numpy as np
 from nnunetv2_mastpro.errors import MASTProError
 
 TOLERANCE = 1e-3
-SAME_SPACE = 0.9  # of two boxes: their common part over the larger
 
 
 class Geometry(NamedTuple):
@@ -31,11 +30,17 @@ class Geometry(NamedTuple):
             np.allclose(mine, theirs, rtol=0, atol=TOLERANCE) for mine, theirs in zip(self[1:], other[1:], strict=True)
         )
 
-    def overlap(self, other: Geometry) -> float:
-        """Common part of the two boxes, aligned to the patient's axes, over the larger one."""
-        (low, high), (other_low, other_high) = self._box(), other._box()
-        common = np.clip(np.minimum(high, other_high) - np.maximum(low, other_low), 0, None).prod()
-        return float(common / max((high - low).prod(), (other_high - other_low).prod()))
+    def covers_the_same(self, other: Geometry) -> bool:
+        """Whether the two boxes, aligned to the patient's axes, differ by at most a voxel of the coarser grid."""
+        if len(self.size) != len(other.size):
+            return False
+        voxel_mm = np.maximum(self._voxel(), other._voxel())
+        edges = zip(self._box(), other._box(), strict=True)
+        return all((np.abs(mine - theirs) <= voxel_mm + TOLERANCE).all() for mine, theirs in edges)
+
+    def _voxel(self) -> np.ndarray:
+        axes = len(self.size)
+        return np.abs(np.reshape(self.direction, (axes, axes)) * np.asarray(self.spacing_mm)).max(1)
 
     def _box(self) -> tuple[np.ndarray, np.ndarray]:
         axes = len(self.size)
@@ -64,7 +69,7 @@ def check_geometry(mask: Path, image: Path, resample: bool) -> None:
     if theirs.agrees(ours):
         return
     found = f"{mask} has {theirs}, its image {image.name} has {ours}"
-    if len(theirs.size) != len(ours.size) or theirs.overlap(ours) < SAME_SPACE:
+    if not theirs.covers_the_same(ours):
         raise MASTProError(f"{found}: they do not cover the same space; give the mask of this image")
     if not resample:
         raise MASTProError(f"{found}; give masks on the image's grid, or --resample for nearest neighbour")

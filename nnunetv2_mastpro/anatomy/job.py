@@ -46,7 +46,7 @@ class Tally:
 
 
 def make_maps(args: Namespace) -> int:
-    """The command. Raises MASTProError before anything is written."""
+    """The command. Raises MASTProError: for names, headers and tables before anything is written, else when read."""
     if not 0 <= args.dilate_mm <= MAX_DILATION_MM:
         raise MASTProError(f"--dilate-mm {args.dilate_mm:g} is not within 0 and {MAX_DILATION_MM}; give millimetres")
     if (args.images is None) != (args.output is None):
@@ -61,8 +61,7 @@ def make_maps(args: Namespace) -> int:
         cases = predicted_cases(args.images, args.output, ending)
     else:
         cases = dataset_cases(name, dataset_json, ending)
-    structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
-    source = Source(args, structures, dataset_json)
+    source = Source(args, hosts, dataset_json)
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
     tally = write_maps(cases, source, hosts, args.dilate_mm)
@@ -77,10 +76,12 @@ def make_maps(args: Namespace) -> int:
 class Source:
     """Where the masks of a case come from."""
 
-    def __init__(self, args: Namespace, structures: tuple[str, ...], dataset_json: dict):
-        self.args, self.structures = args, structures
-        self.only_ct = all(str(name).casefold() == "ct" for name in dataset_json["channel_names"].values())
-        self.tasks = totalseg.tasks_of(structures, modality_of(dataset_json) != "MRI")
+    def __init__(self, args: Namespace, hosts: Sequence[HostValue], dataset_json: dict):
+        self.args, self.hosts = args, hosts
+        self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
+        channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the older name
+        self.only_ct = all(str(name).casefold() == "ct" for name in channels.values())
+        self.tasks = totalseg.tasks_of(self.structures, modality_of(dataset_json) != "MRI")
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raise MASTProError for what can be seen from file names and headers."""
@@ -95,10 +96,19 @@ class Source:
             raise MASTProError(f"--masks {folder} is where the maps go, which would overwrite the masks; give another")
         resample = self.args.resample
         found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
-        if not any(found):
+        held = set().union(*found)
+        if not held:
             raise MASTProError(
                 f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
                 f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
+            )
+
+        lacking = [host for host in self.hosts if not held.intersection(host.structures)]
+        if lacking:  # empty in each map would mean absent, not unknown
+            named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
+            raise MASTProError(
+                f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
+                f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
             )
 
     def read(self, case: Case) -> dict[str, np.ndarray]:
@@ -228,9 +238,7 @@ def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], nu
             "unknown, and with MASTPRO_SKIP_EMPTY=1 they become background"
         )
     if tally.claimed:
-        lines.append(
-            f"warning: organs that overlap, where the first in the table has the voxels: {_some(tally.claimed)}"
-        )
+        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {_some(tally.claimed)}")
     return lines
 
 

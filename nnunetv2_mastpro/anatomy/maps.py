@@ -15,15 +15,19 @@ UNKNOWN = 0
 def compose(
     masks: Mapping[str, np.ndarray], hosts: Sequence[HostValue], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, int]:
-    """The map, and how many voxels two values claimed; there the one that the table lists first has it."""
+    """The map, and how many voxels two values claimed: the smaller host has them, so that none inside another is lost.
+
+    Of equal ones that which the table lists first.
+    """
     values, claimed = np.zeros(shape, np.uint8 if max(h.value for h in hosts) < 256 else np.uint16), 0
+    unions = {}
     for host in hosts:
         found = [masks[structure] for structure in host.structures if structure in masks]
-        if not found:
-            continue
-        union = np.logical_or.reduce(found)
+        if found:
+            unions[host.value] = np.logical_or.reduce(found)
+    for value, union in sorted(unions.items(), key=lambda item: int(item[1].sum())):
         claimed += int((union & (values != UNKNOWN)).sum())
-        values[union & (values == UNKNOWN)] = host.value
+        values[union & (values == UNKNOWN)] = value
     return values, claimed
 
 

@@ -7,6 +7,7 @@ FOLDER/CASE/STRUCTURE.nii.gz  binary
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -93,20 +94,27 @@ def read_case(
     return masks
 
 
-def check_case(folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool) -> bool:
-    """Whether the case has masks; headers only. Raises MASTProError for another geometry, or without a label table."""
-    files = find_files(folder, case, structures)
-    for path, wanted in files.items():
+def check_case(folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool) -> set[str]:
+    """The structures that the case's files can hold; headers only.
+
+    Raises MASTProError for another geometry, or without a label table.
+    """
+    held: set[str] = set()
+    for path, wanted in find_files(folder, case, structures).items():
         check_geometry(path, image, resample)
-        if path.parent != folder / case:
-            label_numbers(path, split_structure(wanted[0])[0])
-    return bool(files)
+        if path.parent == folder / case:
+            held.update(wanted)
+        else:
+            numbers = label_numbers(path, split_structure(wanted[0])[0])
+            held.update(structure for structure in wanted if split_structure(structure)[1] in numbers)
+    return held
 
 
 def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
     import SimpleITK as sitk
 
     check_geometry(path, image, resample)
+    _check_whole(path)
     mask = sitk.ReadImage(str(path))
     if mask.GetNumberOfComponentsPerPixel() != 1:
         raise MASTProError(f"{path} has several values per voxel; give a mask with one")
@@ -125,3 +133,13 @@ def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
             raise MASTProError(f"{path} has values that are no whole numbers; give a mask, not probabilities")
         values = values.astype(np.int64)
     return values
+
+
+def _check_whole(path: Path) -> None:
+    """SimpleITK reads a file that ends early as if it went on with zeros."""
+    import nibabel
+
+    try:
+        np.asanyarray(nibabel.load(path).dataobj)
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise MASTProError(f"{path} is damaged or ends early ({error}); copy or make it again") from error

@@ -1,7 +1,7 @@
 """Host-organ maps in nnU-Net's preprocessed geometry, for training, and the check that all are there and sound.
 
 They lie beside the preprocessed images, in <data_identifier>_anatomy, with anatomy.json: the table of values, and each
-map's shape and values, so that thousands can be checked in seconds.
+map's values, so that thousands can be checked in seconds.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def write_training_maps(
         properties = load_pickle(str(data_folder / f"{case}.pkl"))
         made = preprocess_map(read_map(case), properties, data_shape(data_folder, case), plans_manager, configuration)
         dataset_class.save_seg(np.ascontiguousarray(made), str(folder / case))
-        index[case] = {"shape": list(made.shape), "values": sorted({*np.unique(made).tolist()} - {0})}
+        index[case] = {"values": sorted({*np.unique(made).tolist()} - {0})}
         on_case()
     content = json.dumps({"hosts": host_rows(hosts), "cases": index}, indent=1)
     write_atomically({folder / INDEX: content.encode()})
@@ -100,6 +100,16 @@ def data_shape(data_folder: Path, case: str) -> tuple[int, ...]:
     return np.load(data_folder / f"{case}.npz")["data"].shape[1:]
 
 
+def map_shape(folder: Path, case: str) -> tuple[int, ...]:
+    """Of a map as it was saved."""
+    file = folder / f"{case}.b2nd"
+    if file.is_file():
+        import blosc2
+
+        return tuple(int(n) for n in blosc2.open(urlpath=str(file), mode="r").shape)
+    return np.load(folder / f"{case}.npz")["seg"].shape
+
+
 def check_training_maps(folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue]) -> None:
     """Raise MASTProError unless each case has a map of its shape and of the plans' values."""
     remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p PLANS again with the masks"
@@ -118,10 +128,13 @@ def check_training_maps(folder: Path, data_folder: Path, cases: Sequence[str], h
         if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}:
             raise MASTProError(f"{folder} has no map for {case}; {remedy}")
         try:
-            have, values = tuple(known[case]["shape"]), known[case]["values"]
+            values = known[case]["values"]
         except (KeyError, TypeError) as error:
             raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
-        want = data_shape(data_folder, case)
+        try:
+            have, want = map_shape(folder, case), data_shape(data_folder, case)
+        except Exception as error:  # whatever the libraries raise for a torn file
+            raise MASTProError(f"the map for {case} in {folder} cannot be read ({error}); {remedy}") from error
         if have != want:
             raise MASTProError(f"the map for {case} in {folder} has the shape {have}, its image {want}; {remedy}")
         if not allowed.issuperset(values):

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Checks everything first, then writes; 0 on success. Raises MASTProError."""
+    """Checks names, headers and tables of all cases, then writes; 0 on success. Raises MASTProError."""
     from nnunetv2_mastpro.anatomy.job import make_maps
 
     return make_maps(args)

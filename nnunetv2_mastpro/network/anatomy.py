@@ -50,7 +50,7 @@ class AnatomyEncoder(nn.Module):
 
     def find(self, organs: Tensor) -> tuple[Tensor, Tensor]:
         """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
-        filled = (organs > 0).flatten(2).any(2)  # (B, L)
+        filled = (organs > 0).flatten(2).any(2) & (self.table.sum(0) > 0)  # (B, L)
         present = filled.to(self.table.dtype) @ self.table.T > 0
         return present, filled.any(1, keepdim=True) & (self.table.sum(1) > 0)
 

@@ -32,7 +32,12 @@ def read_settings(config: MASTProConfig) -> PredictionConfig:
 
 
 def limit(network: MASTProNet, settings: PredictionConfig, config: MASTProConfig) -> list[str]:
-    """Make the network leave out what the settings say; gives lines for the log."""
+    """Make the network leave out what the settings say; gives lines for the log. Raises MASTProError."""
+    if settings.skip_empty and network.anatomy is None:
+        raise MASTProError(
+            "MASTPRO_SKIP_EMPTY asks to skip patches without host organs, but this configuration takes no organ masks; "
+            "unset it"
+        )
     left_out = _left_out(settings, config)
     network.left_out, network.skip_empty = left_out, settings.skip_empty
     lines = []

@@ -114,8 +114,17 @@ def test_a_case_without_masks_gets_an_empty_map_and_is_named(lab):
     assert "warning: empty maps, since no host organ was found: b;" in done.stdout
 
 
+def test_an_organ_that_no_file_can_hold_is_refused(lab):
+    """Empty in each map it would mean absent."""
+    shutil.rmtree(lab.masks)
+    for case in CASES:
+        write(lab.masks / case / "liver.nii.gz", np.ones(SHAPE, np.uint8))
+    said = lab.refused("-d", "321", "--masks", lab.masks)
+    assert "has no case with kidney_right, kidney_left (value 2); give their files too" in said
+
+
 def test_binary_files_that_overlap(lab):
-    """The first value of the table has what both claim; the case is named with the number of voxels."""
+    """Of two equal ones the first value of the table has what both claim; the case is named with its voxels."""
     shutil.rmtree(lab.masks)
     liver, kidney = np.zeros(SHAPE, np.uint8), np.zeros(SHAPE, np.uint8)
     liver[2:5], kidney[4:7] = 1, 1
@@ -125,7 +134,7 @@ def test_binary_files_that_overlap(lab):
     done = lab("-d", "321", "--masks", lab.masks)
     expected = np.where(liver, 1, 2 * kidney)
     np.testing.assert_equal(read(lab.raw / "anatomyTs"), {"d.nii.gz": expected})
-    assert f"organs that overlap, where the first in the table has the voxels: a ({10 * 12} voxels), b" in done.stdout
+    assert f"organs that overlap, where the smaller one has the voxels: a ({10 * 12} voxels), b" in done.stdout
 
 
 def test_maps_for_prediction_are_those_of_the_test_images(lab, tmp_path):

@@ -31,19 +31,31 @@ def loop_dilate(values, margin_mm, spacing_mm):
 
 @pytest.mark.parametrize("density", [0.2, 0.7])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_overlap_goes_to_the_first_in_the_table_and_is_counted(host, density, seed):
+def test_overlap_goes_to_the_smaller_host_and_is_counted(host, density, seed):
     rng = np.random.default_rng(seed)
     hosts = (host(1, "liver"), host(2, "kidney_left", "kidney_right"), host(3, "colon"), host(4, "absent"))
     masks = {name: rng.random(SHAPE) < density for name in ("colon", "kidney_left", "liver", "kidney_right")}
     expected, claimed = np.zeros(SHAPE, np.uint8), 0
+    unions = {entry.value: sum(masks.get(n, np.zeros(SHAPE)) for n in entry.structures) > 0 for entry in hosts}
     for index in np.ndindex(SHAPE):
-        for entry in hosts:
+        for entry in sorted(hosts, key=lambda entry: unions[entry.value].sum()):
             if any(name in masks and masks[name][index] for name in entry.structures):
                 claimed += bool(expected[index])
                 expected[index] = expected[index] or entry.value
     found, found_claimed = compose(masks, hosts, SHAPE)
     np.testing.assert_array_equal(found, expected)
     assert found_claimed == claimed > 0
+
+
+def test_a_host_within_another_is_kept(host):
+    """The vessels of the liver, in either order of the table."""
+    liver, vessels = np.ones(SHAPE, bool), np.zeros(SHAPE, bool)
+    vessels[1:3, 2] = True
+    masks = {"liver": liver, "vessels": vessels}
+    for first, second in (("liver", "vessels"), ("vessels", "liver")):
+        found, claimed = compose(masks, (host(1, first), host(2, second)), SHAPE)
+        np.testing.assert_array_equal(found == (1 if first == "vessels" else 2), vessels)
+        assert claimed == vessels.sum()
 
 
 def test_structures_of_one_value_may_overlap(host):

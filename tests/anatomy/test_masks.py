@@ -168,3 +168,27 @@ def test_every_file_is_checked_against_the_image(grid, organs, image, write_volu
     for look in (check_case, read_case):
         with pytest.raises(MASTProError, match="not cover the same space"):
             look(tmp_path / "masks", "case_7", wanted, image, True)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_file_that_ends_early_is_refused(tmp_path, ending):
+    """SimpleITK reads it as if zeros followed."""
+    rng = np.random.default_rng(0)
+    image, mask = tmp_path / "image.nii.gz", tmp_path / "masks" / f"a{ending}"
+    mask.parent.mkdir()
+    values = rng.integers(0, 6, (20, 20, 20)).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(values), image)
+    sitk.WriteImage(sitk.GetImageFromArray(values), mask)
+    read_case(mask.parent, "a", ("liver",), image, False)
+    mask.write_bytes(mask.read_bytes()[: mask.stat().st_size // 2])
+    with pytest.raises(MASTProError, match=f"a{ending} is damaged or ends early"):
+        read_case(mask.parent, "a", ("liver",), image, False)
+
+
+def test_what_a_file_can_hold_is_told_by_its_table(tmp_path):
+    """A liver that is not in the scan is held; a structure of another task, or misspelt, is not."""
+    image, masks = tmp_path / "image.nii.gz", tmp_path / "masks"
+    masks.mkdir()
+    for path in (image, masks / "a.nii.gz"):
+        sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), path)
+    assert check_case(masks, "a", ("liver", "lever", "breasts:breast"), image, False) == {"liver"}

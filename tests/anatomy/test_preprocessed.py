@@ -184,15 +184,16 @@ DAMAGE = {
     "no index": (lambda f: (f / "anatomy.json").unlink(), r"has no anatomy\.json.* were not made"),
     "torn index": (lambda f: (f / "anatomy.json").write_text('{"hosts": ['), r"anatomy\.json cannot be read"),
     "a list": (lambda f: (f / "anatomy.json").write_text("[]"), r"anatomy\.json cannot be read"),
-    "torn case": (lambda f: rewrite(f, lambda c: c["cases"]["case_1"].pop("shape")), r"anatomy\.json cannot be read"),
+    "torn case": (lambda f: rewrite(f, lambda c: c["cases"]["case_1"].pop("values")), r"anatomy\.json cannot be read"),
     "no cases": (lambda f: rewrite(f, lambda c: c.pop("cases")), r"anatomy\.json cannot be read"),
     "other hosts": (lambda f: rewrite(f, lambda c: c["hosts"].pop()), "made for other host organs than the plans"),
     "missing case": (lambda f: rewrite(f, lambda c: c["cases"].pop("case_1")), "has no map for case_1;"),
     "missing file": (lambda f: (f / "case_2.b2nd").unlink(), "has no map for case_2;"),
     "other shape": (
-        lambda f: rewrite(f, lambda c: c["cases"]["case_0"].update(shape=[3, 4, 6])),
+        lambda f: nnUNetDatasetBlosc2.save_seg(np.zeros((3, 4, 6), np.int8), str(f / "case_0")),
         r"map for case_0 in .* has the shape \(3, 4, 6\), its image \(3, 4, 5\);",
     ),
+    "torn file": (lambda f: (f / "case_0.b2nd").write_bytes(b""), "map for case_0 in .* cannot be read"),
     "unknown value": (
         lambda f: rewrite(f, lambda c: c["cases"]["case_1"].update(values=[1, 4])),
         r"map for case_1 in .* has the values \[1, 4\], known are \[1, 2, 3\];",

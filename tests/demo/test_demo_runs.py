@@ -6,42 +6,84 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
+from totalsegmentator.map_to_binary import class_map
 
 from nnunetv2_mastpro.commands import demo as command
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.phantom import Grid
 from nnunetv2_mastpro.errors import MASTProError
 
+SHORT = {  # one epoch of two steps on five cases
+    "GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)),
+    "NUM_TRAINING": 4,
+    "NUM_VALIDATION": 1,
+    "NUM_TEST": 2,
+    "EPOCHS": 1,
+    "STEPS_PER_EPOCH": 2,
+}
+MODEL = pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", anatomy=True)
 
-@pytest.fixture
-def short(monkeypatch):
-    """One epoch of two steps on five cases."""
-    for name, value in {
-        "GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)),
-        "NUM_TRAINING": 4,
-        "NUM_VALIDATION": 1,
-        "NUM_TEST": 2,
-        "EPOCHS": 1,
-        "STEPS_PER_EPOCH": 2,
-    }.items():
-        monkeypatch.setattr(pipeline, name, value)
+
+@pytest.fixture(scope="module")
+def short():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in SHORT.items():
+            patch.setattr(pipeline, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(short, tmp_path_factory):
+    """The folder of a demo that ran."""
+    folder = tmp_path_factory.mktemp("short") / "demo"
+    command.run_models(folder, 3, [MODEL])
+    return folder
 
 
 @pytest.mark.slow
-def test_a_demo_runs_and_goes_on_where_it_ended(short, tmp_path, capsys):
-    folder, models = tmp_path / "demo", [pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", True)]
-    command.run_models(folder, 3, models)
-    shown = capsys.readouterr().out
-    assert "$ nnUNetv2_train 501 3d_fullres 0 -p MASTProPlans" in shown
-    assert "mean of types" in shown
-    assert (folder / "index.html").is_file()
-    assert len(list((folder / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
+def test_a_demo_runs_and_goes_on_where_it_ended(finished, capsys):
+    record = json.loads((finished / "demo.json").read_text())["steps"]
+    train = record["train_mastpro"]["command"]
+    assert train[:6] == ["nnUNetv2_train", "501", "3d_fullres", "0", "-p", "MASTProPlans"]
+    assert (finished / "index.html").is_file()
+    assert len(list((finished / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
-    record = json.loads((folder / "demo.json").read_text())["steps"]
-    command.run_models(folder, 3, models)
-    assert capsys.readouterr().out.count("finished earlier") == 9
-    assert json.loads((folder / "demo.json").read_text())["steps"] == record
+    command.run_models(finished, 3, [MODEL])
+    shown = capsys.readouterr().out
+    assert shown.count("finished earlier") == 9
+    assert "mean of types" in shown
+    assert json.loads((finished / "demo.json").read_text())["steps"] == record
+
+
+@pytest.mark.slow
+def test_its_model_predicts_a_real_scan(finished, real_scan, run_command, tmp_path):
+    """From TotalSegmentator's multi-label file and from single binary files alike."""
+    layout = pipeline.Layout(finished)
+    image, organs = sitk.ReadImage(real_scan / "ct.nii.gz"), sitk.ReadImage(real_scan / "total_multilabel.nii.gz")
+    for name in ("images", "multi", "single/ct"):
+        (tmp_path / name).mkdir(parents=True)
+    sitk.WriteImage(image, tmp_path / "images" / "ct_0000.nii.gz")
+    sitk.WriteImage(organs, tmp_path / "multi" / "ct.nii.gz")
+    for number, structure in class_map["total"].items():
+        sitk.WriteImage(organs == number, tmp_path / "single" / "ct" / f"{structure}.nii.gz")
+    env = {**os.environ, **pipeline.variables(layout, 3)}
+    found = []
+    for masks in ("multi", "single"):
+        maps, out = tmp_path / f"maps_{masks}", tmp_path / f"predictions_{masks}"
+        given = ["-m", layout.results(MODEL), "-i", tmp_path / "images", "-o", maps, "--masks", tmp_path / masks]
+        run_command(["mastpro", "anatomy", *given], env=env)
+        given = ["-i", tmp_path / "images", "-o", out, "-m", layout.results(MODEL), "-f", "0", "-device", "cpu"]
+        given += ["-prev_stage_predictions", maps, "--disable_tta", "-npp", "0", "-nps", "0"]
+        run_command(["nnUNetv2_predict_from_modelfolder", *given], env=env)
+        prediction = sitk.ReadImage(out / "ct.nii.gz")
+        assert prediction.GetSize() == image.GetSize()
+        assert prediction.GetOrigin() == pytest.approx(image.GetOrigin())
+        assert sitk.GetArrayFromImage(sitk.ReadImage(maps / "ct.nii.gz")).any()
+        found.append(sitk.GetArrayFromImage(prediction))
+    np.testing.assert_array_equal(*found)
 
 
 def test_a_failing_command_is_one_sentence(short, tmp_path, monkeypatch):
