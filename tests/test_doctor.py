@@ -55,6 +55,18 @@ def statuses(found):
     return [finding.status for finding in found]
 
 
+def test_files_that_are_no_plans_are_left_alone(environ, write_dataset):
+    """nnU-Net's own splits_final.json is a list."""
+    folder = write_dataset("nnUNet_preprocessed").parent
+    (folder / "splits_final.json").write_text("[]")
+    (folder / "fingerprint.json").write_text("{}")
+    assert not [finding for finding in doctor.check_plans("4", environ)]
+    (folder / "plans.json").write_text("{")
+    (finding,) = doctor.check_plans("4", environ)
+    assert finding.status == FAIL
+    assert "plans.json cannot be read as JSON" in finding.text
+
+
 def test_all_well_is_0(environ, quick_probes, monkeypatch, capsys):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

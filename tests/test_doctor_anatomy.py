@@ -97,6 +97,14 @@ def test_not_preprocessed_is_a_warning(folders):
     assert "nnUNetv2_preprocess -d Dataset004_Liver -plans_name P" in found[0].remedy
 
 
+def test_a_configuration_that_nobody_preprocessed_is_left_alone(folders):
+    flat = {"data_identifier": "nnUNetPlans_2d", "previous_stage": "anatomy"}
+    plans = json.loads((folders[1] / "P.json").read_text())
+    plans["configurations"]["2d"] = flat
+    (folders[1] / "P.json").write_text(json.dumps(plans))
+    assert not [finding for finding in check_anatomy(*folders) if "2d" in finding.text]
+
+
 @pytest.mark.parametrize("split", ["Tr", "Ts"])
 def test_a_missing_map_names_its_case(folders, split):
     (folders[0] / f"anatomy{split}" / "a.nii.gz").unlink()

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy import maps, masks, preprocessed, totalseg
+from nnunetv2_mastpro.anatomy import maps, preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.source import Source, some
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-from nnunetv2_mastpro.prompts.resolve import foreground_labels, modality_of
+from nnunetv2_mastpro.prompts.resolve import foreground_labels
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -65,58 +66,14 @@ def make_maps(args: Namespace) -> int:
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
     tally = write_maps(cases, source, hosts, args.dilate_mm)
-    print("\n".join(describe(tally, hosts, foreground_labels(dataset_json), len(cases))))
+    print("\n".join([*describe(tally, hosts, foreground_labels(dataset_json), len(cases)), *source.warnings]))
+    folders = list(dict.fromkeys(case.target.parent for case in cases))
+    print("\n".join(f"maps for -prev_stage_predictions: {folder}" for folder in folders if folder.name != "anatomyTr"))
     for line in write_preprocessed(manager, forms, hosts, cases) if manager else ():
         print(line)
     if args.images is None and manager is None:
         print(f"no plans {args.plans} of {name} yet: run mastpro plan -d {name} --anatomy, then this command again")
     return 0
-
-
-class Source:
-    """Where the masks of a case come from."""
-
-    def __init__(self, args: Namespace, hosts: Sequence[HostValue], dataset_json: dict):
-        self.args, self.hosts = args, hosts
-        self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
-        channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the older name
-        self.only_ct = all(str(name).casefold() == "ct" for name in channels.values())
-        self.tasks = totalseg.tasks_of(self.structures, modality_of(dataset_json) != "MRI")
-
-    def check(self, cases: Sequence[Case]) -> None:
-        """Raise MASTProError for what can be seen from file names and headers."""
-        if self.args.maker:
-            totalseg.check_structures(self.tasks)
-            totalseg.check_weights(self.tasks, self.args.fast)
-            return
-        folder = self.args.masks
-        if not folder.is_dir():
-            raise MASTProError(f"--masks {folder} is no folder; give one that holds a mask per case")
-        if folder.resolve() in {case.target.parent.resolve() for case in cases}:
-            raise MASTProError(f"--masks {folder} is where the maps go, which would overwrite the masks; give another")
-        resample = self.args.resample
-        found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
-        held = set().union(*found)
-        if not held:
-            raise MASTProError(
-                f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
-                f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
-            )
-
-        lacking = [host for host in self.hosts if not held.intersection(host.structures)]
-        if lacking:  # empty in each map would mean absent, not unknown
-            named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
-            raise MASTProError(
-                f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
-                f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
-            )
-
-    def read(self, case: Case) -> dict[str, np.ndarray]:
-        """structure -> mask."""
-        folder, name = self.args.masks, case.name
-        if self.args.maker:
-            folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
-        return masks.read_case(folder, name, self.structures, case.images[0], self.args.resample)
 
 
 def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue], dilate_mm: float) -> Tally:
@@ -191,7 +148,7 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
         strange = sorted({*found} - {case.name for case in cases})
         if strange:
             raise MASTProError(
-                f"{data} holds {_some(strange)}, of which {name} has no training image; restore the image, or remove "
+                f"{data} holds {some(strange)}, of which {name} has no training image; restore the image, or remove "
                 "the preprocessed case"
             )
         forms.append(Form(data, configuration, len(found)))
@@ -207,7 +164,6 @@ def write_preprocessed(
     reader, targets = manager.image_reader_writer_class(), {case.name: case.target for case in reversed(cases)}
     for form in forms:
         if not form.num_cases:
-            yield f"{form.data} is not preprocessed; to train it, preprocess it and run this command again"
             continue
         with tqdm(desc=f"preprocessed maps, {form.data.name}", total=form.num_cases, unit="case") as bar:
             folder = preprocessed.write_training_maps(
@@ -218,7 +174,10 @@ def write_preprocessed(
                 lambda case: reader.read_seg(str(targets[case]))[0][0],
                 bar.update,
             )
-        yield f"for training: {folder}"
+        yield f"maps for training: {folder}"
+    if not any(form.num_cases for form in forms):
+        named = " and ".join(str(form.data) for form in forms)
+        yield f"{named} is not preprocessed: preprocess it (nnUNetv2_preprocess), then run this command again"
 
 
 def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], num_cases: int) -> list[str]:
@@ -232,15 +191,14 @@ def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], nu
         rows.append((str(host.value), hosted, found, typical, ", ".join(host.structures)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    never = [host for host in hosts if host.value not in tally.volumes_ml]
+    if never and tally.volumes_ml:
+        lines.append(f"warning: found in no case: {'; '.join(', '.join(host.structures) for host in never)}")
     if tally.empty:
         lines.append(
-            f"warning: empty maps, since no host organ was found: {_some(tally.empty)}; the network takes them as "
-            "unknown, and with MASTPRO_SKIP_EMPTY=1 they become background"
+            f"warning: empty maps: {some(tally.empty)}; the network takes them as unknown, and with "
+            "MASTPRO_SKIP_EMPTY=1 they become background"
         )
     if tally.claimed:
-        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {_some(tally.claimed)}")
+        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(tally.claimed)}")
     return lines
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

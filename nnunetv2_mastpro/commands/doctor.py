@@ -6,6 +6,7 @@ One line each: OK, WARN or FAIL, what was found, and the remedy.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -177,9 +178,13 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         return  # told already
     for path in sorted(dataset_json.parent.glob("*.json")) if dataset_json else ():
         try:
-            content = read_dataset_json(path)
-            if "mastpro" not in content or "configurations" not in content:
-                continue
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield Finding(FAIL, f"{path} cannot be read as JSON ({error})", "restore or remove it")
+            continue
+        if not isinstance(content, dict) or not {"mastpro", "configurations"} <= content.keys():
+            continue  # splits_final.json, say
+        try:
             encoder = MASTProConfig.from_dict(content["mastpro"]).prompts.encoder
         except MASTProError as error:
             yield Finding(FAIL, f"{path}: {error}")

@@ -31,8 +31,10 @@ def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Findi
         yield Finding(FAIL, str(error))
         return
     for path, found in plans.items():
-        for identifier in _anatomy_folders(found):
-            yield check_training(path, preprocessed / identifier, hosts)
+        folders = [preprocessed / identifier for identifier in _anatomy_folders(found)]
+        ready = [folder for folder in folders if any(folder.glob("*.pkl"))]
+        for folder in ready or folders[:1]:  # nobody trains every configuration
+            yield check_training(path, folder, hosts)
     if raw is not None:
         for images, maps in (("imagesTr", "anatomyTr"), ("imagesTs", "anatomyTs")):
             if (raw / images).is_dir():

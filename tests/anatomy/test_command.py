@@ -111,7 +111,20 @@ def test_a_case_without_masks_gets_an_empty_map_and_is_named(lab):
     done = lab("-d", "321", "--masks", lab.masks)
     expected = {"a.nii.gz": lab.expected("a"), "b.nii.gz": np.zeros(SHAPE), "c.nii.gz": lab.expected("c")}
     np.testing.assert_equal(read(lab.raw / "anatomyTr"), expected)
-    assert "warning: empty maps, since no host organ was found: b;" in done.stdout
+    assert "warning: empty maps: b;" in done.stdout
+    assert f"warning: no mask in {lab.masks} for b (looked for b.nii.gz, b.nii, b/)" in done.stdout
+
+
+def test_maps_without_masks_are_empty(lab, tmp_path):
+    done = lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--without-masks")
+    np.testing.assert_equal(read(tmp_path / "maps"), {"d.nii.gz": np.zeros(SHAPE)})
+    assert f"maps for -prev_stage_predictions: {tmp_path / 'maps'}" in done.stdout
+
+
+@pytest.mark.parametrize("kind", ["imagesTr", "labelsTr", "labelsTs"])
+def test_the_data_sets_own_folders_are_no_masks(lab, kind):
+    """Labels as masks would show the network the truth."""
+    assert "holds the images or labels of the data set" in lab.refused("-d", "321", "--masks", lab.raw / kind)
 
 
 def test_an_organ_that_no_file_can_hold_is_refused(lab):
@@ -230,7 +243,7 @@ REFUSED = {
     "no images": (["-i", "MASKS", "-o", "NEW"], "has no image such as case_0000.nii.gz"),
     "no folder of images": (["-i", "NEW", "-o", "NEWER"], "NEW is no folder; give the one that nnUNetv2_predict gets"),
     "no folder of masks": (["--masks", "NEW"], "NEW is no folder; give one that holds a mask per case"),
-    "masks of no case": (["--masks", "IMAGES"], "has a mask of no case; it must hold files such as a.nii.gz"),
+    "masks of no case": (["--masks", "EMPTY"], "has a mask of no case; it must hold files such as a.nii.gz"),
     "no weights": (["--run", "totalsegmentator"], "weights for total are not in"),
     "no model": (["-m", "NEW", "-i", "IMAGES", "-o", "NEWER"], "is not the folder of a trained model"),
     "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
@@ -242,7 +255,7 @@ def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, 
     """In this process, for speed."""
     for name, value in {**lab.workspace.env, "TOTALSEG_HOME_DIR": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    folders = {"IMAGES": lab.raw / "imagesTs", "MASKS": lab.masks}
+    folders = {"IMAGES": lab.raw / "imagesTs", "MASKS": lab.masks, "EMPTY": lab.raw.parent}
     given = [str(folders.get(part, tmp_path / part if part.isupper() else part)) for part in arguments]
     given += [] if {"--masks", "--run"} & {*given} else ["--masks", lab.masks]
     given += [] if "-m" in given else ["-d", "321"]

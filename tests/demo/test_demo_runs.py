@@ -76,7 +76,7 @@ def test_its_model_predicts_a_real_scan(finished, real_scan, run_command, tmp_pa
         given = ["-m", layout.results(MODEL), "-i", tmp_path / "images", "-o", maps, "--masks", tmp_path / masks]
         run_command(["mastpro", "anatomy", *given], env=env)
         given = ["-i", tmp_path / "images", "-o", out, "-m", layout.results(MODEL), "-f", "0", "-device", "cpu"]
-        given += ["-prev_stage_predictions", maps, "--disable_tta", "-npp", "0", "-nps", "0"]
+        given += ["-prev_stage_predictions", maps, "--disable_tta", "-npp", "1", "-nps", "1"]
         run_command(["nnUNetv2_predict_from_modelfolder", *given], env=env)
         prediction = sitk.ReadImage(out / "ct.nii.gz")
         assert prediction.GetSize() == image.GetSize()

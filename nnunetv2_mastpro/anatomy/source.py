@@ -1,0 +1,81 @@
+"""Where the masks of a case come from: the user's folder, TotalSegmentator, or nowhere."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Sequence
+
+import numpy as np
+
+from nnunetv2_mastpro.anatomy import masks, totalseg
+from nnunetv2_mastpro.anatomy.cases import Case
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.prompts.resolve import modality_of
+
+
+class Source:
+    """Where the masks of a case come from."""
+
+    def __init__(self, args: Namespace, hosts: Sequence[HostValue], dataset_json: dict):
+        self.args, self.hosts, self.warnings = args, hosts, []
+        self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
+        channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the older name
+        self.only_ct = all(str(name).casefold() == "ct" for name in channels.values())
+        self.tasks = totalseg.tasks_of(self.structures, modality_of(dataset_json) != "MRI")
+
+    def check(self, cases: Sequence[Case]) -> None:
+        """Raise MASTProError for what can be seen from file names and headers."""
+        if self.args.without_masks:
+            return
+        if self.args.maker:
+            totalseg.check_structures(self.tasks)
+            totalseg.check_weights(self.tasks, self.args.fast)
+            return
+        folder = self.args.masks
+        if not folder.is_dir():
+            raise MASTProError(f"--masks {folder} is no folder; give one that holds a mask per case")
+        if folder.resolve() in {case.target.parent.resolve() for case in cases}:
+            raise MASTProError(f"--masks {folder} is where the maps go, which would overwrite the masks; give another")
+        images = {case.images[0].resolve().parent for case in cases}
+        labels = {path.with_name(path.name.replace("images", "labels")) for path in images}
+        if folder.resolve() in images | labels:
+            raise MASTProError(f"--masks {folder} holds the images or labels of the data set; give masks of organs")
+        resample = self.args.resample
+        found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
+        held = set().union(*found)
+        lacking_cases = [case.name for case, structures in zip(cases, found, strict=True) if not structures]
+        if not held:
+            raise MASTProError(
+                f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
+                f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
+            )
+
+        lacking = [host for host in self.hosts if not held.intersection(host.structures)]
+        if lacking:  # empty in each map would mean absent, not unknown
+            named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
+            raise MASTProError(
+                f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
+                f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
+            )
+
+        if lacking_cases:
+            first = lacking_cases[0]
+            self.warnings.append(
+                f"warning: no mask in {folder} for {some(lacking_cases)} "
+                f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
+            )
+
+    def read(self, case: Case) -> dict[str, np.ndarray]:
+        """structure -> mask."""
+        if self.args.without_masks:
+            return {}
+        folder, name = self.args.masks, case.name
+        if self.args.maker:
+            folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
+        return masks.read_case(folder, name, self.structures, case.images[0], self.args.resample)
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Some of the names, and how many more."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
