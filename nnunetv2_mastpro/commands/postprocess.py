@@ -1,7 +1,7 @@
-"""Remove predicted tumours that do not touch their host organ, by the maps that the prediction was given.
+"""Remove predicted tumours that are farther than a margin from their host organ, by maps of mastpro anatomy.
 
 Per tumour class, connected components (26 neighbours) farther than the margin from the class's host organ become
-background; of nested regions, the inmost enclosing region that goes on around them. A class without a host structure
+background, or, where regions are nested, what lies around them. A class without a host structure
 and a case with an empty map stay as they are. With -ref, nnU-Net's own evaluation before and after.
 """
 
@@ -193,7 +193,8 @@ def describe_removed(report: dict) -> list[str]:
         "left alone, empty map, so the organs are unknown: ": report["cases_left_alone"],
         "removed whole, host organ absent beside others: ": absent,
     }
-    return [*table(rows), *(text + _some(names) for text, names in notes.items() if names)]
+    shown = ["Removed:", *table(rows)] if len(rows) > 1 else ["Nothing could be removed."]
+    return [*shown, *(text + _some(names) for text, names in notes.items() if names)]
 
 
 def _row(case: str, label: str, entries: Sequence[dict]) -> tuple[str, ...]:
