@@ -117,7 +117,8 @@ def test_plans_without_the_anatomy_stage_are_refused_before_any_map(folders, cap
 
     save(folders.raw / "imagesTr" / "a_0000.nii.gz", np.ones(SHAPE, np.float32), np.eye(4))
     save(folders.raw / "labelsTr" / "a.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
-    save(folders.masks / "a" / "liver.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
+    for organ in ("liver", "kidney_left"):
+        save(folders.masks / "a" / f"{organ}.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
     content = plans("SimpleITKIO", [0, 1, 2], False)
     del content["configurations"]["3d"]["previous_stage"]
     (folders.preprocessed / "P.json").write_text(json.dumps(content))
@@ -131,7 +132,8 @@ def test_a_preprocessed_case_without_image_is_refused_before_any_map(folders, ca
 
     save(folders.raw / "imagesTr" / "a_0000.nii.gz", np.ones(SHAPE, np.float32), np.eye(4))
     save(folders.raw / "labelsTr" / "a.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
-    save(folders.masks / "a" / "liver.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
+    for organ in ("liver", "kidney_left"):
+        save(folders.masks / "a" / f"{organ}.nii.gz", np.ones(SHAPE, np.uint8), np.eye(4))
     (folders.preprocessed / "P.json").write_text(json.dumps(plans("SimpleITKIO", [0, 1, 2], False)))
     (folders.preprocessed / "Tiny_3d").mkdir()
     (folders.preprocessed / "Tiny_3d" / "gone.pkl").touch()
