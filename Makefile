@@ -25,11 +25,11 @@ help:
 	@echo "OUT=folder           where make demo writes (now: $(OUT))"
 
 demo: $(STAMP)
-	@echo "[mastpro] demo: phantom data, training, prediction; about 10 minutes on 2 cores"
+	@echo "[mastpro] demo: phantom data, training, prediction; 10 to 12 minutes on 2 idle cores"
 	@$(BIN)/mastpro demo -o "$(OUT)"
 
 test: $(STAMP)
-	@echo "[mastpro] quick tests, at most 10 minutes on 2 cores"
+	@echo "[mastpro] quick tests, about 15 minutes on 2 idle cores"
 	@$(PYTEST) -m "not slow" --timeout=600
 
 test-all: $(STAMP)

@@ -137,6 +137,7 @@ def test_skipping_leaves_empty_volumes_empty_and_is_recorded(predict, empty):
     assert recorded == {"skip_empty": True, "tasks": None}
 
 
+@pytest.mark.slow
 def test_a_task_that_the_model_lacks_is_told(lab, kind, trained, maps, tmp_path):
     given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
     env = {"MASTPRO_TASKS": "anterior"}
@@ -155,6 +156,7 @@ def stored(lab, kind):
     path.write_bytes(kept)
 
 
+@pytest.mark.slow
 def test_a_missing_map_stops_the_training_at_its_start(lab, kind, stored, tmp_path):
     stored.unlink()
     done = lab.command(*lab.train_arguments(kind, trainer="nnUNetTrainerMASTPro_5epochs"), rc=1)
@@ -206,6 +208,7 @@ def test_two_dimensions(lab, kind, maps, tmp_path):
     assert len(read(tmp_path / "out")) == 2
 
 
+@pytest.mark.slow
 def test_mirroring_with_left_and_right(lab, kind, trained, maps, tmp_path):
     """nnU-Net mirrors image and organ channels together."""
     given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
