@@ -87,7 +87,8 @@ def test_forward_is_its_equations(make_network, randomize, make_image, has_backg
     fusions, heads = record(network.fusion), record(network.head)
     balances = [record(moe) for moe in network.experts.values()]
     output = network(make_image(), ONE_TYPE_EACH)
-    ((image, text, selected), attended), ((given, prompts), kernels) = fusions[0], heads[0]
+    ((image, text, selected, anatomy), attended), ((given, prompts), kernels) = fusions[0], heads[0]
+    assert anatomy is None
     assert_close(image, stages["encoder_3"], rtol=0, atol=0)
     scale = (network.embeddings.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     assert_close(text, (network.embeddings - network.embeddings.mean(1, keepdim=True)) / scale)
