@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 from variants import run_variant
 
 from nnunetv2_mastpro.demo import pipeline
@@ -40,12 +39,6 @@ def false_positive_ml(summary: Path) -> float:
     return float(voxel_ml * np.mean([sum(metrics["FP"] for metrics in case["metrics"].values()) for case in cases]))
 
 
-def empty_maps(maps: Path, target: Path) -> None:
-    target.mkdir()
-    for file in maps.glob(f"*{pipeline.FILE_ENDING}"):
-        sitk.WriteImage(sitk.ReadImage(file) * 0, target / file.name)
-
-
 def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
     """Both trainings, and the further predictions of their models."""
     with_maps, without = out / f"anatomy_seed_{seed}", out / f"text_seed_{seed}"
@@ -54,7 +47,15 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
     own, text = pipeline.Layout(with_maps), pipeline.Layout(without)
     empty = own.folder / "empty_maps"
     withheld = [
-        Step("empty_maps", "Empty maps", (empty,), function=lambda show: empty_maps(own.raw / "anatomyTs", empty)),
+        Step(
+            "empty_maps",
+            "Empty maps",
+            (empty,),
+            (
+                *("mastpro", "anatomy", "-d", str(pipeline.DATASET_ID)),
+                *("-i", str(own.raw / "imagesTs"), "-o", str(empty), "--without-masks"),
+            ),
+        ),
         *pipeline.prediction_steps(own, WITHHELD, empty),
     ]
     treated = text.predictions(POSTPROCESSED)

@@ -16,9 +16,10 @@ import numpy as np
 from nnunetv2_mastpro.anatomy import maps, preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
-from nnunetv2_mastpro.anatomy.source import Source, some
+from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 
@@ -148,8 +149,8 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
         strange = sorted({*found} - {case.name for case in cases})
         if strange:
             raise MASTProError(
-                f"{data} holds {some(strange)}, of which {name} has no training image; restore the image, or remove "
-                "the preprocessed case"
+                f"{data} holds {some(strange, 10)}, of which {name} has no training image; restore the image, or "
+                "remove the preprocessed case"
             )
         forms.append(Form(data, configuration, len(found)))
     return manager, forms
@@ -189,16 +190,15 @@ def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], nu
         hosted = ", ".join(labels[index] for index in host.classes)
         found = f"{len(volumes)} of {num_cases}"
         rows.append((str(host.value), hosted, found, typical, ", ".join(host.structures)))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines = table(rows)
     never = [host for host in hosts if host.value not in tally.volumes_ml]
     if never and tally.volumes_ml:
         lines.append(f"warning: found in no case: {'; '.join(', '.join(host.structures) for host in never)}")
     if tally.empty:
         lines.append(
-            f"warning: empty maps: {some(tally.empty)}; the network takes them as unknown, and with "
+            f"warning: empty maps: {some(tally.empty, 10)}; the network takes them as unknown, and with "
             "MASTPRO_SKIP_EMPTY=1 they become background"
         )
     if tally.claimed:
-        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(tally.claimed)}")
+        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(tally.claimed, 10)}")
     return lines

@@ -11,6 +11,7 @@ from nnunetv2_mastpro.anatomy import masks, totalseg
 from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import modality_of
 
 
@@ -50,7 +51,6 @@ class Source:
                 f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
                 f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
             )
-
         lacking = [host for host in self.hosts if not held.intersection(host.structures)]
         if lacking:  # empty in each map would mean absent, not unknown
             named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
@@ -58,11 +58,10 @@ class Source:
                 f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
                 f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
             )
-
         if lacking_cases:
             first = lacking_cases[0]
             self.warnings.append(
-                f"warning: no mask in {folder} for {some(lacking_cases)} "
+                f"warning: no mask in {folder} for {some(lacking_cases, 10)} "
                 f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
             )
 
@@ -74,8 +73,3 @@ class Source:
         if self.args.maker:
             folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
         return masks.read_case(folder, name, self.structures, case.images[0], self.args.resample)
-
-
-def some(names: Sequence[str], most: int = 10) -> str:
-    """Some of the names, and how many more."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -12,11 +12,10 @@ from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table, inherited
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import modality_of, resolve_prompts
-
-MOST_NAMED = 5
 
 
 def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Finding]:
@@ -60,7 +59,7 @@ def check_maps(images: Path, maps: Path, ending: str) -> Finding:
     names = sorted(path.name.removesuffix(f"_0000{ending}") for path in images.glob(f"*_0000{ending}"))
     missing = [name for name in names if not (maps / f"{name}{ending}").is_file()]
     if missing:
-        return Finding(WARN, f"{maps}: no map for {_some(missing)}", "run mastpro anatomy with their masks")
+        return Finding(WARN, f"{maps}: no map for {some(missing)}", "run mastpro anatomy with their masks")
     try:
         pairs = ((maps / f"{name}{ending}", images / f"{name}_0000{ending}") for name in names)
         moved = [mask.name for mask, image in pairs if not read_geometry(mask).agrees(read_geometry(image))]
@@ -68,7 +67,7 @@ def check_maps(images: Path, maps: Path, ending: str) -> Finding:
         return Finding(FAIL, str(error))
     if moved:
         remedy = "run mastpro anatomy again"
-        return Finding(FAIL, f"{maps}: maps on another grid than their image: {_some(moved)}", remedy)
+        return Finding(FAIL, f"{maps}: maps on another grid than their image: {some(moved)}", remedy)
     return Finding(OK, f"{maps}: maps for all {len(names)} images, on their grids")
 
 
@@ -108,8 +107,3 @@ def _anatomy_folders(plans: dict) -> list[str]:
     except MASTProError:
         return []
     return list(dict.fromkeys(identifier for identifier in found if identifier))
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return ", ".join(names[:MOST_NAMED]) + more

@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import table
 
 TRAINER = "nnUNetTrainerMASTPro"
 
@@ -81,12 +82,6 @@ def describe_anatomy(paths: list[Path]) -> list[str]:
             "dataset.json gives it one"
         )
     return ["", "Values of the host-organ maps:", *table(rows), *(f"warning: {note}" for note in notes)]
-
-
-def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest entry."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
 def next_commands(plans_file: Path, anatomy: bool) -> list[str]:

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some, table
 
 REPORT, SUMMARY = "removed.json", "summary.json"
 COPIED = ("dataset.json", "plans.json")
-MAX_NAMED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +132,7 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
         missing = [file.name for file in files if folder is not None and not (folder / file.name).is_file()]
         if missing:
             raise MASTProError(
-                f"{option} {folder} lacks {_some(missing)}; give a folder with a file for each of the {len(files)} "
+                f"{option} {folder} lacks {some(missing)}; give a folder with a file for each of the {len(files)} "
                 "predictions"
             )
     others = sorted({file.name for file in _files(args.output, ending)} - {file.name for file in files})
@@ -160,11 +160,6 @@ def _files(folder: Path, ending: str) -> list[Path]:
     return sorted(path for path in folder.glob("*") if path.name.endswith(ending) and path.is_file())
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMED
-    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
 def make_report(results: dict, tumors: Sequence, margin_mm: float) -> dict:
     """Content of removed.json."""
     return {
@@ -180,8 +175,6 @@ def make_report(results: dict, tumors: Sequence, margin_mm: float) -> dict:
 
 def describe_removed(report: dict) -> list[str]:
     """The table of removed.json, and what was left alone."""
-    from nnunetv2_mastpro.commands.plan import table
-
     entries = [(case, label, entry) for case, classes in report["cases"].items() for label, entry in classes.items()]
     rows = [("case", "class", "components", "voxels", "ml")]
     rows += [_row(case, label, [entry]) for case, label, entry in entries if entry["components"]]
@@ -194,7 +187,7 @@ def describe_removed(report: dict) -> list[str]:
         "removed whole, host organ absent beside others: ": absent,
     }
     shown = ["Removed:", *table(rows)] if len(rows) > 1 else ["Nothing could be removed."]
-    return [*shown, *(text + _some(names) for text, names in notes.items() if names)]
+    return [*shown, *(text + some(names) for text, names in notes.items() if names)]
 
 
 def _row(case: str, label: str, entries: Sequence[dict]) -> tuple[str, ...]:
@@ -235,8 +228,6 @@ def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float]) -> dict
 
 def describe_scores(before: dict, after: dict) -> list[str]:
     """Per class: mean Dice of the cases that have it, and false-positive volume per case."""
-    from nnunetv2_mastpro.commands.plan import table
-
     rows = [("class", "cases with it", "Dice before -> after", "false positives, ml per case before -> after")]
     for label in next(iter(before.values())):
         dice, volume = [], []

@@ -11,7 +11,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps
+from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
@@ -57,7 +57,7 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
             check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
-            self.folder_with_segs_from_previous_stage = f"{self.preprocessed_dataset_folder}_anatomy"
+            self.folder_with_segs_from_previous_stage = str(training_folder(Path(self.preprocessed_dataset_folder)))
 
     @property
     def takes_anatomy(self) -> bool:
