@@ -1,0 +1,77 @@
+"""Which classes the annotators of each case looked for, and where it comes from. Standard library only.
+
+    "mastpro": {"cases": {"liver_001": {"source": "Dataset003_Liver", "annotated": ["liver", "liver_tumor"]}}}
+
+A case that the section of dataset.json does not name has all classes annotated, and no source.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunetv2_mastpro.errors import MASTProError
+
+KEYS = ("source", "annotated")
+NO_SOURCE = "this data set"
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What dataset.json says of its cases. `labels`: classes in the order of the network's foreground outputs."""
+
+    labels: tuple[str, ...]
+    annotated: dict[str, tuple[str, ...]]
+    sources: dict[str, str]
+
+    @property
+    def partial(self) -> bool:
+        """Whether some case lacks the annotation of some class."""
+        return any(len(known) < len(self.labels) for known in self.annotated.values())
+
+    def annotated_in(self, case: str) -> tuple[bool, ...]:
+        """Per class, whether the case's annotators looked for it."""
+        known = self.annotated.get(case, self.labels)
+        return tuple(label in known for label in self.labels)
+
+    def source_of(self, case: str) -> str:
+        """The data set that the case comes from."""
+        return self.sources.get(case, NO_SOURCE)
+
+
+def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
+    """Checked `dataset_json["mastpro"]["cases"]`. Raises MASTProError for an unknown key or class, or a wrong type."""
+    mastpro = dataset_json.get("mastpro", {})
+    section = mastpro.get("cases", {}) if isinstance(mastpro, dict) else mastpro
+    if not isinstance(section, dict):
+        raise MASTProError(f"mastpro.cases in dataset.json is {section!r}; make it an object, one entry per case")
+    for case, entry in section.items():
+        _check_entry(case, entry, labels)
+    return Cases(
+        tuple(labels),
+        {case: tuple(entry["annotated"]) for case, entry in section.items() if "annotated" in entry},
+        {case: entry["source"] for case, entry in section.items() if "source" in entry},
+    )
+
+
+def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:
+    where = f'mastpro.cases["{case}"] in dataset.json'
+    if not isinstance(entry, dict):
+        raise MASTProError(f"{where} is {entry!r}; make it an object with keys among {', '.join(KEYS)}")
+    for key in entry:
+        if key not in KEYS:
+            raise MASTProError(f'{where} has the unknown key "{key}"; did you mean "{_nearest(key, KEYS) or KEYS[1]}"?')
+    if not isinstance(entry.get("source", ""), str):
+        raise MASTProError(f'{where}: "source" is {entry["source"]!r}; make it the name of a data set')
+    annotated = entry.get("annotated", list(labels))
+    if not isinstance(annotated, list) or not annotated or not all(isinstance(name, str) for name in annotated):
+        raise MASTProError(
+            f'{where}: "annotated" is {annotated!r}; list the classes that were looked for, at least one'
+        )
+    for name in annotated:
+        if name not in labels:
+            hint = f'did you mean "{_nearest(name, labels)}"? ' if _nearest(name, labels) else ""
+            raise MASTProError(f'{where}: "{name}" is no class of the data set; {hint}Known: {", ".join(labels)}')
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    return next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -1,0 +1,45 @@
+"""mastpro.cases of dataset.json."""
+
+import pytest
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.tasks import NO_SOURCE, read_cases
+
+LABELS = ("liver", "liver_tumor", "kidney_tumor")
+
+
+def dataset(cases) -> dict:
+    return {"mastpro": {"cases": cases}}
+
+
+def test_annotated_classes_follow_the_labels_order():
+    cases = read_cases(dataset({"a": {"source": "Dataset003_Liver", "annotated": ["liver_tumor", "liver"]}}), LABELS)
+    assert cases.annotated_in("a") == (True, True, False)
+    assert cases.source_of("a") == "Dataset003_Liver"
+    assert cases.partial
+
+
+@pytest.mark.parametrize("content", [{}, {"mastpro": {}}, dataset({}), dataset({"b": {"annotated": list(LABELS)}})])
+def test_unnamed_cases_annotate_everything(content):
+    cases = read_cases(content, LABELS)
+    assert cases.annotated_in("a") == (True, True, True)
+    assert cases.source_of("a") == NO_SOURCE
+    assert not cases.partial
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (dataset([]), "make it an object, one entry per case"),
+        (dataset({"a": ["liver"]}), 'mastpro.cases\\["a"\\] .* make it an object'),
+        (dataset({"a": {"anotated": ["liver"]}}), 'unknown key "anotated"; did you mean "annotated"'),
+        (dataset({"a": {"annotated": ["liver_tumour"]}}), 'is no class .* did you mean "liver_tumor"'),
+        (dataset({"a": {"annotated": ["spleen"]}}), "Known: liver, liver_tumor, kidney_tumor"),
+        (dataset({"a": {"annotated": []}}), "at least one"),
+        (dataset({"a": {"annotated": "liver"}}), "list the classes"),
+        (dataset({"a": {"source": 3}}), "name of a data set"),
+    ],
+)
+def test_bad_sections(content, message):
+    with pytest.raises(MASTProError, match=message):
+        read_cases(content, LABELS)
