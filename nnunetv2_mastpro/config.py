@@ -72,7 +72,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Learning rates, weights of the two terms beside nnU-Net's loss, and how often masks and types are withheld."""
+    """Learning rates, weights of the two terms beside nnU-Net's loss, draws of cases, of masks and of tumour types."""
 
     learning_rate: float = 3e-3  # from scratch; PEFT has the paper's
     prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
@@ -80,6 +80,8 @@ class TrainingConfig:
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
     anatomy_dropout: float = 0.2  # share of samples whose organ masks are all withheld
     host_task_share: float = 0.5  # of samples in which only types whose host organ is in the patch are selected
+    annotated_task_share: float = 0.25  # of samples in which only annotated types are; in the rest all are
+    sampling_temperature: float = 0.5  # 1 draws every case alike, 0 every tumour type
 
     def __post_init__(self):
         if not 0 < self.learning_rate <= 1:
@@ -89,12 +91,17 @@ class TrainingConfig:
             )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
-        for name in ("anatomy_dropout", "host_task_share"):
+        for name in ("anatomy_dropout", "host_task_share", "annotated_task_share", "sampling_temperature"):
             if not 0 <= getattr(self, name) <= 1:
                 raise MASTProError(
                     f"{name}={getattr(self, name)} is not a share from 0 to 1; "
                     f"correct mastpro.training.{name} in the plans"
                 )
+        if self.host_task_share + self.annotated_task_share > 1:
+            raise MASTProError(
+                f"host_task_share={self.host_task_share} and annotated_task_share={self.annotated_task_share} are more "
+                "than all samples together; lower one of them in mastpro.training of the plans"
+            )
 
 
 @dataclass(frozen=True)

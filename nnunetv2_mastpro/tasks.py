@@ -64,9 +64,7 @@ def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:
         raise MASTProError(f'{where}: "source" is {entry["source"]!r}; make it the name of a data set')
     annotated = entry.get("annotated", list(labels))
     if not isinstance(annotated, list) or not annotated or not all(isinstance(name, str) for name in annotated):
-        raise MASTProError(
-            f'{where}: "annotated" is {annotated!r}; list the classes that were looked for, at least one'
-        )
+        raise MASTProError(f'{where}: "annotated" is {annotated!r}; list the classes looked for, at least one')
     for name in annotated:
         if name not in labels:
             hint = f'did you mean "{_nearest(name, labels)}"? ' if _nearest(name, labels) else ""

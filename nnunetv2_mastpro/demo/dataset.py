@@ -4,8 +4,9 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ from nnunetv2_mastpro.demo.organs import LABELS
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, Case, Grid, make_case
 
 FILE_ENDING = ".nii.gz"
-SEEDS_PER_SET = 10_000  # sets of different seeds share no case
 STRUCTURES = {  # organ -> TotalSegmentator's structures, from below, of equal height
     "lung_left": ("lung_lower_lobe_left", "lung_upper_lobe_left"),
     "lung_right": ("lung_lower_lobe_right", "lung_middle_lobe_right", "lung_upper_lobe_right"),
@@ -22,14 +22,24 @@ STRUCTURES = {  # organ -> TotalSegmentator's structures, from below, of equal h
 }
 
 
+@dataclass(frozen=True)
+class PhantomSet:
+    """A data set to write. Cases are named by the seeds of their phantoms, which are all they depend on but `types`."""
+
+    name: str  # DatasetXXX_Name
+    types: tuple[str, ...]  # tumour types that patients have
+    annotated: tuple[str, ...]  # those that its labels tell of; the others are there, unlabelled
+    training: tuple[int, ...]  # seeds
+    test: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.training) + len(self.test)
+
+
 def write_dataset(
     raw_folder: str | Path,
-    name: str,
-    types: Sequence[str],
+    phantoms: PhantomSet,
     grid: Grid,
-    num_training: int,
-    num_test: int,
-    seed: int = 0,
     workers: int = 2,
     on_case: Callable[[], None] = lambda: None,
 ) -> Path:
@@ -37,18 +47,15 @@ def write_dataset(
 
     Whole or not at all: it is written under another name and renamed. `on_case` is called after each case.
     """
-    target = Path(raw_folder, name)
-    scratch = target.with_name(f".{name}.{os.getpid()}")
-    splits = ["Tr"] * num_training + ["Ts"] * num_test
-    for name_of_folder in ("organs", *(f"{kind}{split}" for kind in ("images", "labels") for split in set(splits))):
+    target = Path(raw_folder, phantoms.name)
+    scratch = target.with_name(f".{phantoms.name}.{os.getpid()}")
+    seeds = [("Tr", seed) for seed in phantoms.training] + [("Ts", seed) for seed in phantoms.test]
+    for name_of_folder in ("organs", *(f"{kind}{split}" for kind in ("images", "labels") for split, _ in seeds)):
         (scratch / name_of_folder).mkdir(parents=True, exist_ok=True)
     try:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
-            jobs = [
-                pool.submit(write_case, scratch, split, seed * SEEDS_PER_SET + number, types, grid)
-                for number, split in enumerate(splits)
-            ]
+            jobs = [pool.submit(write_case, scratch, split, seed, phantoms, grid) for split, seed in seeds]
             for job in as_completed(jobs):
                 job.result()
                 on_case()
@@ -56,11 +63,11 @@ def write_dataset(
             scratch / "dataset.json",
             {
                 "channel_names": {"0": "CT"},
-                "labels": {"background": 0, **{label: value for value, label in enumerate(types, 1)}},
-                "numTraining": num_training,
+                "labels": {"background": 0, **{label: value for value, label in enumerate(phantoms.annotated, 1)}},
+                "numTraining": len(phantoms.training),
                 "file_ending": FILE_ENDING,
-                "name": name,
-                "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}, seed {seed}",
+                "name": phantoms.name,
+                "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}",
             },
         )
         os.replace(scratch, target)
@@ -69,11 +76,14 @@ def write_dataset(
     return target
 
 
-def write_case(folder: Path, split: str, seed: int, types: Sequence[str], grid: Grid) -> Case:
-    """Image, tumour labels and organ masks of one case, named by its seed."""
-    case, name = make_case(seed, types, grid), f"phantom_{seed:06d}"
+def write_case(folder: Path, split: str, seed: int, phantoms: PhantomSet, grid: Grid) -> Case:
+    """Image, labels of the annotated tumour types, and organ masks of one case, named by its seed."""
+    case, name = make_case(seed, phantoms.types, grid), f"phantom_{seed:06d}"
+    labels = np.zeros_like(case.tumors)
+    for value, label in enumerate(phantoms.annotated, 1):
+        labels[case.tumors == 1 + phantoms.types.index(label)] = value
     write_volume(folder / f"images{split}" / f"{name}_0000{FILE_ENDING}", case.image, case.spacing_mm)
-    write_volume(folder / f"labels{split}" / f"{name}{FILE_ENDING}", case.tumors, case.spacing_mm)
+    write_volume(folder / f"labels{split}" / f"{name}{FILE_ENDING}", labels, case.spacing_mm)
     write_volume(folder / "organs" / f"{name}{FILE_ENDING}", as_totalsegmentator(case.organs_before), case.spacing_mm)
     return case
 

@@ -20,6 +20,7 @@ def build_mastpro(
     organ_channels: int = 0,
     anatomy_dropout: float = 0.0,
     host_task_share: float = 0.5,
+    annotated_task_share: float = 0.25,
 ) -> MASTProNet:
     """The planned network adapted by `network` (NetworkConfig) for `resolved` (Resolved); embeddings are zero.
 
@@ -83,4 +84,5 @@ def build_mastpro(
         deep_supervision=deep_supervision,
         anatomy=anatomy,
         host_task_share=host_task_share,
+        annotated_task_share=annotated_task_share,
     )

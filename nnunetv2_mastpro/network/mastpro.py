@@ -38,7 +38,8 @@ class MASTProNet(nn.Module):
 
     With `anatomy` the last channels of the image are those of the host-organ map, which the backbone never sees. Then
     tumour types are selected by patch: in evaluation those whose host is in it, all where that is unknown; in training
-    that only in a share `host_task_share` of the samples, else all.
+    that only in a share `host_task_share` of the samples. Where the trainer has set `annotated` (B, T), a share
+    `annotated_task_share` has the types selected that the sample annotates. The other samples have all.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class MASTProNet(nn.Module):
         deep_supervision: bool,
         anatomy: AnatomyEncoder | None = None,
         host_task_share: float = 0.5,
+        annotated_task_share: float = 0.25,
     ):
         super().__init__()
         self.backbone, self.experts, self.fusion, self.head = backbone, experts, fusion, head
-        self.anatomy, self.host_task_share = anatomy, host_task_share
+        self.anatomy, self.host_task_share, self.annotated_task_share = anatomy, host_task_share, annotated_task_share
+        self.annotated: Tensor | None = None
         self.receipt, self.deep_supervision = receipt, deep_supervision
         self.tumor_classes = [index for index, tumor in enumerate(is_tumor) if tumor]
         self.register_buffer("embeddings", embeddings)
@@ -105,14 +108,18 @@ class MASTProNet(nn.Module):
 
     def select_tasks(self, image: Tensor, organs: Tensor | None) -> Tensor:
         """(B, number of tumour types) of {0, 1} from organs (B, L, spatial)."""
-        selected = image.new_ones(len(image), len(self.tumor_classes))
+        hosted = everything = image.new_ones(len(image), len(self.tumor_classes))
         if organs is not None:
             present, known = self.anatomy.find(organs)
-            hosted = (present | ~known)[:, self.tumor_classes].to(selected.dtype)
-            if self.training:
-                chosen = torch.rand(len(image), 1, device=image.device) < self.host_task_share
-                hosted = torch.where(chosen, hosted, selected)
-            selected = hosted
+            hosted = (present | ~known)[:, self.tumor_classes].to(everything.dtype)
+        selected = hosted
+        if self.training:
+            annotated = everything
+            if self.annotated is not None:
+                annotated = self.annotated[:, self.tumor_classes].to(everything.dtype)
+            drawn = torch.rand(len(image), 1, device=image.device)
+            selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
+            selected = torch.where(drawn < self.host_task_share, hosted, selected)
         if self.left_out and not self.training:
             kept = [float(index not in self.left_out) for index in self.tumor_classes]
             selected = selected * selected.new_tensor(kept)

@@ -1,5 +1,6 @@
 """What the plugin is compared with: the network that nnU-Net planned, its own loss, equal steps."""
 
+from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, ShortRuns, epoch_variants
 
 
@@ -11,5 +12,10 @@ class nnUNetTrainerStockAdamW(AdamWRecipe):
     """Stock nnU-Net's network and loss with the plugin's optimizer: the control for everything else."""
 
 
+class nnUNetTrainerStockPartial(PartialLabels, AdamWRecipe):
+    """Stock nnU-Net's network with the plugin's optimizer, partial-label loss and draws: what those give alone."""
+
+
 globals().update(epoch_variants(nnUNetTrainerStock, __name__))
 globals().update(epoch_variants(nnUNetTrainerStockAdamW, __name__))
+globals().update(epoch_variants(nnUNetTrainerStockPartial, __name__))

@@ -15,7 +15,8 @@ class MASTProLoss(nn.Module):
 
     `segmentation` is nnU-Net's own loss. The category term (Sec. 2.2) is binary cross-entropy of the presence
     logits of `supervised` classes; a class that is not seen in a patch with ignored voxels is left out, since it
-    may be under them. What a network returns in evaluation gets the segmentation loss alone.
+    may be under them, and so is one that the sample does not annotate by `annotated` (B, T). What a network returns in
+    evaluation gets the segmentation loss alone.
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class MASTProLoss(nn.Module):
         self.segmentation = segmentation
         self.supervised, self.has_regions, self.ignore_label = supervised, has_regions, ignore_label
         self.presence_weight, self.balance_weight = presence_weight, balance_weight
+        self.annotated: Tensor | None = None
 
     def forward(self, output: TrainingOutput | list[Tensor] | Tensor, target: list[Tensor] | Tensor) -> Tensor:
         """target as nnU-Net's loaders give it: per supervised stage, or one tensor."""
@@ -49,7 +51,10 @@ class MASTProLoss(nn.Module):
         """presence (B, T) logits, target (B, 1 or regions, spatial) -> scalar."""
         present, ignored = self.present(target, presence.shape[1])
         present, logits = present[:, self.supervised], presence[:, self.supervised].float()
-        known = (present | ~ignored[:, None]).float()
+        known = present | ~ignored[:, None]
+        if self.annotated is not None:
+            known = known & self.annotated[:, self.supervised].to(known.device)
+        known = known.float()
         losses = F.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
         return (losses * known).sum() / known.sum().clamp(min=1)
 

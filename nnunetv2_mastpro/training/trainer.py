@@ -19,6 +19,7 @@ from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.training.loss import MASTProLoss
+from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
@@ -32,7 +33,7 @@ from nnunetv2_mastpro.training.setup import (
 )
 
 
-class nnUNetTrainerMASTPro(AdamWRecipe):
+class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
     """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
 
     From scratch it trains everything. Started with `-pretrained_weights` of a trained MAST-Pro checkpoint it
@@ -58,6 +59,12 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
             self.folder_with_segs_from_previous_stage = str(training_folder(Path(self.preprocessed_dataset_folder)))
+
+    def find_classes(self, plans: dict, dataset_json: dict) -> tuple:
+        return self.mastpro.resolved.classes
+
+    def listeners(self) -> list[torch.nn.Module]:
+        return [*super().listeners(), self.loss, self.bare_network]
 
     @property
     def takes_anatomy(self) -> bool:
@@ -103,6 +110,7 @@ class nnUNetTrainerMASTPro(AdamWRecipe):
             organs,
             config.training.anatomy_dropout,
             config.training.host_task_share,
+            config.training.annotated_task_share,
         )
         if not enable_deep_supervision:  # prediction: nnU-Net writes these plans beside its output
             settings = read_settings(config)

@@ -7,11 +7,12 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_mastpro.demo import dataset
-from nnunetv2_mastpro.demo.dataset import write_dataset
+from nnunetv2_mastpro.demo.dataset import PhantomSet, write_dataset
 from nnunetv2_mastpro.demo.phantom import ORGANS, Grid, make_case
 
 TYPES = ("lung_tumor", "colon_tumor")
 COARSE = Grid((23, 26, 35), (8.0, 8.0, 8.0))
+PHANTOMS = PhantomSet("Dataset007_Phantom", TYPES, TYPES, (10000, 10001), (10002,))
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +20,8 @@ def written(tmp_path_factory):
     counted = []
     folder = write_dataset(
         tmp_path_factory.mktemp("raw"),
-        "Dataset007_Phantom",
-        TYPES,
+        PHANTOMS,
         COARSE,
-        2,
-        1,
-        seed=1,
         on_case=lambda: counted.append(1),
     )
     return folder, len(counted)
@@ -61,6 +58,19 @@ def test_a_file_is_the_case_of_its_seed(written):
     assert image.GetSpacing() == (8.0, 8.0, 8.0)
 
 
+def test_a_source_labels_its_own_types_alone(tmp_path):
+    """The others are in the image, as background."""
+    source = PhantomSet("Dataset008_Colon", TYPES, ("colon_tumor",), (10001,))
+    folder = write_dataset(tmp_path, source, COARSE, workers=1)
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "colon_tumor": 1}
+    case = make_case(10001, TYPES, COARSE)
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "labelsTr" / "phantom_010001.nii.gz")))
+    np.testing.assert_array_equal(labels == 1, case.tumors == 2)
+    assert (case.tumors == 1).any()
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(folder / "imagesTr" / "phantom_010001_0000.nii.gz")))
+    np.testing.assert_array_equal(image, case.image)
+
+
 def test_organs_are_numbered_as_totalsegmentator_does(written):
     image = sitk.ReadImage(str(written[0] / "organs" / "phantom_010002.nii.gz"))
     found, case = sitk.GetArrayFromImage(image), make_case(10002, TYPES, COARSE)
@@ -87,5 +97,5 @@ def test_interrupted_writing_leaves_no_half_data_set(tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset, "_write_json", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        write_dataset(tmp_path, "Dataset007_Phantom", TYPES, COARSE, 1, 0, workers=1)
+        write_dataset(tmp_path, PHANTOMS, COARSE, workers=1)
     assert list(tmp_path.iterdir()) == []

@@ -82,6 +82,30 @@ def test_it_compiles_as_one_graph(variant, make_planned, make_network, randomize
     assert_close(found, expected, rtol=0, atol=0)
 
 
+def test_compiled_it_follows_what_each_batch_annotates(make_network, randomize, make_image):
+    network = randomize(make_network())
+    network.host_task_share, network.annotated_task_share = 0.0, 1.0
+    torch._dynamo.reset()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    for masks in (ONE_TYPE_EACH, ONE_TYPE_EACH.flip(0)):
+        network.annotated = network.selected_classes(masks)
+        assert_close(compiled(make_image()), network(make_image(), masks), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_annotated_types_alone_are_selected_in_their_share_of_samples(make_network, share):
+    network = make_network().train()
+    image = torch.zeros(4000, 1, 1, 1)
+    network.annotated = network.selected_classes(torch.tensor([[1.0, 0.0]]).expand(4000, -1))
+    network.host_task_share, network.annotated_task_share = 0.0, share
+    torch.manual_seed(0)
+    selected = network.select_tasks(image, None)
+    assert (selected[:, 0] == 1).all()
+    assert (selected[:, 1] == 0).float().mean().item() == pytest.approx(share, abs=0.03)
+    network.eval()
+    assert (network.select_tasks(image, None) == 1).all()  # prediction is not told what was annotated
+
+
 def test_bfloat16(variant, make_planned, make_network, make_image):
     name, axes, values = variant
     network = make_network(make_planned(name, axes), **values)

@@ -95,6 +95,19 @@ def test_a_class_that_may_be_under_ignored_voxels_is_left_out(has_regions):
     assert output.presence.grad[1, 2] == 0
 
 
+@pytest.mark.parametrize("has_regions", [False, True])
+def test_a_class_that_is_not_annotated_is_left_out(has_regions):
+    loss = make_loss(has_regions=has_regions, supervised=(1, 2))
+    output, (target, _) = make_batch(has_regions=has_regions)
+    loss.annotated = torch.tensor([[True, True, False], [True, False, True], [True, True, True], [True, False, False]])
+    found = loss.category(output.presence, target)
+    found.backward()
+    assert_close(output.presence.grad != 0, loss.annotated & torch.tensor([False, True, True]))
+    loss.annotated = torch.ones_like(loss.annotated)
+    everything = loop_category(output.presence, target, supervised=(1, 2), has_regions=has_regions, ignore=False)
+    assert_close(loss.category(output.presence, target), everything)
+
+
 def test_nothing_known_is_no_loss():
     loss = make_loss(ignore=True)
     presence = torch.zeros(2, CLASSES, requires_grad=True)

@@ -1,0 +1,121 @@
+"""Partial labels in nnU-Net's trainer: loss, draws of cases, pseudo-Dice and final validation know who annotated what.
+
+B batch, T classes.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from torch import Tensor, nn
+
+from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.tasks import Cases, read_cases
+from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
+from nnunetv2_mastpro.training.recipe import ShortRuns
+from nnunetv2_mastpro.training.sampling import SampledCases, draw_shares, histogram, repeated, tumors_of
+
+
+class PartialLabels(ShortRuns):
+    """nnU-Net's trainer for cases that each annotate some of the classes, by `mastpro.cases` of dataset.json.
+
+    Cases are drawn by mastpro.training.sampling_temperature of the plans, and patches centred on tumours.
+    """
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),
+    ):
+        self.temperature = MASTProConfig.from_dict(plans.get("mastpro", {})).training.sampling_temperature
+        self.classes = self.find_classes(plans, dataset_json)
+        self.cases: Cases = read_cases(dataset_json, [entry.label for entry in self.classes])
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self.drawn = Counter()
+
+    def find_classes(self, plans: dict, dataset_json: dict) -> Sequence:
+        """The outputs of the network but background, with label, is_tumor and host_structures."""
+        return resolve_prompts(dataset_json, plans["dataset_name"])
+
+    def announce(self, cases: Sequence[str]) -> None:
+        """Tell the loss what the samples of the next batch annotate: `annotated` (B, T)."""
+        if self.cases.partial:
+            annotated = torch.tensor([self.cases.annotated_in(case) for case in cases], device=self.device)
+            for listener in self.listeners():
+                listener.annotated = annotated
+
+    def listeners(self) -> list[nn.Module]:
+        """What takes `annotated`."""
+        return [module for module in self.loss.modules() if isinstance(module, PartialLabelLoss)]
+
+    def _build_loss(self) -> nn.Module:
+        stock = super()._build_loss()
+        if not self.cases.partial:
+            return stock
+        loss = PartialLabelLoss(
+            nested=nesting(self.classes),
+            has_regions=self.label_manager.has_regions,
+            ignore_label=self.label_manager.ignore_label,
+            batch_dice=self.configuration_manager.batch_dice,
+            ddp=self.is_ddp,
+        )
+        return DeepSupervisionWrapper(loss, stock.weight_factors) if self.enable_deep_supervision else loss
+
+    @cached_property
+    def tumors(self) -> dict[str, object]:
+        """Tumour type -> nnU-Net's label or region; all classes where none is a tumour type."""
+        manager = self.label_manager
+        labels = manager.foreground_regions if manager.has_regions else manager.foreground_labels
+        named = list(zip(self.classes, labels, strict=True))
+        return {entry.label: label for entry, label in named if entry.is_tumor} or {e.label: v for e, v in named}
+
+    def get_tr_and_val_datasets(self):
+        """As nnU-Net's; training draws the cases by the temperature and centres patches on tumours."""
+        training, validation = super().get_tr_and_val_datasets()
+        cases = list(training.identifiers)
+        folder = Path(self.preprocessed_dataset_folder)
+        self.types = {case: tumors_of(load_pickle(str(folder / f"{case}.pkl")), self.tumors) for case in cases}
+        self.sources = {case: self.cases.source_of(case) for case in cases}
+        shares = draw_shares(self.types, self.sources, self.temperature)
+        return SampledCases(training, repeated(shares), self.tumors.values()), validation
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self.drawn.clear()
+
+    def train_step(self, batch: dict) -> dict:
+        self.drawn.update(str(case) for case in batch["keys"])
+        self.announce(batch["keys"])
+        return super().train_step(batch)
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        self.print_to_log_file(histogram(self.drawn, self.types, self.sources))
+
+    def validation_step(self, batch: dict) -> dict:
+        """As nnU-Net's, sample by sample, without the classes that a sample does not annotate."""
+        if not self.cases.partial:
+            return super().validation_step(batch)
+        outputs = [self._validate_sample(batch, place) for place in range(len(batch["keys"]))]
+        counts = {key: np.sum([output[key] for output in outputs], 0) for key in ("tp_hard", "fp_hard", "fn_hard")}
+        return {"loss": np.mean([output["loss"] for output in outputs]), **counts}
+
+    def _validate_sample(self, batch: dict, place: int) -> dict:
+        def pick(tensor: Tensor) -> Tensor:
+            return tensor[place : place + 1]
+
+        case, target = batch["keys"][place], batch["target"]
+        target = [pick(stage) for stage in target] if isinstance(target, list) else pick(target)
+        self.announce([case])
+        output = super().validation_step({"data": pick(batch["data"]), "target": target, "keys": [case]})
+        known = np.array(self.cases.annotated_in(case))
+        return {key: value if key == "loss" else value * known for key, value in output.items()}

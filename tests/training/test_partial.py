@@ -1,0 +1,123 @@
+"""The trainer on cases that each annotate some of the classes."""
+
+import numpy as np
+import pytest
+import torch
+from batchgenerators.utilities.file_and_folder_operations import write_pickle
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
+from torch.testing import assert_close
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training.controls import nnUNetTrainerStockPartial
+from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
+from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
+
+CASES = {
+    "a": {"source": "Dataset003_Liver", "annotated": ["liver", "liver_tumor"]},
+    "b": {"source": "Dataset064_KiTS", "annotated": ["kidney_tumor"]},
+}
+ANNOTATED = torch.tensor([[True, True, False], [False, False, True]])
+TRAINERS = [nnUNetTrainerMASTPro, nnUNetTrainerStockPartial]
+
+
+@pytest.fixture
+def make_partial(make_trainer, dataset_json):
+    dataset_json["mastpro"] = {"cases": CASES}
+    return make_trainer
+
+
+def make_batch(trainer) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 4, (2, 1, 16, 16), generator=generator).float()
+    stages = [target[..., :: 2**scale, :: 2**scale] for scale in range(len(trainer._get_deep_supervision_scales()))]
+    return {"data": torch.randn(2, 1, 16, 16, generator=generator), "target": stages, "keys": ["a", "b"]}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_loss_hears_what_the_batch_annotates(make_partial, trainer):
+    trainer = make_partial(trainer)
+    trainer.announce(["a", "b"])
+    partial = [module for module in trainer.loss.modules() if isinstance(module, PartialLabelLoss)]
+    assert len(partial) == 1
+    assert_close(partial[0].annotated, ANNOTATED)
+    assert partial[0].nested.tolist() == [[False] * 3, [True, False, False], [False] * 3]
+    assert partial[0].batch_dice
+    if isinstance(trainer, nnUNetTrainerMASTPro):
+        assert_close(trainer.loss.annotated, ANNOTATED)
+        assert_close(trainer.network.annotated, ANNOTATED)
+        assert trainer.network.annotated_task_share == 0.25
+
+
+def test_deep_supervision_keeps_nnunets_weights(make_partial, make_trainer, dataset_json):
+    partial = make_partial(nnUNetTrainerStockPartial).loss.weight_factors
+    del dataset_json["mastpro"]
+    assert partial == make_trainer(nnUNetTrainerStockPartial).loss.weight_factors
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_where_everything_is_annotated_the_loss_is_nnunets(make_trainer, trainer):
+    trainer = make_trainer(trainer)
+    assert not [module for module in trainer.loss.modules() if isinstance(module, PartialLabelLoss)]
+    assert [module for module in trainer.loss.modules() if isinstance(module, DC_and_CE_loss)]
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_step_counts_the_cases_that_it_draws(make_partial, trainer):
+    trainer = make_partial(trainer)
+    trainer.on_train_epoch_start()
+    loss = trainer.train_step(make_batch(trainer))["loss"]
+    assert np.isfinite(loss)
+    assert trainer.drawn == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_pseudo_dice_counts_annotated_classes_only(make_partial, make_trainer, dataset_json, trainer):
+    partial = make_partial(trainer)
+    partial.network.eval()
+    with torch.no_grad():
+        found = partial.validation_step(make_batch(partial))
+        batch = make_batch(partial)
+        predicted = partial.network(batch["data"])[0].argmax(1)
+    truth = batch["target"][0][:, 0]
+    for index in range(3):
+        known = ANNOTATED[:, index]
+        both = (predicted == index + 1) & (truth == index + 1)
+        assert found["tp_hard"][index] == both[known].sum()
+        assert found["fp_hard"][index] == ((predicted == index + 1) & ~both)[known].sum()
+        assert found["fn_hard"][index] == ((truth == index + 1) & ~both)[known].sum()
+    assert sum(found[key].sum() for key in ("tp_hard", "fp_hard", "fn_hard")) > 0
+    assert np.isfinite(found["loss"])
+
+
+def test_cases_are_drawn_by_type_and_source(make_partial, plans, tmp_path, monkeypatch):
+    plans["mastpro"]["training"] = {"sampling_temperature": 0.0}
+    trainer = make_partial(nnUNetTrainerMASTPro)
+    places = {"a": {1: np.ones((3, 4)), 2: [], 3: []}, "b": {1: [], 2: [], 3: np.ones((3, 4))}}
+    places["c"] = {1: [], 2: np.ones((3, 4)), 3: []}
+    places["d"] = {1: [], 2: np.ones((3, 4)), 3: []}
+    for case, found in places.items():
+        write_pickle({"class_locations": found}, f"{trainer.preprocessed_dataset_folder}/{case}.pkl")
+    monkeypatch.setattr(trainer, "do_split", lambda: (list(places), ["e"]))
+    trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
+    training, validation = trainer.get_tr_and_val_datasets()
+    assert validation.identifiers == ["e"]
+    drawn = {case: training.identifiers.count(case) / len(training.identifiers) for case in places}
+    assert drawn == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 6, "d": 1 / 6}, abs=0.01)
+    assert trainer.types == {"a": [], "b": ["kidney_tumor"], "c": ["liver_tumor"], "d": ["liver_tumor"]}
+    trainer.drawn.update(["a", "b", "b", "c"])
+    logged = []
+    monkeypatch.setattr(trainer, "print_to_log_file", lambda *line, **_: logged.append(" ".join(map(str, line))))
+    monkeypatch.setattr(trainer, "write_usage", lambda: None)
+    trainer.on_train_epoch_end([{"loss": np.array(0.5)}])
+    assert logged[-1] == (
+        "Samples drawn: from Dataset003_Liver 25 %, Dataset064_KiTS 50 %, this data set 25 %; "
+        "with kidney_tumor 50 %, liver_tumor 25 %, no tumour type 25 %"
+    )
+
+
+def test_an_unknown_class_is_told_before_anything_is_made(make_trainer, dataset_json, tmp_path):
+    dataset_json["mastpro"] = {"cases": {"a": {"annotated": ["liver_tumour"]}}}
+    with pytest.raises(MASTProError, match='did you mean "liver_tumor"'):
+        make_trainer(initialize=False)
+    assert not list((tmp_path / "nnUNet_results").iterdir())
