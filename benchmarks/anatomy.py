@@ -23,6 +23,7 @@ import numpy as np
 from variants import run_variant
 
 from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -53,7 +54,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
             (empty,),
             (
                 *("mastpro", "anatomy", "-d", str(pipeline.DATASET_ID)),
-                *("-i", str(own.raw / "imagesTs"), "-o", str(empty), "--without-masks"),
+                *("-i", str(own.unseen / "imagesTs"), "-o", str(empty), "--without-masks"),
             ),
         ),
         *pipeline.prediction_steps(own, WITHHELD, empty),
@@ -68,7 +69,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
                 "mastpro",
                 "postprocess",
                 *("-i", str(text.predictions(pipeline.TEXT_ONLY)), "-o", str(treated)),
-                *("--maps", str(text.raw / "anatomyTs"), "-np", "1"),
+                *("--maps", str(text.maps), "-np", "1"),
             ),
         ),
         pipeline.prediction_steps(text, POSTPROCESSED, empty)[-1],  # evaluation
@@ -82,7 +83,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
         run_steps(steps, state, layout.logs, {**os.environ, **pipeline.variables(layout, seed)})
         for model in models:
             summary = layout.summary(model)
-            found = {"dice": pipeline.read_dice(summary), "false_positive_ml": false_positive_ml(summary)}
+            found = {"dice": read_dice(summary, pipeline.TYPES), "false_positive_ml": false_positive_ml(summary)}
             rows.append({"model": model.title, "seed": seed, **found})
     return rows
 
@@ -103,7 +104,7 @@ def skipping(layout: pipeline.Layout, scratch: Path) -> list[dict]:
     shutil.rmtree(dilated, ignore_errors=True)
     environ = {**os.environ, **pipeline.variables(layout, 0)}
     command = [str(Path(sys.executable).parent / "mastpro"), "anatomy", "-d", str(pipeline.DATASET_ID)]
-    command += ["-i", str(layout.raw / "imagesTs"), "-o", str(dilated), "--masks", str(layout.raw / "organs")]
+    command += ["-i", str(layout.unseen / "imagesTs"), "-o", str(dilated), "--masks", str(layout.organs)]
     subprocess.run([*command, "--dilate-mm", str(DILATE_MM)], env=environ, check=True)
     job = [sys.executable, __file__, str(layout.folder), "-o", str(scratch), "--skip-only", str(dilated)]
     answer = subprocess.run(job, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -117,13 +118,13 @@ def measure_skipping(layout: pipeline.Layout, dilated: Path) -> list[dict]:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
     reader, rows = SimpleITKIO(), []
-    case = sorted(path.name for path in (layout.raw / "labelsTs").glob(f"*{pipeline.FILE_ENDING}"))[0]
+    case = sorted(path.name for path in (layout.unseen / "labelsTs").glob(f"*{pipeline.FILE_ENDING}"))[0]
     name = case.removesuffix(pipeline.FILE_ENDING)
-    image, properties = reader.read_images([str(layout.raw / "imagesTs" / f"{name}_0000{pipeline.FILE_ENDING}")])
-    truth, _ = reader.read_seg(str(layout.raw / "labelsTs" / case))
+    image, properties = reader.read_images([str(layout.unseen / "imagesTs" / f"{name}_0000{pipeline.FILE_ENDING}")])
+    truth, _ = reader.read_seg(str(layout.unseen / "labelsTs" / case))
     image, truth = extended(image, "edge"), extended(truth, "constant")[0]
     base = None
-    for maps, skip in ((layout.raw / "anatomyTs", "0"), (layout.raw / "anatomyTs", "1"), (dilated, "1")):
+    for maps, skip in ((layout.maps, "0"), (layout.maps, "1"), (dilated, "1")):
         os.environ["MASTPRO_SKIP_EMPTY"] = skip
         predictor = nnUNetPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False

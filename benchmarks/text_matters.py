@@ -54,13 +54,13 @@ def steps(demo: pipeline.Layout, out: Path, name: str, order: list[int] | None) 
             (
                 "nnUNetv2_predict_from_modelfolder",
                 "-i",
-                str(demo.raw / "imagesTs"),
+                str(demo.unseen / "imagesTs"),
                 "-o",
                 str(predictions),
                 "-m",
                 str(model),
                 "-prev_stage_predictions",
-                str(demo.raw / "anatomyTs"),
+                str(demo.maps),
                 "-f",
                 "0",
                 "-device",
@@ -102,7 +102,7 @@ def measure(demo: pipeline.Layout, out: Path, state: State) -> list[dict]:
         other = kept if order is None else order
         for index, label in enumerate(TYPES):
             own, theirs = (
-                dice(demo.raw / "labelsTs", out / f"predictions_{name}", value + 1, index + 1)
+                dice(demo.unseen / "labelsTs", out / f"predictions_{name}", value + 1, index + 1)
                 for value in (index, other[index])
             )
             runs.append(

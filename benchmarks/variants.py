@@ -17,6 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -34,8 +35,8 @@ def preparation(demo: pipeline.Layout, own: pipeline.Layout, model: pipeline.Mod
     """The demo's data set, with the variant's block over that of the plans."""
 
     def copy(show) -> None:
-        shutil.copytree(demo.raw, own.raw)
-        shutil.copytree(demo.preprocessed, own.preprocessed)
+        for theirs, ours in zip(demo.data, own.data, strict=True):
+            shutil.copytree(theirs, ours)
         file = own.preprocessed / f"{model.plans}.json"
         plans = json.loads(file.read_text())
         for section, values in block.items():
@@ -45,7 +46,7 @@ def preparation(demo: pipeline.Layout, own: pipeline.Layout, model: pipeline.Mod
     return Step(
         "copy",
         f"Copy the demo's data set; mastpro block {json.dumps(block)}",
-        (own.raw, own.preprocessed),
+        own.data,
         function=copy,
     )
 
@@ -60,7 +61,10 @@ def run_variant(
     run_steps([preparation(demo, own, model, block), *pipeline.model_steps(own, model)], state, own.logs, environ)
     log = max((own.results(model) / "fold_0").glob("training_log_*.txt")).read_text()
     epoch_s = median(float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log))
-    return {"dice": pipeline.read_dice(own.summary(model)), "seconds_per_step": epoch_s / pipeline.STEPS_PER_EPOCH}
+    return {
+        "dice": read_dice(own.summary(model), pipeline.TYPES),
+        "seconds_per_step": epoch_s / pipeline.STEPS_PER_EPOCH,
+    }
 
 
 def table(runs: list[dict]) -> str:

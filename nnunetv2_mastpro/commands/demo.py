@@ -70,22 +70,23 @@ def run_models(folder: Path, seed: int, models: list) -> None:
 
 def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -> None:
     """Table, overlays.png, index.html."""
-    from nnunetv2_mastpro.demo import pictures, pipeline, report
+    from nnunetv2_mastpro.demo import pictures, pipeline, report, results
 
-    dice = {model.title: pipeline.read_dice(layout.summary(model)) for model in models}
-    rows = report.dice_rows(dice, {model.title: pipeline.read_counts(layout.summary(model)) for model in models})
+    dice = {model.title: results.read_dice(layout.summary(model), pipeline.TYPES) for model in models}
+    counts = {model.title: results.read_counts(layout.summary(model), pipeline.TYPES) for model in models}
+    rows = report.dice_rows(dice, counts)
     picture, page = layout.folder / "overlays.png", layout.folder / "index.html"
     cases = sorted(
         path.name.removesuffix(pipeline.FILE_ENDING)
-        for path in (layout.raw / "labelsTs").glob(f"*{pipeline.FILE_ENDING}")
+        for path in (layout.unseen / "labelsTs").glob(f"*{pipeline.FILE_ENDING}")
     )
     pictures.draw_overlays(
         picture,
         cases,
-        layout.raw / "imagesTs",
+        layout.unseen / "imagesTs",
         {
-            "truth": layout.raw / "labelsTs",
-            "host organs": layout.raw / "anatomyTs",
+            "truth": layout.unseen / "labelsTs",
+            "host organs": layout.maps,
             **{model.title: layout.predictions(model) for model in models},
         },
         {name: value for value, name in enumerate(pipeline.TYPES, 1)},

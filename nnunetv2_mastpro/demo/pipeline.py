@@ -1,25 +1,28 @@
 """The demo from phantom to page: which stock nnU-Net commands are run, on what, in which order."""
 
-import json
-import math
 import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mastpro.demo.dataset import FILE_ENDING, write_dataset
+from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, Grid
+from nnunetv2_mastpro.demo.results import read_training_log
 from nnunetv2_mastpro.demo.steps import Step
 
-DATASET_ID, DATASET = 501, "Dataset501_PanTumorPhantom"
-TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor")
+DATASET_ID, DATASET = 500, "Dataset500_PanTumorPhantom"  # merged of the sources
+TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor", "pancreas_tumor", "colon_tumor")  # a source annotates one
+UNSEEN = "Dataset506_UnseenPhantom"  # annotates all
 GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
-NUM_TRAINING, NUM_VALIDATION, NUM_TEST = 24, 2, 6  # validation cases are among the training ones
+NUM_TRAINING, NUM_TEST = 8, 8  # of each source; of the unseen cases
+FOLDS = (
+    8  # nnU-Net validates on one case of each source: on a CPU each costs time, and the unseen cases are what counts
+)
 EPOCHS, STEPS_PER_EPOCH = 10, 60
 OVERLAY, PLANS, ANATOMY_PLANS = "demo", "nnUNetPlansDemo", "MASTProPlans"  # the last ask for host-organ maps
 DATA_IDENTIFIER = "nnUNetPlans_3d_fullres"  # of the preprocessed images, which all plans here share
+SEEDS_PER_DEMO = 10_000  # demos of different seeds share no case
 WORKERS = max(1, min(2, os.cpu_count() or 1))
 
 
@@ -57,8 +60,27 @@ class Layout:
         return self.folder / "nnUNet_raw" / DATASET
 
     @property
+    def unseen(self) -> Path:
+        return self.folder / "nnUNet_raw" / UNSEEN
+
+    @property
+    def organs(self) -> Path:
+        """Organ masks of all cases, as TotalSegmentator would write them."""
+        return self.folder / "organs"
+
+    @property
+    def maps(self) -> Path:
+        """Host-organ maps of the unseen cases."""
+        return self.folder / "maps"
+
+    @property
     def preprocessed(self) -> Path:
         return self.folder / "nnUNet_preprocessed" / DATASET
+
+    @property
+    def data(self) -> tuple[Path, ...]:
+        """What training, prediction and evaluation of a model read."""
+        return self.raw, self.preprocessed, self.unseen, self.organs, self.maps
 
     def results(self, model: Model) -> Path:
         return self.folder / "nnUNet_results" / DATASET / f"{model.trainer}__{model.plans}__3d_fullres"
@@ -77,7 +99,7 @@ def settings(seed: int) -> dict:
         "seed": seed,
         "types": list(TYPES),
         "grid": list(GRID.shape),
-        "cases": [NUM_TRAINING, NUM_VALIDATION, NUM_TEST],
+        "cases": [NUM_TRAINING, NUM_TEST],
         "steps": [EPOCHS, STEPS_PER_EPOCH],
     }
 
@@ -97,46 +119,57 @@ def variables(layout: Layout, seed: int) -> dict[str, str]:
     }
 
 
+def phantom_sets(seed: int) -> list[PhantomSet]:
+    """Five sources, each of patients whose first tumour is of the type that it annotates, and the unseen cases."""
+    first, kinds = seed * SEEDS_PER_DEMO, len(TYPES)
+    end = first + NUM_TRAINING * kinds
+    sources = [
+        PhantomSet(f"Dataset{DATASET_ID + number}_{name}", TYPES, (name,), tuple(range(first + number - 1, end, kinds)))
+        for number, name in enumerate(TYPES, 1)
+    ]
+    return [*sources, PhantomSet(UNSEEN, TYPES, TYPES, (), tuple(range(end, end + NUM_TEST)))]
+
+
 def preparation(layout: Layout, seed: int) -> list[Step]:
-    """Data set, nnU-Net's planning and preprocessing, our overlay over its plans, host-organ maps."""
+    """Data sets, merged; nnU-Net's planning and preprocessing, our overlay over its plans, host-organ maps."""
+    sets = phantom_sets(seed)
 
-    def write_phantom(show) -> None:
-        done = iter(range(1, NUM_TRAINING + NUM_TEST + 1))
+    def write_phantoms(show) -> None:
+        done = iter(range(1, sum(map(len, sets)) + 1))
         layout.raw.parent.mkdir(parents=True, exist_ok=True)
-        write_dataset(
-            layout.raw.parent,
-            DATASET,
-            TYPES,
-            GRID,
-            NUM_TRAINING,
-            NUM_TEST,
-            seed,
-            WORKERS,
-            on_case=lambda: show(next(done), "cases"),
-        )
-
-    def write_split(show) -> None:
-        (layout.preprocessed / "splits_final.json").write_text(json.dumps([split(training_cases(layout))], indent=2))
+        layout.organs.mkdir()
+        for phantoms in sets:
+            folder = write_dataset(layout.raw.parent, phantoms, GRID, WORKERS, lambda: show(next(done), "cases"))
+            for masks in sorted((folder / "organs").iterdir()):
+                masks.rename(layout.organs / masks.name)
+            (folder / "organs").rmdir()
 
     plans, anatomy_plans = (layout.preprocessed / f"{name}.json" for name in (PLANS, ANATOMY_PLANS))
-    maps = [layout.raw / "anatomyTr", layout.raw / "anatomyTs", layout.preprocessed / f"{DATA_IDENTIFIER}_anatomy"]
     dataset = ("-d", str(DATASET_ID))
+    sources = [str(DATASET_ID + number) for number in range(1, len(TYPES) + 1)]
     return [
         Step(
             "phantom",
-            f"Write {NUM_TRAINING} training and {NUM_TEST} test cases of the phantom: {layout.raw}",
-            (layout.raw,),
-            function=write_phantom,
-            total=NUM_TRAINING + NUM_TEST,
+            f"Write {len(TYPES)} sources of {NUM_TRAINING} cases, which annotate one tumour type each, and {NUM_TEST} "
+            f"unseen cases with all annotated: {layout.raw.parent}",
+            (*(layout.raw.parent / phantoms.name for phantoms in sets), layout.organs),
+            function=write_phantoms,
+            total=sum(map(len, sets)),
+        ),
+        Step(
+            "merge",
+            f"Merge the sources into one data set that knows who annotated what: {layout.raw}",
+            (layout.raw, layout.preprocessed),
+            ("mastpro", "merge", "-d", *sources, "-o", str(DATASET_ID), "-n", DATASET.split("_")[1])
+            + ("--folds", str(FOLDS), "-np", str(WORKERS)),
         ),
         Step(
             "plan",
             "Plan and preprocess",
-            (layout.preprocessed,),
+            tuple(layout.preprocessed / name for name in ("nnUNetPlans.json", "gt_segmentations", DATA_IDENTIFIER)),
             (
                 "nnUNetv2_plan_and_preprocess",
-                "-d",
-                str(DATASET_ID),
+                *dataset,
                 "-c",
                 "3d_fullres",
                 "--verify_dataset_integrity",
@@ -161,14 +194,15 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
         Step(
             "anatomy",
             "Make host-organ maps from organ masks such as TotalSegmentator writes",
-            tuple(maps),
-            ("mastpro", "anatomy", *dataset, "-p", ANATOMY_PLANS, "--masks", str(layout.raw / "organs")),
+            (layout.raw / "anatomyTr", layout.preprocessed / f"{DATA_IDENTIFIER}_anatomy"),
+            ("mastpro", "anatomy", *dataset, "-p", ANATOMY_PLANS, "--masks", str(layout.organs)),
         ),
         Step(
-            "split",
-            f"Keep {NUM_VALIDATION} of the training cases for nnU-Net's validation: splits_final.json",
-            (layout.preprocessed / "splits_final.json",),
-            function=write_split,
+            "anatomy_unseen",
+            "Make those of the unseen cases",
+            (layout.maps,),
+            ("mastpro", "anatomy", *dataset, "-i", str(layout.unseen / "imagesTs"), "-o", str(layout.maps))
+            + ("--masks", str(layout.organs)),
         ),
     ]
 
@@ -186,7 +220,7 @@ def model_steps(layout: Layout, model: Model) -> list[Step]:
             total=EPOCHS,
             follow=lambda: read_training_log(fold),
         ),
-        *prediction_steps(layout, model, layout.raw / "anatomyTs"),
+        *prediction_steps(layout, model, layout.maps),
     ]
 
 
@@ -205,7 +239,7 @@ def prediction_steps(layout: Layout, model: Model, maps: Path) -> list[Step]:
             (
                 "nnUNetv2_predict",
                 "-i",
-                str(layout.raw / "imagesTs"),
+                str(layout.unseen / "imagesTs"),
                 "-o",
                 str(predictions),
                 "-d",
@@ -231,7 +265,7 @@ def prediction_steps(layout: Layout, model: Model, maps: Path) -> list[Step]:
             (summary,),
             (
                 "nnUNetv2_evaluate_folder",
-                str(layout.raw / "labelsTs"),
+                str(layout.unseen / "labelsTs"),
                 str(predictions),
                 "-djfile",
                 str(predictions / "dataset.json"),
@@ -244,63 +278,6 @@ def prediction_steps(layout: Layout, model: Model, maps: Path) -> list[Step]:
             ),
         ),
     ]
-
-
-def training_cases(layout: Layout) -> list[str]:
-    """Names of the training cases, from their labels."""
-    return sorted(path.name.removesuffix(FILE_ENDING) for path in (layout.raw / "labelsTr").glob(f"*{FILE_ENDING}"))
-
-
-def split(cases: list[str]) -> dict[str, list[str]]:
-    """Few validation cases: on a CPU each costs time, and the test cases are what counts."""
-    return {"train": cases[:-NUM_VALIDATION], "val": cases[-NUM_VALIDATION:]}
-
-
-def read_training_log(fold: Path) -> tuple[int, str]:
-    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice."""
-    log = max(fold.glob("training_log_*.txt"), default=None)
-    if log is None:
-        return 0, ""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    losses = re.findall(r"train_loss (\S+)", text)
-    dice = re.findall(r"Pseudo dice \[(.*)\]", text)
-    note = f"epochs, loss {losses[-1]}" if losses else "epochs"
-    if dice:
-        note += ", pseudo-Dice " + " ".join(f"{float(value):.2f}" for value in _numbers(dice[-1]))
-    return text.count("Epoch time"), note
-
-
-def _numbers(text: str) -> Iterator[str]:
-    """nnU-Net writes np.float32(0.5) or 0.5."""
-    return (match.group(1) for match in re.finditer(r"(nan|\d+\.?\d*(?:e-?\d+)?)(?=\)|,|$)", text))
-
-
-def read_dice(summary: Path) -> dict[str, float]:
-    """Mean Dice of each type over the cases that have it, from nnUNetv2_evaluate_folder's file, and of the types."""
-    cases = _read_cases(summary)
-    dice = {}
-    for value, name in enumerate(TYPES, 1):
-        found = [case["metrics"][str(value)]["Dice"] for case in cases if case["metrics"][str(value)]["n_ref"]]
-        dice[name] = sum(found) / len(found) if found else math.nan
-    present = [value for value in dice.values() if not math.isnan(value)]
-    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
-
-
-def read_counts(summary: Path) -> dict[str, tuple[int, int]]:
-    """Test cases that have a tumour of the type, and cases without one in which the network found one."""
-    cases = _read_cases(summary)
-    counts = {
-        name: (
-            sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases),
-            sum(case["metrics"][str(value)]["n_ref"] == 0 < case["metrics"][str(value)]["n_pred"] for case in cases),
-        )
-        for value, name in enumerate(TYPES, 1)
-    }
-    return {**counts, "mean": (len(cases), sum(false for _, false in counts.values()))}
-
-
-def _read_cases(summary: Path) -> list[dict]:
-    return json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]
 
 
 def exports(environment: Mapping[str, str]) -> list[str]:

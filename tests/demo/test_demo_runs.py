@@ -16,11 +16,11 @@ from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.phantom import Grid
 from nnunetv2_mastpro.errors import MASTProError
 
-SHORT = {  # one epoch of two steps on five cases
+SHORT = {  # one epoch of two steps on ten cases of five sources
     "GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)),
-    "NUM_TRAINING": 4,
-    "NUM_VALIDATION": 1,
+    "NUM_TRAINING": 2,
     "NUM_TEST": 2,
+    "FOLDS": 2,
     "EPOCHS": 1,
     "STEPS_PER_EPOCH": 2,
 }
@@ -47,13 +47,13 @@ def finished(short, tmp_path_factory):
 def test_a_demo_runs_and_goes_on_where_it_ended(finished, capsys):
     record = json.loads((finished / "demo.json").read_text())["steps"]
     train = record["train_mastpro"]["command"]
-    assert train[:6] == ["nnUNetv2_train", "501", "3d_fullres", "0", "-p", "MASTProPlans"]
+    assert train[:6] == ["nnUNetv2_train", "500", "3d_fullres", "0", "-p", "MASTProPlans"]
     assert (finished / "index.html").is_file()
     assert len(list((finished / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
     command.run_models(finished, 3, [MODEL])
     shown = capsys.readouterr().out
-    assert shown.count("finished earlier") == 9
+    assert shown.count("finished earlier") == 10
     assert "mean of types" in shown
     assert json.loads((finished / "demo.json").read_text())["steps"] == record
 

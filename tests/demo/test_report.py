@@ -11,6 +11,7 @@ from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.dataset import write_volume
 from nnunetv2_mastpro.demo.pictures import draw_overlays
 from nnunetv2_mastpro.demo.report import dice_rows, text_table, write_page
+from nnunetv2_mastpro.demo.results import read_counts, read_dice, read_training_log
 from nnunetv2_mastpro.demo.steps import State
 
 NAN = float("nan")
@@ -23,7 +24,7 @@ def fake_summary(path, dice):
             "metrics": {
                 "1": {"Dice": dice[0], "n_ref": 9, "n_pred": 9},
                 "2": {"Dice": 0.0 if second else dice[1], "n_ref": 0 if second else 9, "n_pred": 3},
-                "3": {"Dice": NAN, "n_ref": 0, "n_pred": 0},
+                **{str(value): {"Dice": NAN, "n_ref": 0, "n_pred": 0} for value in (3, 4, 5)},
             }
         }
         for second in (False, True)
@@ -40,9 +41,9 @@ def finished(tmp_path):
     rng = np.random.default_rng(0)
     models = (pipeline.MASTPRO, pipeline.BASELINE)
     folders = {
-        "imagesTs": layout.raw / "imagesTs",
-        "labelsTs": layout.raw / "labelsTs",
-        "anatomyTs": layout.raw / "anatomyTs",
+        "imagesTs": layout.unseen / "imagesTs",
+        "labelsTs": layout.unseen / "labelsTs",
+        "maps": layout.maps,
         **{model.key: layout.predictions(model) for model in models},
     }
     for kind, folder in folders.items():
@@ -79,15 +80,17 @@ def test_the_text_table_is_aligned():
 
 def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
     layout, _, models = finished
-    dice = pipeline.read_dice(layout.summary(models[0]))
+    dice = read_dice(layout.summary(models[0]), pipeline.TYPES)
     assert dice["liver_tumor"] == 0.61
     assert dice["mean"] == pytest.approx((0.61 + 0.5) / 2)
     assert dice["kidney_tumor"] == 0.5
     assert np.isnan(dice["lung_tumor"])
-    assert pipeline.read_counts(layout.summary(models[0])) == {
+    assert read_counts(layout.summary(models[0]), pipeline.TYPES) == {
         "liver_tumor": (2, 0),
         "kidney_tumor": (1, 1),
         "lung_tumor": (0, 0),
+        "pancreas_tumor": (0, 0),
+        "colon_tumor": (0, 0),
         "mean": (2, 1),
     }
 
@@ -104,7 +107,7 @@ def test_the_result_is_a_table_a_picture_and_a_page(finished, capsys):
     assert page.count("data:image/png;base64,") == 1
     for expected in (
         "0.61",
-        "nnUNetv2_train 501 3d_fullres 0",
+        "nnUNetv2_train 500 3d_fullres 0",
         "Host organs",
         "export nnUNet_raw=&#x27;/a b/raw&#x27;",
         "1 min 1 s",
@@ -133,9 +136,11 @@ def test_pictures_show_the_contours(finished):
     from PIL import Image
 
     layout, _, _ = finished
-    arguments = (["c0"], layout.raw / "imagesTs")
+    arguments = (["c0"], layout.unseen / "imagesTs")
     for name, labels in (("with", {"liver_tumor": 1}), ("without", {"other": 9})):
-        draw_overlays(layout.folder / f"{name}.png", *arguments, {"truth": layout.raw / "labelsTs"}, labels, ".nii.gz")
+        draw_overlays(
+            layout.folder / f"{name}.png", *arguments, {"truth": layout.unseen / "labelsTs"}, labels, ".nii.gz"
+        )
     first, second = (
         np.asarray(Image.open(layout.folder / f"{name}.png").convert("RGB"), int) for name in ("with", "without")
     )
@@ -146,19 +151,25 @@ def test_pictures_show_the_contours(finished):
 
 
 def test_the_training_log_is_followed(tmp_path):
-    assert pipeline.read_training_log(tmp_path) == (0, "")
+    assert read_training_log(tmp_path) == (0, "")
     (tmp_path / "training_log_2026_1_1.txt").write_text("Epoch time: 1 s\n")
     (tmp_path / "training_log_2026_1_2.txt").write_text(
         "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n"
     )
-    assert pipeline.read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
+    assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
 
 
-def test_the_split_keeps_a_few_cases_for_validation():
-    cases = [f"c{number}" for number in range(9)]
-    split = pipeline.split(cases)
-    assert split["train"] + split["val"] == cases
-    assert len(split["val"]) == pipeline.NUM_VALIDATION
+@pytest.mark.parametrize("seed", [0, 3])
+def test_each_source_annotates_one_type_and_no_case_comes_twice(seed):
+    *sources, unseen = pipeline.phantom_sets(seed)
+    assert tuple(source.annotated for source in sources) == tuple((name,) for name in pipeline.TYPES)
+    assert unseen.annotated == pipeline.TYPES
+    for index, source in enumerate(sources):  # the first tumour of a phantom is of the type at its seed modulo types
+        assert {number % len(pipeline.TYPES) for number in source.training} == {index}
+        assert len(source) == pipeline.NUM_TRAINING
+    seeds = [number for phantoms in (*sources, unseen) for number in (*phantoms.training, *phantoms.test)]
+    assert len(set(seeds)) == len(seeds) == len(pipeline.TYPES) * pipeline.NUM_TRAINING + pipeline.NUM_TEST
+    assert {number // 10_000 for number in seeds} == {seed}
 
 
 def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
@@ -166,8 +177,8 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
     steps = [*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, pipeline.MASTPRO)]
     commands = {step.command[0]: step.command for step in steps if step.command}
     assert list(commands) == [
-        "nnUNetv2_plan_and_preprocess",
         "mastpro",
+        "nnUNetv2_plan_and_preprocess",
         "nnUNetv2_train",
         "nnUNetv2_predict",
         "nnUNetv2_evaluate_folder",
@@ -176,7 +187,7 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
         arguments = commands[name]
         assert arguments[arguments.index("-tr") + 1] == pipeline.MASTPRO.trainer
         assert arguments[arguments.index("-p") + 1] == pipeline.ANATOMY_PLANS
-    assert commands["nnUNetv2_predict"][-7:-5] == ("-prev_stage_predictions", str(layout.raw / "anatomyTs"))
+    assert commands["nnUNetv2_predict"][-7:-5] == ("-prev_stage_predictions", str(layout.maps))
 
 
 def test_variables_keep_the_users_trainers(tmp_path, monkeypatch):

@@ -1,0 +1,54 @@
+"""What the demo's commands wrote, read again: nnU-Net's training log and summaries."""
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+
+def read_training_log(fold: Path) -> tuple[int, str]:
+    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice."""
+    log = max(fold.glob("training_log_*.txt"), default=None)
+    if log is None:
+        return 0, ""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    losses = re.findall(r"train_loss (\S+)", text)
+    dice = re.findall(r"Pseudo dice \[(.*)\]", text)
+    note = f"epochs, loss {losses[-1]}" if losses else "epochs"
+    if dice:
+        note += ", pseudo-Dice " + " ".join(f"{float(value):.2f}" for value in _numbers(dice[-1]))
+    return text.count("Epoch time"), note
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """nnU-Net writes np.float32(0.5) or 0.5."""
+    return (match.group(1) for match in re.finditer(r"(nan|\d+\.?\d*(?:e-?\d+)?)(?=\)|,|$)", text))
+
+
+def read_dice(summary: Path, types: Sequence[str]) -> dict[str, float]:
+    """Mean Dice of each type over the cases that have it, from nnUNetv2_evaluate_folder's file, and of the types."""
+    cases = _read_cases(summary)
+    dice = {}
+    for value, name in enumerate(types, 1):
+        found = [case["metrics"][str(value)]["Dice"] for case in cases if case["metrics"][str(value)]["n_ref"]]
+        dice[name] = sum(found) / len(found) if found else math.nan
+    present = [value for value in dice.values() if not math.isnan(value)]
+    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
+
+
+def read_counts(summary: Path, types: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Test cases that have a tumour of the type, and cases without one in which the network found one."""
+    cases = _read_cases(summary)
+    counts = {
+        name: (
+            sum(case["metrics"][str(value)]["n_ref"] > 0 for case in cases),
+            sum(case["metrics"][str(value)]["n_ref"] == 0 < case["metrics"][str(value)]["n_pred"] for case in cases),
+        )
+        for value, name in enumerate(types, 1)
+    }
+    return {**counts, "mean": (len(cases), sum(false for _, false in counts.values()))}
+
+
+def _read_cases(summary: Path) -> list[dict]:
+    return json.loads(summary.read_text(encoding="utf-8"))["metric_per_case"]

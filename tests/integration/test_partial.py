@@ -1,0 +1,57 @@
+"""Cases that each annotate one class, through stock training and validation."""
+
+import json
+import shutil
+
+import pytest
+
+from nnunetv2_mastpro.tasks import read_cases
+
+PARTIAL = "Dataset704_HippocampusPartial"
+LABELS = ("anterior", "posterior")
+
+
+@pytest.fixture(scope="module", params=["nnUNetTrainerMASTPro_1epoch", "nnUNetTrainerStockPartial_1epoch"])
+def trained(request, lab, kinds):
+    """Results folder, and the dataset.json: the first of four cases annotate one class, the others the other."""
+    folder = lab.workspace.preprocessed / PARTIAL
+    if not folder.is_dir():
+        shutil.copytree(lab.preprocessed(kinds["small"].dataset), folder)
+        content = json.loads((folder / "dataset.json").read_text())
+        names = sorted(path.name.removesuffix(".nii.gz") for path in (folder / "gt_segmentations").glob("*.nii.gz"))
+        content["mastpro"]["cases"] = {
+            name: {"source": f"source {number % 2}", "annotated": [LABELS[number % 2]]}
+            for number, name in enumerate(names)
+        }
+        (folder / "dataset.json").write_text(json.dumps(content))
+        splits = [{"train": names[:-2], "val": names[-2:]}]
+        (folder / "splits_final.json").write_text(json.dumps(splits))
+        for file in folder.glob("*Plans.json"):
+            plans = json.loads(file.read_text())
+            file.write_text(json.dumps({**plans, "dataset_name": PARTIAL}))
+        plans = json.loads((folder / "Small.json").read_text())
+        (folder / "Small.json").write_text(json.dumps({**plans, "dataset_name": PARTIAL}))
+    kind = kinds["small"].__class__(PARTIAL)
+    lab.command(*lab.train_arguments(kind, trainer=request.param))
+    return lab.results(kind, request.param) / "fold_0", json.loads((folder / "dataset.json").read_text())
+
+
+def test_training_tells_what_was_drawn(trained):
+    fold, _ = trained
+    log = max(fold.glob("training_log_*.txt")).read_text()
+    assert "Samples drawn: from source 0 " in log
+
+
+def test_the_summary_scores_annotated_classes_alone(trained):
+    fold, content = trained
+    cases = read_cases(content, LABELS)
+    summary = json.loads((fold / "validation" / "summary.json").read_text())
+    stock = json.loads((fold / "validation" / "summary_nnunet.json").read_text())
+    for value, label in enumerate(LABELS, 1):
+        known = {
+            entry["prediction_file"].split("/")[-1].removesuffix(".nii.gz"): entry["metrics"][str(value)]["Dice"]
+            for entry in stock["metric_per_case"]
+        }
+        scored = [dice for case, dice in known.items() if label in cases.annotated[case]]
+        assert len(scored) == 1
+        assert summary["mean"][str(value)]["Dice"] == pytest.approx(scored[0], nan_ok=True)
