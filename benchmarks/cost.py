@@ -23,8 +23,9 @@ from pathlib import Path
 from statistics import median
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-CONFIGURATION, DATASET = "3d_fullres", "Dataset501_PanTumorPhantom"
-LABELS = {"demo": ("liver_tumor", "kidney_tumor", "lung_tumor"), "sts_small": ("soft_tissue_sarcoma",)}
+CONFIGURATION, DATASET = "3d_fullres", "Dataset500_PanTumorPhantom"
+TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor", "pancreas_tumor", "colon_tumor")
+LABELS = {"demo": TYPES, "sts_small": ("soft_tissue_sarcoma",)}
 
 
 def make_plans(overlay: str) -> dict:
@@ -51,8 +52,8 @@ def make_plans(overlay: str) -> dict:
     }
 
 
-def make_trainer(kind: str, overlay: str):
-    """An initialized trainer on the CPU: "plain" or "mastpro"."""
+def make_trainer(kind: str, overlay: str, labels: tuple[str, ...] = (), prompts: dict | None = None):
+    """An initialized trainer on the CPU: "plain" or "mastpro". `labels`: those of the overlay if none are given."""
     import torch
 
     from nnunetv2_mastpro.training.controls import nnUNetTrainerStockAdamW
@@ -63,7 +64,8 @@ def make_trainer(kind: str, overlay: str):
         "channel_names": {"0": "CT"},
         "numTraining": 2,
         "file_ending": ".nii.gz",
-        "labels": {"background": 0, **{label: i for i, label in enumerate(LABELS[overlay], 1)}},
+        "labels": {"background": 0, **{label: i for i, label in enumerate(labels or LABELS[overlay], 1)}},
+        "mastpro": {"prompts": prompts or {}},
     }
     torch.manual_seed(0)
     made = (nnUNetTrainerStockAdamW if kind == "plain" else nnUNetTrainerMASTPro)(
@@ -84,6 +86,7 @@ def make_batch(trainer) -> dict:
     sizes = [[round(side * factor) for side, factor in zip(manager.patch_size, scale, strict=True)] for scale in scales]
     labels = len(trainer.dataset_json["labels"])
     return {
+        "keys": [f"case_{number}" for number in range(manager.batch_size)],
         "data": torch.randn(manager.batch_size, 1, *manager.patch_size),
         "target": [torch.randint(0, labels, (manager.batch_size, 1, *size)) for size in sizes],
     }
