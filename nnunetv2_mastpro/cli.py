@@ -18,6 +18,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "anatomy": "nnunetv2_mastpro.commands.anatomy",
     "plan": "nnunetv2_mastpro.commands.plan",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
+    "cv": "nnunetv2_mastpro.commands.cv",
     "demo": "nnunetv2_mastpro.commands.demo",
 }
 RC_BAD_INPUT = 2  # what argparse ends with too

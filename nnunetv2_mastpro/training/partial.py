@@ -15,6 +15,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
@@ -73,9 +74,7 @@ class PartialLabels(ShortRuns):
     @cached_property
     def tumors(self) -> dict[str, object]:
         """Tumour type -> nnU-Net's label or region; all classes where none is a tumour type."""
-        manager = self.label_manager
-        labels = manager.foreground_regions if manager.has_regions else manager.foreground_labels
-        named = list(zip(self.classes, labels, strict=True))
+        named = list(zip(self.classes, outputs_of(self.label_manager), strict=True))
         return {entry.label: label for entry, label in named if entry.is_tumor} or {e.label: v for e, v in named}
 
     def get_tr_and_val_datasets(self):
@@ -119,3 +118,13 @@ class PartialLabels(ShortRuns):
         output = super().validation_step({"data": pick(batch["data"]), "target": target, "keys": [case]})
         known = np.array(self.cases.annotated_in(case))
         return {key: value if key == "loss" else value * known for key, value in output.items()}
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """As nnU-Net's; its summary.json then leaves out what a case does not annotate."""
+        super().perform_actual_validation(save_probabilities)
+        if self.cases.partial and self.local_rank == 0:
+            folder, ending = Path(self.output_folder, "validation"), self.dataset_json["file_ending"]
+            summary = rewrite_summary(folder, self.cases, outputs_of(self.label_manager), ending)
+            self.print_to_log_file(
+                f"Mean validation Dice over what each case annotates: {summary['foreground_mean']['Dice']:.4f}"
+            )

@@ -1,0 +1,110 @@
+"""nnU-Net's summaries where labels are partial: a class is scored in the cases whose annotators looked for it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.tasks import Cases
+
+SUMMARY, NNUNETS = "summary.json", "summary_nnunet.json"
+
+
+def corrected(summary: Mapping, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+    """`summary` as nnU-Net's load_summary_json gives it, with nan for what a case does not annotate.
+
+    `outputs`: nnU-Net's labels or regions in the order of `cases.labels`. "mean" is nnU-Net's over the cases that are
+    left; "foreground_mean" is over the classes that have any. A block "mastpro" says for each class, and for each
+    source of cases, in how many it was scored, in how many left out, and the mean Dice.
+    """
+    entries, dice, annotated = [], [], []
+    for entry in summary["metric_per_case"]:
+        known = cases.annotated_in(case_of(entry, file_ending))
+        metrics = {
+            output: entry["metrics"][output] if knows else dict.fromkeys(entry["metrics"][output], np.nan)
+            for output, knows in zip(outputs, known, strict=True)
+        }
+        entries.append({**entry, "metrics": metrics})
+        dice.append([_number(metrics[output]["Dice"]) for output in outputs])
+        annotated.append(known)
+    means = {
+        output: {name: _mean([entry["metrics"][output][name] for entry in entries]) for name in summary["mean"][output]}
+        for output in outputs
+    }
+    foreground = {name: _mean([means[output][name] for output in outputs]) for name in summary["foreground_mean"]}
+    dice, annotated = np.array(dice), np.array(annotated)
+    sources = np.array([cases.source_of(case_of(entry, file_ending)) for entry in entries])
+    told = {
+        "per_class": _tell(cases.labels, dice, annotated),
+        "per_source": {
+            source: _tell(cases.labels, dice[sources == source], annotated[sources == source])
+            for source in sorted({*sources.tolist()})
+        },
+    }
+    return {"metric_per_case": entries, "mean": means, "foreground_mean": foreground, "mastpro": told}
+
+
+def case_of(entry: Mapping, file_ending: str) -> str:
+    """The case of an entry of metric_per_case."""
+    return Path(entry["prediction_file"]).name.removesuffix(file_ending)
+
+
+def rewrite_summary(folder: Path, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+    """Correct the summary.json that nnU-Net has just written there, and keep its own beside it; gives the new one."""
+    from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_summary_json
+
+    summary = corrected(load_summary_json(str(folder / SUMMARY)), cases, outputs, file_ending)
+    scratch = folder / f".{SUMMARY}.{os.getpid()}"
+    try:
+        save_summary_json(summary, str(scratch))
+        os.replace(folder / SUMMARY, folder / NNUNETS)
+        os.replace(scratch, folder / SUMMARY)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return summary
+
+
+def outputs_of(label_manager) -> list:
+    """nnU-Net's labels or regions in the order of the network's foreground outputs."""
+    return list(label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels)
+
+
+def rows(summary: Mapping) -> list[tuple[str, ...]]:
+    """The block "mastpro" as rows of a table: all sources together, then each."""
+    told = {"all": summary["mastpro"]["per_class"], **summary["mastpro"]["per_source"]}
+    return [
+        ("source", "class", "mean Dice", "cases", "left out"),
+        *(
+            (source, label, "-" if np.isnan(found["Dice"]) else f"{found['Dice']:.3f}")
+            + (str(found["scored"]), str(found["left_out"]))
+            for source, classes in told.items()
+            for label, found in classes.items()
+            if found["scored"] or source == "all"
+        ),
+    ]
+
+
+def _tell(labels: Sequence[str], dice: np.ndarray, annotated: np.ndarray) -> dict[str, dict]:
+    """dice, annotated (cases, T)."""
+    return {
+        label: {
+            "Dice": _mean(dice[:, index]),
+            "scored": int(annotated[:, index].sum()),
+            "left_out": int((~annotated[:, index]).sum()),
+        }
+        for index, label in enumerate(labels)
+    }
+
+
+def _number(value) -> float:
+    return np.nan if value is None else float(value)
+
+
+def _mean(values: Sequence) -> float:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of nothing but nan
+        return float(np.nanmean([_number(value) for value in values]))
