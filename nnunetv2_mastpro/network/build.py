@@ -83,4 +83,5 @@ def build_mastpro(
         deep_supervision=deep_supervision,
         anatomy=anatomy,
         host_task_share=host_task_share,
+        added=[index for index, entry in enumerate(resolved.classes) if entry.added],
     )
