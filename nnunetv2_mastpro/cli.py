@@ -17,6 +17,9 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "prompts": "nnunetv2_mastpro.commands.prompts",
     "anatomy": "nnunetv2_mastpro.commands.anatomy",
     "plan": "nnunetv2_mastpro.commands.plan",
+    "add-tumour": "nnunetv2_mastpro.commands.add_tumour",
+    "pack": "nnunetv2_mastpro.commands.pack",
+    "unpack": "nnunetv2_mastpro.commands.unpack",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "demo": "nnunetv2_mastpro.commands.demo",
 }
