@@ -92,6 +92,7 @@ def extend_config(config: MASTProConfig, classes: tuple[ClassSpec, ...], dataset
         config,
         prompts=dataclasses.replace(config.prompts, added=tuple(entry.label for entry in classes if entry.added)),
         training=dataclasses.replace(config.training, new_types=()),
+        prediction=dataclasses.replace(config.prediction, tasks=None),  # else the packs' types would be left out
         resolved=dataclasses.replace(config.resolved, classes=classes, hosts=hosts),
     )
 

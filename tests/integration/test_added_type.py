@@ -40,11 +40,10 @@ def dataset(lab, base):
         sitk.WriteImage(changed, raw / "labelsTr" / path.name)
     content = json.loads((old / "dataset.json").read_text())
     content["labels"][LABEL] = 3
-    content["mastpro"]["prompts"][LABEL] = {
-        "sentence": "The tail of it.",
-        "is_tumor": True,
-        "host_structures": ["brain"],
-    }
+    known = json.loads((base / "plans.json").read_text())["mastpro"]["resolved"]["classes"]
+    tail = {"label": LABEL, "sentence": "The tail of it.", "is_tumor": True, "host_structures": ["brain"]}
+    keys = ("sentence", "is_tumor", "host_structures")
+    content["mastpro"]["prompts"] = {entry["label"]: {key: entry[key] for key in keys} for entry in [*known, tail]}
     (raw / "dataset.json").write_text(json.dumps(content))
     return raw
 

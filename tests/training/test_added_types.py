@@ -83,9 +83,7 @@ def test_other_prompts_are_refused(added_plans, make_trainer):
 
 def test_it_does_not_start_from_scratch(added_plans, make_trainer):
     trainer = make_trainer()
-    with pytest.raises(
-        MASTProError, match="add kidney_tumor to a trained model, .*checkpoint_start.pth"
-    ):
+    with pytest.raises(MASTProError, match="add kidney_tumor to a trained model, .*checkpoint_start.pth"):
         trainer.on_train_start()
 
 
