@@ -32,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-device", default="cuda", help="for training: cuda, cpu or mps (default: %(default)s)")
     parser.add_argument("-np", dest="workers", type=int, metavar="N", help="processes for preprocessing")
+    parser.add_argument(
+        "--write-prompts", action="store_true", help="put the model's prompts into the data set's dataset.json"
+    )
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, write nothing")
 
 

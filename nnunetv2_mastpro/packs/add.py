@@ -22,7 +22,7 @@ from nnunetv2_mastpro.demo.steps import find_executable, shell_line
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
-from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels
+from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import append_types, fresh_type
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
@@ -53,6 +53,7 @@ class Addition:
     plans: dict
     resolved: Resolved
     new: tuple[str, ...]
+    dataset_jsons: dict[Path, dict]  # copies of dataset.json that are to be written
     embeddings: torch.Tensor  # (T, D), of all classes
 
     @property
@@ -75,11 +76,15 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
     copies = [path for path in (dataset / "dataset.json", preprocessed / "dataset.json") if path.is_file()]
     if dataset / "dataset.json" not in copies:
         raise MASTProError(f"{dataset} has no dataset.json; give -d a data set that is in nnUNet_raw")
-    for path in copies:
-        dataset_json = read_dataset_json(path)  # the last is the one that training reads
+    contents = {path: read_dataset_json(path) for path in copies}
+    changed = {path: with_prompts(content, model.classes) for path, content in contents.items() if args.write_prompts}
+    contents.update(changed)
+    for path, dataset_json in contents.items():  # the last is the one that training reads
         new = find_new_labels(model, dataset_json, str(path))
         prompts = resolve_prompts(dataset_json, dataset.name)
         check_prompts(model, prompts, str(path))
+    if len(copies) == 1:
+        changed[preprocessed / "dataset.json"] = dataset_json
     plans = make_plans(model, dataset, args.name, new)
     plans_file = preprocessed / f"{args.name}.json"
     if plans_file.exists() and read_dataset_json(plans_file) != plans:
@@ -106,6 +111,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
         plans=plans,
         resolved=config.resolved,
         new=tuple(new),
+        dataset_jsons=changed,
         embeddings=torch.cat([known, vectors[len(known) :]]),
     )
 
@@ -200,11 +206,10 @@ def is_finished(addition: Addition) -> bool:
 def carry_out(addition: Addition, say: Callable[[str], None]) -> None:
     """Writes plans and start, and runs the commands; each is printed. Raises MASTProError where one fails."""
     addition.preprocessed.mkdir(parents=True, exist_ok=True)
-    files = {addition.plans_file: (json.dumps(addition.plans, indent=4) + "\n").encode()}
-    if not (addition.preprocessed / "dataset.json").is_file():
-        files[addition.preprocessed / "dataset.json"] = (addition.dataset / "dataset.json").read_bytes()
-    write_atomically(files)
-    say(f"wrote {addition.plans_file}")
+    contents = {**addition.dataset_jsons, addition.plans_file: addition.plans}
+    texts = {path: json.dumps(content, indent=4, ensure_ascii=False) for path, content in contents.items()}
+    write_atomically({path: f"{text}\n".encode() for path, text in texts.items()})
+    say("\n".join(f"wrote {path}" for path in contents))
     *before, training = commands(addition)
     for command in before:
         run(command, say)

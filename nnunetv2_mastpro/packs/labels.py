@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 
@@ -46,6 +47,14 @@ def find_new_labels(model: Model, dataset_json: dict, where: str) -> list[str]:
     return new
 
 
+def with_prompts(dataset_json: dict, classes: Sequence[ClassSpec]) -> dict:
+    """With entries in mastpro.prompts from which these classes resolve to the sentences that they have."""
+    changed = copy.deepcopy(dataset_json)
+    prompts = changed.setdefault("mastpro", {}).setdefault("prompts", {})
+    prompts.update({entry.label: _entry(entry, hosts=True) for entry in classes})
+    return changed
+
+
 def check_prompts(model: Model, prompts: Sequence[Prompt], where: str) -> None:
     """Raise MASTProError unless the model's classes have its prompts, and all that follow are tumour types."""
     known = model.classes
@@ -53,8 +62,8 @@ def check_prompts(model: Model, prompts: Sequence[Prompt], where: str) -> None:
         wanted = _entry(entry, bool(model.config.resolved.hosts))
         if _entry(prompt, bool(model.config.resolved.hosts)) != wanted:
             raise MASTProError(
-                f"{where} gives {entry.label} another prompt than the model has; write into its "
-                f'mastpro.prompts: "{entry.label}": {json.dumps(wanted, ensure_ascii=False)}'
+                f"{where} gives {entry.label} another prompt than the model has, "
+                f"{json.dumps(wanted, ensure_ascii=False)}; --write-prompts writes the model's into its mastpro.prompts"
             )
     for prompt in prompts[len(known) :]:
         if not prompt.is_tumor:

@@ -16,6 +16,7 @@ import torch
 from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.pack import check_fits, read_pack
 from nnunetv2_mastpro.packs.state import append_types
@@ -72,15 +73,7 @@ def extend_dataset_json(dataset_json: dict, old: Sequence[ClassSpec], new: Seque
             extended["regions_class_order"].append(highest + 1)
     if ignore:  # nnU-Net wants it highest
         labels["ignore"] = 1 + max(max(value) if isinstance(value, list) else int(value) for value in labels.values())
-    section = extended.setdefault("mastpro", {})
-    section["prompts"] = {
-        entry.label: {
-            "sentence": entry.sentence,
-            "is_tumor": entry.is_tumor,
-            "host_structures": list(entry.host_structures),
-        }
-        for entry in (*old, *new)
-    }
+    extended = with_prompts(extended, (*old, *new))
     resolve_prompts(extended)
     return extended
 

@@ -27,7 +27,7 @@ def base(lab):
 
 @pytest.fixture(scope="module")
 def dataset(lab, base):
-    """The same images; the lower half of posterior is the new type, and only that is annotated."""
+    """The same images; the lower half of posterior is the new type."""
     old, raw = lab.workspace.raw / BASE, lab.workspace.raw / NEW
     shutil.copytree(old / "imagesTr", raw / "imagesTr")
     (raw / "labelsTr").mkdir()

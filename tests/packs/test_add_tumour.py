@@ -12,6 +12,7 @@ from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs import add
 from nnunetv2_mastpro.packs.state import shared_hash
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
 DATASET = "Dataset012_Lung"
 GROWN = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "lung_tumor": 4}
@@ -142,6 +143,24 @@ def test_two_types_on_top_of_an_added_one(make_model, make_grown, make_dataset, 
     assert not weights["offsets.2"].any()
 
 
+def test_the_models_prompts_can_be_written(make_model, make_dataset, commands, tmp_path):
+    """Into both copies; the new type's stays. Then there is nothing to be refused."""
+    base = make_model()
+    own = {"lung_tumor": {"sentence": "A lung tumour.", "is_tumor": True, "host_structures": []}}
+    raw = make_dataset(mastpro={"prompts": {**OTHER_PROMPT["mastpro"]["prompts"], **own}, "cases": {}})
+    assert call(base, "--write-prompts") == 0
+    for path in (raw / "dataset.json", tmp_path / "nnUNet_preprocessed" / DATASET / "dataset.json"):
+        content = json.loads(path.read_text())
+        prompts = resolve_prompts(content)
+        assert [prompt.sentence for prompt in prompts[:3]] == [
+            entry["sentence"]
+            for entry in json.loads((base / "plans.json").read_text())["mastpro"]["resolved"]["classes"]
+        ]
+        assert prompts[3].sentence == "A lung tumour."
+        assert content["mastpro"]["cases"] == {}
+    assert call(base) == 0
+
+
 def labels_with(**changes):
     return {"labels": {key: value for key, value in {**GROWN, **changes}.items() if value is not None}}
 
@@ -159,7 +178,7 @@ NOT_THERE = {"background": 0, "liver": 1, "liver_tumor": 2, "lung_tumor": 3}
         ({"labels": NOT_THERE}, [], "lacks the label kidney_tumor of the model"),
         (labels_with(lung_tumor=None), [], "has no label that the model lacks .*add the new type"),
         (AN_ORGAN, [], 'the new label spleen in .* is no tumour type.*"is_tumor": true'),
-        (OTHER_PROMPT, [], 'gives liver_tumor another prompt.*"liver_tumor": .*"sentence": "This is a '),
+        (OTHER_PROMPT, [], 'gives liver_tumor another prompt.*"sentence": "This is a .*--write-prompts'),
         ({"channel_names": {"0": "MRI"}}, [], "channels {'0': 'MRI'}, the model {'0': 'CT'}"),
         ({}, ["-c", "3d_fullres"], "-c 3d_fullres is not the model's; its weights are of 2d"),
         ({}, ["--trainer", "nnUNetTrainerMastPro"], "is unknown; did you mean 'nnUNetTrainerMASTPro'"),
