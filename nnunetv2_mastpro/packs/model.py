@@ -64,7 +64,9 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
 
 def read_checkpoint(file: Path) -> dict:
     """A checkpoint of nnU-Net's trainer, without running code that it may hold. Raises MASTProError."""
-    allowed = [np._core.multiarray.scalar, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1, numpy 2
+    allowed = [*names, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
     remedy = "give a checkpoint that nnUNetv2_train wrote, such as checkpoint_final.pth"
     try:
         with torch.serialization.safe_globals(allowed):

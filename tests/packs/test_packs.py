@@ -4,6 +4,7 @@ import copy
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.config import NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.model import read_model
+from nnunetv2_mastpro.packs.model import read_checkpoint, read_model
 from nnunetv2_mastpro.packs.pack import read_pack, write_pack
 from nnunetv2_mastpro.packs.state import shared_hash, shared_names
 from nnunetv2_mastpro.packs.unpack import unpack
@@ -271,6 +272,15 @@ def test_what_cannot_be_packed(make_model, tmp_path, monkeypatch, capsys, argume
     assert sorted(tmp_path.rglob("*")) == before
     assert cli.main(["pack", "-m", "base", "--type", "liver_tumor", "-o", "pack.safetensors", *arguments]) == 2
     assert capsys.readouterr().err.startswith("mastpro: error: ")
+
+
+def test_the_scores_in_a_checkpoint_are_read(make_model):
+    """numpy's numbers, as nnU-Net logs them; weights_only=True refuses them otherwise."""
+    file = make_model() / "fold_0" / "checkpoint_final.pth"
+    scores = {"dice": [np.float32(0.5), np.float64(0.25)], "steps": np.int64(3), "rate": np.float16(0.5)}
+    torch.save({**torch.load(file), "logging": scores, "_best_ema": np.float64(0.5)}, file)
+    assert read_checkpoint(file)["logging"] == scores
+    assert model_of(file.parents[1]).checkpoint["_best_ema"] == 0.5
 
 
 def test_a_stock_model_is_refused(make_model):
