@@ -66,7 +66,7 @@ def predict(lab, added, tmp_path_factory):
             out = tmp_path_factory.mktemp("out")
             given = ["-i", lab.images(BASE), "-o", out, "-m", folder, "-f", "0", "-device", "cpu", "--disable_tta"]
             env = {"MASTPRO_TASKS": tasks} if tasks else {}
-            workers = ["-npp", "0", "-nps", "0"]
+            workers = ["-npp", "1", "-nps", "1"]  # this command takes no 0
             lab.command("nnUNetv2_predict_from_modelfolder", *given, "--save_probabilities", *workers, env=env)
             made[folder, tasks] = {path.name: np.load(path)["probabilities"] for path in sorted(out.glob("*.npz"))}
             assert len(made[folder, tasks]) == 2
