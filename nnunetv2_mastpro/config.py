@@ -68,6 +68,7 @@ class PromptConfig:
     """Where sentence embeddings come from (Eq. 1): a sentence-transformers name or a local folder."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
+    added: tuple[str, ...] = ()  # types appended to a trained model: their prompts have a trained offset
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class TrainingConfig:
     """Learning rates, weights of the two terms beside nnU-Net's loss, draws of cases, of masks and of tumour types."""
 
     learning_rate: float = 3e-3  # from scratch; PEFT has the paper's
+    new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
+    added_learning_rate: float = 1e-3  # for that
     prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
@@ -84,11 +87,11 @@ class TrainingConfig:
     sampling_temperature: float = 0.5  # 1 draws every case alike, 0 every tumour type
 
     def __post_init__(self):
-        if not 0 < self.learning_rate <= 1:
-            raise MASTProError(
-                f"learning_rate={self.learning_rate} is not within 0 and 1; "
-                "correct mastpro.training.learning_rate in the plans"
-            )
+        for name in ("learning_rate", "added_learning_rate"):
+            if not 0 < getattr(self, name) <= 1:
+                raise MASTProError(
+                    f"{name}={getattr(self, name)} is not within 0 and 1; correct mastpro.training.{name} in the plans"
+                )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
         for name in ("anatomy_dropout", "host_task_share", "annotated_task_share", "sampling_temperature"):
@@ -120,6 +123,7 @@ class ClassSpec:
     sentence: str
     is_tumor: bool
     host_structures: tuple[str, ...] = ()
+    added: bool = False  # appended to a trained model: its prompt has an offset
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Names and rows as the commands print them. Standard library only."""
 
+import difflib
 from collections.abc import Sequence
 
 
@@ -12,3 +13,9 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Columns as wide as their widest entry."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`did you mean 'x'? ` or nothing."""
+    found = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"did you mean {found[0]!r}? " if found else ""

@@ -3,6 +3,7 @@
 B batch, L channels of the host-organ map, T classes, A attention width, H heads, N bottleneck voxels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,9 @@ class AnatomyEncoder(nn.Module):
     `table` (T, L) of {0, 1}: which channels host which class. A class without a host, and every class of a sample whose
     channels are all empty, gets a learned "unknown" token; an empty host beside others is told as absent. In training
     a sample's channels are all emptied with probability `dropout`.
+
+    No parameter depends on L or T. `classes`, where it is given, are the classes that take part; T is then their
+    number, and channels that host none of them count as empty.
     """
 
     def __init__(self, *, table: Tensor, axes: int, dim: int, heads: int, features: int, dropout: float):
@@ -48,18 +52,24 @@ class AnatomyEncoder(nn.Module):
         kept = torch.rand(len(organs), device=organs.device) >= self.dropout
         return organs * kept.view(-1, *[1] * (organs.ndim - 1)).to(organs.dtype)
 
-    def find(self, organs: Tensor) -> tuple[Tensor, Tensor]:
-        """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
-        filled = (organs > 0).flatten(2).any(2) & (self.table.sum(0) > 0)  # (B, L)
-        present = filled.to(self.table.dtype) @ self.table.T > 0
-        return present, filled.any(1, keepdim=True) & (self.table.sum(1) > 0)
+    def hosted_by(self, classes: Sequence[int] | None) -> Tensor:
+        """The rows (T, L) of the table."""
+        return self.table if classes is None else self.table[classes]
 
-    def forward(self, organs: Tensor, grid: torch.Size) -> AnatomyPrompts:
+    def find(self, organs: Tensor, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
+        table = self.hosted_by(classes)
+        filled = (organs > 0).flatten(2).any(2) & (table.sum(0) > 0)  # (B, L)
+        present = filled.to(table.dtype) @ table.T > 0
+        return present, filled.any(1, keepdim=True) & (table.sum(1) > 0)
+
+    def forward(self, organs: Tensor, grid: torch.Size, classes: Sequence[int] | None = None) -> AnatomyPrompts:
         """organs (B, L, spatial), grid: the bottleneck's spatial shape."""
-        _, known = self.find(organs)
+        _, known = self.find(organs, classes)
         resize = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}[len(grid)]
-        pooled = resize(organs.to(self.table.dtype), [2 * size for size in grid])
-        occupied = torch.einsum("bl...,tl->bt...", pooled, self.table).clamp(max=1)  # share of a voxel
+        # sums of {0, 1} are exact, so that neither more channels nor other values of the maps change what is pooled
+        hosts = torch.einsum("bl...,tl->bt...", organs.to(self.table.dtype), self.hosted_by(classes)).clamp(max=1)
+        occupied = resize(hosts.to(self.table.dtype), [2 * size for size in grid])  # (B, T, ...), share of a voxel
         places = torch.stack(
             torch.meshgrid(*[torch.linspace(-1, 1, 2 * size, device=organs.device) for size in grid], indexing="ij")
         )

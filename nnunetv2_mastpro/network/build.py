@@ -85,4 +85,5 @@ def build_mastpro(
         anatomy=anatomy,
         host_task_share=host_task_share,
         annotated_task_share=annotated_task_share,
+        added=[index for index, entry in enumerate(resolved.classes) if entry.added],
     )

@@ -3,6 +3,8 @@
 B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,15 +35,16 @@ class Router(nn.Module):
         self.generic = nn.Parameter(torch.randn(num_generic, dim) * dim**-0.5)
         self.specific = nn.ParameterList([torch.randn(rows, dim) * dim**-0.5 for _ in range(num_tasks)])
 
-    def forward(self, features: Tensor, task_mask: Tensor) -> Tensor:
-        """features (B, C, ...), task_mask (B, T) of {0, 1} -> logits (B, E, ...)."""
-        weight = torch.cat([self.generic, *self.specific])  # W of Eq. 4
+    def forward(self, features: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> Tensor:
+        """features (B, C, ...), task_mask (B, T) of {0, 1} -> logits (B, E, ...); `types` as DMoE has them."""
+        types = range(len(self.specific)) if types is None else types
+        weight = torch.cat([self.generic, *(self.specific[index] for index in types)])  # W of Eq. 4
         with torch.autocast(features.device.type, enabled=False):  # half precision would turn close choices
             logits = torch.einsum("bc...,ec->be...", features.to(weight.dtype), weight)
-        if not self.joint:
+        if not self.joint or not len(types):
             return logits
         generic, specific = logits.split([self.num_generic, logits.shape[1] - self.num_generic], 1)
-        per_type = specific.unflatten(1, (len(self.specific), -1))  # (B, T, Eg + k1, ...)
+        per_type = specific.unflatten(1, (len(types), -1))  # (B, T, Eg + k1, ...)
         weights = task_mask / task_mask.sum(1, keepdim=True).clamp(min=1)
         shared = torch.einsum("bte...,bt->be...", per_type[:, :, : self.num_generic], weights.to(logits.dtype))
         return torch.cat([generic + shared, per_type[:, :, self.num_generic :].flatten(1, 2)], 1)
@@ -53,7 +56,8 @@ class DMoE(nn.Module):
     E_i goes down to `rank`, through GELU, and up to C. The way up starts at zero, so the module starts as the
     identity. `num_generic` experts are shared; each of `num_tasks` tumour types owns `num_specific` as Parameters
     of its own. `routing`: "token" gates each voxel, "sample" gates a whole sample by its mean features and then
-    computes only the chosen experts.
+    computes only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their
+    number: another type takes no part in any sum.
 
     In training mode a forward pass also returns the load-balancing term, and `usage` (E) counts how often each
     expert was kept until it is set to zero.
@@ -86,18 +90,19 @@ class DMoE(nn.Module):
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
         self.register_buffer("usage", torch.zeros(sum(owners)), persistent=False)
 
-    def forward(self, x: Tensor, task_mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, load-balancing term (scalar)."""
+        types = range(self.num_tasks) if types is None or not self.num_tasks else types
         seen = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.routing == "sample" else x
         allowed = self.allowed(task_mask)
-        logits = self.router(seen, task_mask)
+        logits = self.router(seen, task_mask, types)
         gates = self.gate(logits, allowed)
         balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
         if self.training:
             with torch.no_grad():
                 self.usage += (gates > 0).sum([d for d in range(gates.ndim) if d != 1])
         mix = self.mix_chosen if self.routing == "sample" else self.mix_all
-        return mix(x, gates.to(x.dtype)), balance
+        return mix(x, gates.to(x.dtype), types), balance
 
     def allowed(self, task_mask: Tensor) -> Tensor:
         """(B, E) bool: generic experts always, a type's own where its task is on."""
@@ -108,11 +113,10 @@ class DMoE(nn.Module):
         """R(X) = Softmax(KeepTop-k(...)), Eq. 4: top k of each group, softmax jointly over what is kept."""
         allowed = allowed.view(*allowed.shape, *[1] * (logits.ndim - 2)).expand_as(logits)
         sizes = [self.num_generic, logits.shape[1] - self.num_generic]
+        top_k = (self.top_k_generic, min(self.top_k_specific, sizes[1]))
         kept = [
             keep_top_k(group, mask, k)
-            for group, mask, k in zip(
-                logits.split(sizes, 1), allowed.split(sizes, 1), (self.top_k_generic, self.top_k_specific), strict=True
-            )
+            for group, mask, k in zip(logits.split(sizes, 1), allowed.split(sizes, 1), top_k, strict=True)
         ]
         return torch.cat(kept, 1).softmax(1)
 
@@ -133,19 +137,29 @@ class DMoE(nn.Module):
             terms.append(mask.any(0).sum() * (chosen * probability.mean(over)).sum())
         return torch.stack(terms).mean() if terms else logits.sum() * 0
 
-    def mix_all(self, x: Tensor, gates: Tensor) -> Tensor:
+    def own_parameters(self, index: int) -> list[nn.Parameter]:
+        """What tumour type `index` owns: rows of the router, ways down and up; nothing where types own no experts."""
+        return [self.router.specific[index], self.down[1 + index], self.up[1 + index]] if self.num_tasks else []
+
+    def factors(self, types: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Down (E, r, C) and up (E, C, r) of the generic experts and those of the types."""
+        owners = [0, *(1 + index for index in types)]
+        return torch.cat([self.down[owner] for owner in owners]), torch.cat([self.up[owner] for owner in owners])
+
+    def mix_all(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
         """Gates per voxel: two matrix products over the concatenated factors of all experts."""
-        down = torch.cat(list(self.down)).flatten(0, 1)  # (E r, C)
-        up = torch.cat(list(self.up)).transpose(0, 1).flatten(1)  # (C, E r)
+        down, up = self.factors(types)
+        down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
         hidden = F.gelu(down @ x.flatten(2))  # (B, E r, N)
         hidden = hidden.unflatten(1, (-1, self.rank)) * gates.flatten(2).unsqueeze(2)
         return x + (up @ hidden.flatten(1, 2)).view_as(x)
 
-    def mix_chosen(self, x: Tensor, gates: Tensor) -> Tensor:
+    def mix_chosen(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
         """Gates per sample, (B, E, 1, ...): the chosen experts' factors are gathered, the rest is not computed."""
-        weight, index = gates.flatten(1).topk(self.top_k_generic + self.top_k_specific, 1)  # (B, k)
-        down = torch.cat(list(self.down))[index].flatten(1, 2)  # (B, k r, C)
-        up = torch.cat(list(self.up))[index] * weight[:, :, None, None]
-        up = up.transpose(1, 2).flatten(2)  # (B, C, k r)
+        kept = self.top_k_generic + min(self.top_k_specific, gates.shape[1] - self.num_generic)
+        weight, index = gates.flatten(1).topk(kept, 1)  # (B, k)
+        down, up = self.factors(types)
+        down = down[index].flatten(1, 2)  # (B, k r, C)
+        up = (up[index] * weight[:, :, None, None]).transpose(1, 2).flatten(2)  # (B, C, k r)
         hidden = F.gelu(down @ x.flatten(2))  # (B, k r, N)
         return x + (up @ hidden).view_as(x)

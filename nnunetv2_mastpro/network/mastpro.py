@@ -3,6 +3,7 @@
 B batch, T classes, K outputs, D text width, S supervised stages.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from nnunetv2_mastpro.network.head import MaskProposal, apply_kernel
 from nnunetv2_mastpro.network.inject import AdaptedSite
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
-CLEARLY_NOT = -10.0  # logit of what is left out; nnU-Net sums logits in half precision
+CLEARLY_NOT = -10.0  # logit where the network is not run; nnU-Net sums logits in half precision
+LEFT_OUT = -20.0  # below the lowest logit: a probability under e^-20, which leaves a float32 sum of them as it is
 
 
 class TrainingOutput(NamedTuple):
@@ -40,6 +42,10 @@ class MASTProNet(nn.Module):
     tumour types are selected by patch: in evaluation those whose host is in it, all where that is unknown; in training
     that only in a share `host_task_share` of the samples. Where the trainer has set `annotated` (B, T), a share
     `annotated_task_share` has the types selected that the sample annotates. The other samples have all.
+
+    Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
+    that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
+    trained network; each has an offset of its prompt, zero at the start, since all else that reads prompts is shared.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class MASTProNet(nn.Module):
         anatomy: AnatomyEncoder | None = None,
         host_task_share: float = 0.5,
         annotated_task_share: float = 0.25,
+        added: Sequence[int] = (),
     ):
         super().__init__()
         self.backbone, self.experts, self.fusion, self.head = backbone, experts, fusion, head
@@ -66,91 +73,110 @@ class MASTProNet(nn.Module):
         self.tumor_classes = [index for index, tumor in enumerate(is_tumor) if tumor]
         self.register_buffer("embeddings", embeddings)
         self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
+        self.added = list(added)
+        self.offsets = nn.ParameterList([torch.zeros(embeddings.shape[1]) for _ in self.added])
         self.background = nn.Parameter(torch.randn(1, embeddings.shape[1])) if has_background else None
         self.left_out: list[int] = []  # classes that prediction does not look for
         self.skip_empty = False  # prediction runs the network only where a host organ is
 
     def forward(self, image: Tensor, task_mask: Tensor | None = None) -> TrainingOutput | list[Tensor] | Tensor:
         """image (B, channels, spatial); task_mask (B, number of tumour types) of {0, 1}, None selects them itself."""
-        organs = None
+        organs, classes = None, self.looked_for()
         if self.anatomy is not None:
             image, organs = image.split([image.shape[1] - self.anatomy.table.shape[1], self.anatomy.table.shape[1]], 1)
-            if self.skip_empty and not self.training and not organs.any():
-                return self.nothing_found(image)
+            if self.skip_empty and not self.training and not self.anatomy.find(organs, classes)[1].any():
+                return self.nothing_found(image, classes)
             organs = self.anatomy.drop(organs)
+        types = None if classes is None else [self.tumor_classes.index(i) for i in classes if i in self.tumor_classes]
         if task_mask is None:
-            task_mask = self.select_tasks(image, organs)
+            task_mask = self.select_tasks(image, organs, classes)
+        elif types is not None:
+            task_mask = task_mask[:, types]
         balances = []
 
         def adapt(site: str, features: Tensor) -> Tensor:
             if site not in self.experts:
                 return features
-            features, balance = self.experts[site](features, task_mask)  # Eq. 3-5
+            features, balance = self.experts[site](features, task_mask, types)  # Eq. 3-5
             balances.append(balance)
             return features
 
-        text = F.layer_norm(self.embeddings, self.embeddings.shape[1:])  # (T, D), unit variance
+        text = self.prompts(classes)  # (T, D)
         *skips, bottleneck = self.backbone.encode(image, adapt)
-        prior = None if organs is None else self.anatomy(organs, bottleneck.shape[2:])  # Eq. 2
-        attended = self.fusion(bottleneck, text, self.selected_classes(task_mask), prior)  # Eq. 6
+        prior = None if organs is None else self.anatomy(organs, bottleneck.shape[2:], classes)  # Eq. 2
+        attended = self.fusion(bottleneck, text, self.selected_classes(task_mask, classes), prior)  # Eq. 6
         decoded = self.backbone.decode([*skips, bottleneck + attended], adapt)  # Eq. 7
         prompts = text if self.background is None else torch.cat([self.background, text])
         kernels = self.head(attended, prompts)  # Eq. 8
         stages = len(kernels.stages) if self.deep_supervision else 1
         logits = [apply_kernel(decoded[-1 - s], kernels.stages[s]) for s in range(stages)]
-        if not self.training:
-            logits = [self.leave_out(stage) for stage in logits]
+        if classes is not None:
+            logits = [self.fill_left_out(stage, classes) for stage in logits]
         logits = logits if self.deep_supervision else logits[0]
         if not self.training:
             return logits
         presence = kernels.presence if self.background is None else kernels.presence[:, 1:]
         return TrainingOutput(logits, presence, torch.stack(balances).mean())
 
-    def select_tasks(self, image: Tensor, organs: Tensor | None) -> Tensor:
+    def looked_for(self) -> list[int] | None:
+        """The classes that take part where some are left out, else None. Nothing is left out in training."""
+        if self.training or not self.left_out:
+            return None
+        return [index for index in range(len(self.embeddings)) if index not in self.left_out]
+
+    def prompts(self, classes: list[int] | None = None) -> Tensor:
+        """(T, D): embeddings of zero mean and unit variance, an added type's with its offset."""
+        classes = list(range(len(self.embeddings))) if classes is None else classes
+        embeddings = self.embeddings[classes] if len(classes) < len(self.embeddings) else self.embeddings
+        text = F.layer_norm(embeddings, embeddings.shape[1:])
+        offsets = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
+        if not offsets:
+            return text
+        places = [classes.index(index) for index in self.added if index in classes]
+        return text.index_add(0, torch.tensor(places, device=text.device), torch.stack(offsets))
+
+    def select_tasks(self, image: Tensor, organs: Tensor | None, classes: list[int] | None = None) -> Tensor:
         """(B, number of tumour types) of {0, 1} from organs (B, L, spatial)."""
-        hosted = everything = image.new_ones(len(image), len(self.tumor_classes))
+        tumors = self.tumor_places(classes)
+        hosted = everything = image.new_ones(len(image), len(tumors))
         if organs is not None:
-            present, known = self.anatomy.find(organs)
-            hosted = (present | ~known)[:, self.tumor_classes].to(everything.dtype)
-        selected = hosted
-        if self.training:
-            annotated = everything
-            if self.annotated is not None:
-                annotated = self.annotated[:, self.tumor_classes].to(everything.dtype)
-            drawn = torch.rand(len(image), 1, device=image.device)
-            selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
-            selected = torch.where(drawn < self.host_task_share, hosted, selected)
-        if self.left_out and not self.training:
-            kept = [float(index not in self.left_out) for index in self.tumor_classes]
-            selected = selected * selected.new_tensor(kept)
-        return selected
+            present, known = self.anatomy.find(organs, classes)
+            hosted = (present | ~known)[:, tumors].to(everything.dtype)
+        if not self.training:
+            return hosted
+        annotated = everything
+        if self.annotated is not None:
+            annotated = self.annotated[:, tumors].to(everything.dtype)
+        drawn = torch.rand(len(image), 1, device=image.device)
+        selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
+        return torch.where(drawn < self.host_task_share, hosted, selected)
 
-    def leave_out(self, logits: Tensor) -> Tensor:
-        """logits (B, K, spatial): classes that are not looked for get less than every other output of the voxel."""
-        if not self.left_out:
-            return logits
-        first = len(logits[0]) - len(self.embeddings)  # background
-        outputs = [first + index for index in self.left_out]
-        kept = [index for index in range(logits.shape[1]) if index not in outputs]
-        lowest = logits[:, kept].amin(1, keepdim=True) if first else torch.zeros_like(logits[:, :1])
-        return logits.index_copy(
-            1,
-            torch.tensor(outputs, device=logits.device),
-            (lowest + CLEARLY_NOT).expand(-1, len(outputs), *[-1] * (logits.ndim - 2)),
-        )
+    def fill_left_out(self, logits: Tensor, classes: list[int]) -> Tensor:
+        """logits (B, ., spatial) of `classes` -> (B, K, spatial): the others get less than every one of the voxel."""
+        first = int(self.background is not None)
+        lowest = logits.amin(1, keepdim=True) + LEFT_OUT if first else torch.full_like(logits[:, :1], CLEARLY_NOT)
+        filled = lowest.repeat(1, first + len(self.embeddings), *[1] * (logits.ndim - 2))
+        filled[:, [*range(first), *(first + index for index in classes)]] = logits
+        return filled
 
-    def nothing_found(self, image: Tensor) -> Tensor:
+    def nothing_found(self, image: Tensor, classes: list[int] | None = None) -> Tensor:
         """Logits (B, K, spatial) of background, in a tensor of their own: nnU-Net writes into it."""
-        outputs = len(self.embeddings) + (self.background is not None)
+        outputs = len(self.embeddings if classes is None else classes) + (self.background is not None)
         logits = image.new_full((len(image), outputs, *image.shape[2:]), CLEARLY_NOT)
         if self.background is not None:
             logits[:, 0] = 0
-        return logits
+        return logits if classes is None else self.fill_left_out(logits, classes)
 
-    def selected_classes(self, task_mask: Tensor) -> Tensor:
+    def tumor_places(self, classes: list[int] | None = None) -> list[int]:
+        """Where the tumour types are among the classes that take part."""
+        kept = range(len(self.embeddings)) if classes is None else classes
+        return [place for place, index in enumerate(kept) if index in self.tumor_classes]
+
+    def selected_classes(self, task_mask: Tensor, classes: list[int] | None = None) -> Tensor:
         """(B, T) bool: organs always, tumour types where their task is on."""
-        selected = torch.ones(len(task_mask), len(self.embeddings), dtype=torch.bool, device=task_mask.device)
-        selected[:, self.tumor_classes] = task_mask.bool()
+        count = len(self.embeddings if classes is None else classes)
+        selected = torch.ones(len(task_mask), count, dtype=torch.bool, device=task_mask.device)
+        selected[:, self.tumor_places(classes)] = task_mask.bool()
         return selected
 
     def freeze_backbone(self) -> None:
@@ -158,6 +184,20 @@ class MASTProNet(nn.Module):
         for parameter in self.backbone.parameters():
             parameter.requires_grad_(False)
         self.backbone.eval()
+
+    def own_parameters(self, classes: Sequence[int]) -> list[nn.Parameter]:
+        """What belongs to these tumour types alone: experts, router rows, and offsets of the prompts."""
+        own = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
+        for index in classes:
+            own += [p for moe in self.experts.values() for p in moe.own_parameters(self.tumor_classes.index(index))]
+        return own
+
+    def freeze_all_but(self, classes: Sequence[int]) -> None:
+        """Only what these tumour types own is trained: nothing that another type's output comes from moves."""
+        self.freeze_backbone()
+        self.requires_grad_(False)
+        for parameter in self.own_parameters(classes):
+            parameter.requires_grad_(True)
 
     def train(self, mode: bool = True) -> "MASTProNet":
         """As nn.Module; a frozen backbone stays in evaluation, so that running statistics stay as they are."""
@@ -180,4 +220,5 @@ class MASTProNet(nn.Module):
             "fusion": [*self.fusion.parameters()],
             **anatomy,
             "mask proposal": head,
+            **({"added prompts": [*self.offsets]} if self.added else {}),
         }

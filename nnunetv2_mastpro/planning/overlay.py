@@ -87,8 +87,7 @@ def write_plans(
         raise MASTProError(f"{source} does not exist; run nnUNetv2_plan_and_preprocess, or name plans that are there")
     if new_plans_name == source_plans_name:
         raise MASTProError(f"the new plans are called {new_plans_name} as their source is; give another name")
-    if not re.fullmatch(r"[\w.+-]+", new_plans_name) or "__" in new_plans_name:  # nnU-Net splits results folders at __
-        raise MASTProError(f"{new_plans_name!r} cannot be the plans' name; use letters, digits, . + - and single _")
+    check_plans_name(new_plans_name)
     plans = {**_read_plans(source), "plans_name": new_plans_name}
     if overlay_name is not None:
         plans = apply_overlay(plans, load_overlay(overlay_name))
@@ -102,6 +101,12 @@ def write_plans(
         )
     write_atomically({target: (json.dumps(plans, indent=4) + "\n").encode()})
     return target
+
+
+def check_plans_name(name: str) -> None:
+    """Raise MASTProError for a name that nnU-Net cannot use."""
+    if not re.fullmatch(r"[\w.+-]+", name) or "__" in name:  # nnU-Net splits results folders at __
+        raise MASTProError(f"{name!r} cannot be the plans' name; use letters, digits, . + - and single _")
 
 
 def _read_plans(path: Path) -> dict:

@@ -17,7 +17,9 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     rows["all"] = tuple(map(sum, zip(*rows.values(), strict=True)))
     for name, (total, trainable) in rows.items():
         yield f"{name:<16}{total:>14,}{trainable:>14,}"
-    if rows["backbone"][1]:
+    if config.training.new_types and not rows["backbone"][1]:
+        yield f"All is frozen but what the new types own: {', '.join(config.training.new_types)}."
+    elif rows["backbone"][1]:
         yield "Everything is trained (no trained MAST-Pro weights were loaded)."
     else:
         yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."

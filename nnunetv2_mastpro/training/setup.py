@@ -15,7 +15,7 @@ from nnunetv2_mastpro.network.inject import choose_sites
 from nnunetv2_mastpro.network.unet import refuse_patch
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table
 from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
-from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
 
 
 def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]:
@@ -29,7 +29,11 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
     config = MASTProConfig.from_dict(block)
     prompts = resolve_prompts(dataset_json, plans["dataset_name"])
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
-    classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
+    _check_added(config, prompts)
+    classes = tuple(
+        ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures), p.label in config.prompts.added)
+        for p in prompts
+    )
     has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
     stages = [configuration.get("previous_stage") for configuration in plans["configurations"].values()]
     hosts = host_table(dataset_json, prompts) if ANATOMY_STAGE in stages else ()
@@ -116,6 +120,21 @@ def _read_settled(file: Path) -> dict:
         except ValueError:
             time.sleep(0.5)
     raise MASTProError(f"{file} is not valid JSON; move its folder away to train anew, or restore the file")
+
+
+def _check_added(config: MASTProConfig, prompts: tuple[Prompt, ...]) -> None:
+    """Refuse added types that are no tumour types of the data set, and new ones that are not added."""
+    tumors = [prompt.label for prompt in prompts if prompt.is_tumor]
+    for where, names, known in (
+        ("prompts.added", config.prompts.added, tumors),
+        ("training.new_types", config.training.new_types, config.prompts.added),
+    ):
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise MASTProError(
+                f"mastpro.{where} in the plans names {unknown[0]!r}, which is none of {', '.join(known) or 'none'}; "
+                "use the plans that mastpro add-tumour wrote, with their own data set"
+            )
 
 
 def _check_top_k(config: MASTProConfig) -> None:

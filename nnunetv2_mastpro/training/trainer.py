@@ -37,7 +37,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
     """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
 
     From scratch it trains everything. Started with `-pretrained_weights` of a trained MAST-Pro checkpoint it
-    freezes the backbone and trains the rest (PEFT, Sec. 2.3) at the paper's learning rate.
+    freezes the backbone and trains the rest (PEFT, Sec. 2.3) at the paper's learning rate. Where the plans name new
+    types (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
     """
 
     peft_learning_rate = 5e-5
@@ -153,31 +154,46 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""
         parts = self.bare_network.parts()
         if not self.bare_network.backbone_is_trained:
-            return [{"params": [p for name, part in parts.items() if name != "backbone" for p in part]}]
+            return [{"params": [p for part in parts.values() for p in part if p.requires_grad]}]
         prompts = [p for name, part in parts.items() if name not in ("backbone", "experts") for p in part]
         return [
             {"params": parts["backbone"] + parts["experts"]},
             {"params": prompts, "share": self.mastpro.training.prompt_share},
         ]
 
-    def freeze_backbone(self) -> None:
-        """PEFT: train experts, routers, fusion and mask proposal only; optimizer and DDP are built anew."""
-        self.bare_network.freeze_backbone()
-        self.initial_lr = self.peft_learning_rate
+    def freeze(self) -> None:
+        """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""
+        training = self.mastpro.training
+        if training.new_types:
+            labels = [entry.label for entry in self.mastpro.resolved.classes]
+            self.bare_network.freeze_all_but([labels.index(name) for name in training.new_types])
+            self.initial_lr = training.added_learning_rate
+        else:
+            self.bare_network.freeze_backbone()
+            self.initial_lr = self.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
 
     def start_from_pretrained(self) -> None:
-        """PEFT with the data set's own prompts. Raises MASTProError for weights of classes in another order."""
+        """PEFT with the data set's own prompts, or, for new types, with those that the weights were trained with.
+
+        Raises MASTProError for weights of classes in another order, and for new types of other prompts.
+        """
         labels = [entry.label for entry in self.mastpro.resolved.classes]
         changed = find_changed_prompts(self.bare_network.embeddings.cpu(), self.embeddings.vectors, labels)
+        if changed and self.mastpro.training.new_types:
+            raise MASTProError(
+                f"the weights were trained with other prompts for {', '.join(changed)}, and new types must not change "
+                "them; start with mastpro add-tumour, and with the text encoder of that model"
+            )
         if changed:
             self.print_to_log_file(
                 f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
             )
-        self.freeze_backbone()
-        self.restore_prompts()
+        self.freeze()
+        if not self.mastpro.training.new_types:
+            self.restore_prompts()
 
     def check_maps(self) -> None:
         """Raise MASTProError unless every preprocessed case has a sound host-organ map; nnU-Net would not notice."""
@@ -196,6 +212,11 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         self.check_maps()
         if self.current_epoch == 0 and self.bare_network.trained:
             self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
+        elif self.current_epoch == 0 and self.mastpro.training.new_types:
+            raise MASTProError(
+                f"the plans add {', '.join(self.mastpro.training.new_types)} to a trained model, but no weights of it "
+                "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
+            )
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)
@@ -228,7 +249,7 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         check_same_embeddings(saved["network_weights"]["embeddings"], self.embeddings.vectors, filename_or_checkpoint)
         optimized = sum(len(group["params"]) for group in saved["optimizer_state"]["param_groups"])
         if optimized < len(list(self.bare_network.parameters())):
-            self.freeze_backbone()  # the run to be continued was PEFT
+            self.freeze()  # the run to be continued was PEFT
         super().load_checkpoint(filename_or_checkpoint)
 
 

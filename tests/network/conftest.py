@@ -84,10 +84,14 @@ def make_network(make_planned) -> Callable:
         organ_channels=0,
         anatomy_dropout=0.0,
         host_task_share=0.5,
+        added=(),
         **network,
     ) -> MASTProNet:
         planned = make_planned() if planned is None else copy.deepcopy(planned)
-        specs = tuple(ClassSpec(label, f"This is a {label}.", is_tumor) for label, is_tumor in classes.items())
+        specs = tuple(
+            ClassSpec(label, f"This is a {label}.", is_tumor, added=label in added)
+            for label, is_tumor in classes.items()
+        )
         resolved = Resolved(specs, EMBEDDING_DIM, has_background, hosts)
         torch.manual_seed(0)
         made = build_mastpro(

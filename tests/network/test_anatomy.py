@@ -243,11 +243,3 @@ def test_a_type_that_is_left_out_never_wins(make_anatomical, make_image, make_or
     else:
         assert (narrowed[:, outputs] == -10).all()
     assert narrowed.isfinite().all()
-    assert network.select_tasks(batch[:, :1], batch[:, 1:]).tolist() == [[1, 0, 0], [1, 0, 0]]
-
-
-def test_narrowing_without_anatomy(make_network, make_image):
-    network = make_network(deep_supervision=False).eval()
-    network.left_out = [3]  # kidney_tumor
-    assert network.select_tasks(make_image(), None).tolist() == [[1, 0], [1, 0]]
-    assert (network(make_image()).argmax(1) != 4).all()

@@ -78,7 +78,7 @@ def test_what_the_prompts_feed_learns_slowly(make_trainer):
 
 def test_frozen_backbone_is_out_of_the_optimizer(make_trainer):
     trainer = make_trainer()
-    trainer.freeze_backbone()
+    trainer.freeze()
     trained = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     frozen = backbone_names(trainer.network)
     assert trained == {id(p) for name, p in trainer.network.named_parameters() if name not in frozen}
@@ -90,7 +90,7 @@ def test_frozen_backbone_is_out_of_the_optimizer(make_trainer):
 def test_a_checkpoint_is_continued_as_it_was(make_trainer, tmp_path, peft):
     first = make_trainer()
     if peft:
-        first.freeze_backbone()
+        first.freeze()
     loss = first.network.train()(IMAGE).logits[0].square().mean()
     loss.backward()
     first.optimizer.step()

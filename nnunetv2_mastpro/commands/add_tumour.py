@@ -1,0 +1,74 @@
+"""Teach a trained model a new tumour type: only the new type's experts, router rows and prompt are trained.
+
+    mastpro add-tumour -m MODEL -d 12 -n WithColonPlans
+
+The data set's labels are the model's, in its order and with its values, then the new type. The result predicts old and
+new types; while MASTPRO_TASKS does not name the new one, the old types' logits are the model's, to the bit. Plans,
+preprocessing and training are nnU-Net's own commands, each printed as it runs. Run it again after an interruption: it
+goes on where it was. `mastpro pack` then writes the new type to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from nnunetv2_mastpro.commands.pack import add_model_arguments
+from nnunetv2_mastpro.errors import MASTProError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro add-tumour`."""
+    add_model_arguments(parser)
+    parser.add_argument("-d", dest="dataset", metavar="DATASET", required=True, help="id or name of the new data set")
+    parser.add_argument("-c", dest="configuration", metavar="CONFIG", help="must be the model's, which is the default")
+    parser.add_argument(
+        "--new-fold", metavar="FOLD", help="of the new training (default: that of -f, which is the model's)"
+    )
+    parser.add_argument(
+        "-n", dest="name", metavar="NAME", default="MASTProAddedPlans", help="of the new plans (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--trainer", metavar="NAME", default="nnUNetTrainerMASTPro_50epochs", help="(default: %(default)s)"
+    )
+    parser.add_argument("-device", default="cuda", help="for training: cuda, cpu or mps (default: %(default)s)")
+    parser.add_argument("-np", dest="workers", type=int, metavar="N", help="processes for preprocessing")
+    parser.add_argument(
+        "--write-prompts", action="store_true", help="put the model's prompts into the data set's dataset.json"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, print the commands, write nothing")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks first, then writes and trains; 0 on success. Raises MASTProError."""
+    from pathlib import Path
+
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
+
+    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
+    from nnunetv2_mastpro.demo.steps import shell_line
+    from nnunetv2_mastpro.packs import add
+    from nnunetv2_mastpro.packs.model import read_model
+
+    model = read_model(args.model, args.fold, args.checkpoint)
+    folders = {"nnUNet_raw": nnUNet_raw, "nnUNet_preprocessed": nnUNet_preprocessed, "nnUNet_results": nnUNet_results}
+    unset = [name for name, folder in folders.items() if not folder.get()]
+    if unset:
+        raise MASTProError(f"{unset[0]} is not set; export {unset[0]}=FOLDER as nnU-Net's set-up asks")
+    name = dataset_json_paths(args.dataset)[0].parent.name
+    args.fold = args.new_fold or args.fold
+    raw, preprocessed, results = (Path(folder.get()) for folder in folders.values())
+    addition = add.prepare(model, args, raw / name, preprocessed / name, results)
+    print(f"{', '.join(addition.new)} joins {', '.join(entry.label for entry in model.classes)} of {model.file}")
+    if add.is_finished(addition):
+        print(f"finished earlier: {addition.fold_folder}")
+        return 0
+    if args.dry_run:
+        print("\n".join(["would run:", *(f"$ {shell_line(command)}" for command in add.commands(addition))]))
+        return 0
+    add.carry_out(addition, lambda line: print(line, flush=True))
+    print(
+        f"\n{addition.fold_folder.parent} holds the model with {', '.join(addition.new)}; write a pack of it:\n"
+        f"  mastpro pack -m {addition.fold_folder.parent} -f {addition.fold} --type {addition.new[0]} "
+        f"-o {addition.new[0]}.safetensors"
+    )
+    return 0

@@ -1,0 +1,41 @@
+"""Put expert packs into the model that they were trained on: one model folder with all their types.
+
+    mastpro unpack -m MODEL liver_tumour.safetensors kidney_tumour.safetensors -o NEW_MODEL
+
+NEW_MODEL predicts with nnUNetv2_predict_from_modelfolder. The packs' types get the next label values, in the order
+given; MASTPRO_TASKS selects types, and what is not selected changes no other type's logits.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_mastpro.commands.pack import add_model_arguments
+from nnunetv2_mastpro.listing import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro unpack`."""
+    add_model_arguments(parser)
+    parser.add_argument("packs", type=Path, nargs="+", metavar="PACK", help="files that mastpro pack wrote")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", required=True, help="the new model's folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Checks every pack, then writes the folder and says what it holds; 0 on success. Raises MASTProError."""
+    from nnunetv2_mastpro.packs.model import read_model
+    from nnunetv2_mastpro.packs.unpack import unpack
+
+    model = read_model(args.model, args.fold, args.checkpoint)
+    classes = unpack(model, args.packs, args.output, args.fold)
+    count = len(classes) - len(args.packs)
+    origins = [*["model"] * count, *(path.name for path in args.packs)]
+    rows = [
+        (entry.label, "tumour type" if entry.is_tumor else "organ", origin)
+        for entry, origin in zip(classes, origins, strict=True)
+    ]
+    print("\n".join([f"wrote {args.output}", *table([("class", "kind", "from"), *rows])]))
+    if len(args.packs) > 1:
+        print("Types of different packs were never trained beside each other: check where they meet.")
+    return 0

@@ -1,0 +1,1 @@
+"""Tumour types that come to a trained model: added by training, or unpacked from files."""

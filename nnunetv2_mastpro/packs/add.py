@@ -1,0 +1,242 @@
+"""From a trained model and a data set with new types: plans, the grown weights, and the commands that train them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
+from nnunetv2_mastpro.commands.env import appended
+from nnunetv2_mastpro.config import Resolved
+from nnunetv2_mastpro.demo.steps import find_executable, shell_line
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
+from nnunetv2_mastpro.packs.model import Model
+from nnunetv2_mastpro.packs.state import append_types, fresh_type
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
+from nnunetv2_mastpro.planning.overlay import check_plans_name
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.prompts.encoder import embed
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.training.setup import resolve
+
+START = "checkpoint_start.pth"
+CONTINUABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What is settled before anything is written. `plans` of the new training; `resolved`: what it makes of them."""
+
+    model: Model
+    dataset: Path  # in nnUNet_raw
+    preprocessed: Path
+    fold_folder: Path
+    configuration: str
+    fold: str
+    trainer: str
+    device: str
+    workers: int | None
+    plans: dict
+    resolved: Resolved
+    new: tuple[str, ...]
+    dataset_jsons: dict[Path, dict]  # copies of dataset.json that are to be written
+    embeddings: torch.Tensor  # (T, D), of all classes
+
+    @property
+    def plans_file(self) -> Path:
+        return self.preprocessed / f"{self.plans['plans_name']}.json"
+
+    @property
+    def data(self) -> Path:
+        """The folder of preprocessed cases."""
+        return self.preprocessed / inherited(self.plans["configurations"], self.configuration, "data_identifier")
+
+
+def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, results: Path) -> Addition:
+    """Everything that can be checked beforehand. `dataset`: its folder in nnUNet_raw. Raises MASTProError."""
+    configuration = model.checkpoint["init_args"]["configuration"]
+    if args.configuration not in (None, configuration):
+        raise MASTProError(f"-c {args.configuration} is not the model's; its weights are of {configuration}")
+    check_trainer(args.trainer)
+    check_plans_name(args.name)
+    copies = [path for path in (dataset / "dataset.json", preprocessed / "dataset.json") if path.is_file()]
+    if dataset / "dataset.json" not in copies:
+        raise MASTProError(f"{dataset} has no dataset.json; give -d a data set that is in nnUNet_raw")
+    contents = {path: read_dataset_json(path) for path in copies}
+    changed = {path: with_prompts(content, model.classes) for path, content in contents.items() if args.write_prompts}
+    contents.update(changed)
+    for path, dataset_json in contents.items():  # the last is the one that training reads
+        new = find_new_labels(model, dataset_json, str(path))
+        prompts = resolve_prompts(dataset_json, dataset.name)
+        check_prompts(model, prompts, str(path))
+    if len(copies) == 1:
+        changed[preprocessed / "dataset.json"] = dataset_json
+    plans = make_plans(model, dataset, args.name, new)
+    plans_file = preprocessed / f"{args.name}.json"
+    if plans_file.exists() and read_dataset_json(plans_file) != plans:
+        raise MASTProError(f"{plans_file} is there and differs, and trainings may depend on it; give -n another name")
+    config, _ = resolve(plans, dataset_json)
+    vectors = embed([prompt.sentence for prompt in prompts], config.prompts.encoder).vectors
+    known = model.weights["embeddings"]
+    if known.shape[1:] != vectors.shape[1:] or not torch.allclose(known, vectors[: len(known)], atol=1e-3):
+        raise MASTProError(
+            f"the text encoder {config.prompts.encoder} gives other embeddings than when {model.file} was trained; "
+            "restore the encoder"
+        )
+    run = f"{args.trainer}__{args.name}__{configuration}"
+    return Addition(
+        model=model,
+        dataset=dataset,
+        preprocessed=preprocessed,
+        fold_folder=results / dataset.name / run / f"fold_{args.fold}",
+        configuration=configuration,
+        fold=args.fold,
+        trainer=args.trainer,
+        device=args.device,
+        workers=args.workers,
+        plans=plans,
+        resolved=config.resolved,
+        new=tuple(new),
+        dataset_jsons=changed,
+        embeddings=torch.cat([known, vectors[len(known) :]]),
+    )
+
+
+def check_trainer(name: str) -> None:
+    """Raise MASTProError unless the plugin has the trainer."""
+    from nnunetv2_mastpro.training import trainer
+
+    known = [found for found in vars(trainer) if found.startswith("nnUNetTrainerMASTPro")]
+    if name not in known:
+        raise MASTProError(f"--trainer {name!r} is unknown; {nearest(name, known)}Known: {', '.join(known)}")
+
+
+def make_plans(model: Model, dataset: Path, name: str, new: list[str]) -> dict:
+    """The model's plans for another data set, as nnUNetv2_move_plans_between_datasets would, and the new types.
+
+    That command wants the preprocessed data of the model's own data set, which a model folder comes without.
+    """
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    plans = copy.deepcopy(model.plans)
+    plans.pop("continue_training", None)  # nnU-Net's note of how it was started
+    before = plans["plans_name"]
+    for configuration in plans["configurations"].values():
+        if "data_identifier" in configuration:
+            rest = configuration["data_identifier"].removeprefix(before).lstrip("_")
+            configuration["data_identifier"] = f"{name}_{rest}"
+    images = training_images(dataset)
+    reader = determine_reader_writer_from_dataset_json(
+        read_dataset_json(dataset / "dataset.json"), next(iter(images.values()))["images"][0], True, False
+    )
+    plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader.__name__)
+    config = dataclasses.replace(
+        model.config,
+        prompts=dataclasses.replace(model.config.prompts, added=(*model.config.prompts.added, *new)),
+        training=dataclasses.replace(model.config.training, new_types=tuple(new)),
+        prediction=dataclasses.replace(model.config.prediction, tasks=None),
+        resolved=None,
+    )
+    plans["mastpro"] = {key: value for key, value in config.to_dict().items() if key != "resolved"}
+    return plans
+
+
+def training_images(dataset: Path) -> dict[str, dict]:
+    """Case -> its files. Raises MASTProError for a data set without images."""
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    images = get_filenames_of_train_images_and_targets(str(dataset), read_dataset_json(dataset / "dataset.json"))
+    if not images:
+        raise MASTProError(f"{dataset} has no training images; put them in imagesTr, as nnU-Net's dataset format says")
+    return images
+
+
+def write_start(addition: Addition) -> Path:
+    """The grown weights as -pretrained_weights takes them: the model's, and the new types' before training."""
+    model, classes = addition.model, addition.resolved.classes
+    fresh = [
+        fresh_type(model.weights, model.config.network, vector) for vector in addition.embeddings[len(model.classes) :]
+    ]
+    file = addition.fold_folder / START
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staged = file.with_name(f".{START}.tmp")
+    torch.save({"network_weights": append_types(model.weights, classes, fresh)}, staged)
+    os.replace(staged, file)
+    return file
+
+
+def commands(addition: Addition) -> list[tuple[str, ...]]:
+    """nnU-Net's commands that are still to be run, the training last."""
+    from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+    dataset = str(convert_dataset_name_to_id(addition.dataset.name))
+    workers = () if addition.workers is None else ("-np", str(addition.workers))
+    todo: list[tuple[str, ...]] = []
+    if not (addition.preprocessed / "dataset_fingerprint.json").is_file():
+        todo.append(("nnUNetv2_extract_fingerprint", "-d", dataset, "--verify_dataset_integrity", *workers))
+    if {path.stem for path in addition.data.glob("*.pkl")} != {*training_images(addition.dataset)}:
+        names = ("-plans_name", addition.plans["plans_name"], "-c", addition.configuration)
+        todo.append(("nnUNetv2_preprocess", "-d", dataset, *names, *workers))
+    what = (dataset, addition.configuration, addition.fold, "-p", addition.plans["plans_name"], "-tr", addition.trainer)
+    begun = any((addition.fold_folder / name).is_file() for name in CONTINUABLE)
+    how = ("--c",) if begun else ("-pretrained_weights", str(addition.fold_folder / START))
+    return [*todo, ("nnUNetv2_train", *what, "-device", addition.device, *how)]
+
+
+def is_finished(addition: Addition) -> bool:
+    """Whether nnU-Net has trained and validated."""
+    done = (addition.fold_folder / "checkpoint_final.pth", addition.fold_folder / "validation" / "summary.json")
+    return all(path.is_file() for path in done)
+
+
+def carry_out(addition: Addition, say: Callable[[str], None]) -> None:
+    """Writes plans and start, and runs the commands; each is printed. Raises MASTProError where one fails."""
+    addition.preprocessed.mkdir(parents=True, exist_ok=True)
+    contents = {**addition.dataset_jsons, addition.plans_file: addition.plans}
+    texts = {path: json.dumps(content, indent=4, ensure_ascii=False) for path, content in contents.items()}
+    write_atomically({path: f"{text}\n".encode() for path, text in texts.items()})
+    say("\n".join(f"wrote {path}" for path in contents))
+    *before, training = commands(addition)
+    for command in before:
+        run(command, say)
+    check_maps(addition)
+    if "--c" not in training:
+        say(f"wrote {write_start(addition)}")
+    run(training, say)
+
+
+def check_maps(addition: Addition) -> None:
+    """Raise MASTProError where the model takes organ masks and the data set has none; mastpro anatomy makes them."""
+    if inherited(addition.plans["configurations"], addition.configuration, "previous_stage") == ANATOMY_STAGE:
+        cases = sorted(path.stem for path in addition.data.glob("*.pkl"))
+        check_training_maps(training_folder(addition.data), addition.data, cases, addition.resolved.hosts)
+
+
+def run(command: tuple[str, ...], say: Callable[[str], None]) -> None:
+    """A command of nnU-Net in this environment, its output where ours goes."""
+    say(f"\n$ {shell_line(command)}")
+    environ = {
+        **os.environ,
+        "nnUNet_extTrainer": appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir())),
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+    }
+    done = subprocess.run([find_executable(command[0]), *command[1:]], env=environ, stdin=subprocess.DEVNULL)
+    if done.returncode:
+        raise MASTProError(
+            f"{command[0]} ended with status {done.returncode}; repair what it names above and run the same command "
+            "again: it goes on where it was"
+        )

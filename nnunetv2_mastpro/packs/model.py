@@ -1,0 +1,81 @@
+"""A trained model as nnU-Net leaves it in a folder: plans.json, dataset.json, fold_X/checkpoint."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+NUMBERS = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)  # scores in nnU-Net's log
+
+
+@dataclass(frozen=True)
+class Model:
+    """`checkpoint` is what nnU-Net's trainer saved, `config` the mastpro block of the plans, resolved."""
+
+    folder: Path
+    file: Path
+    plans: dict
+    dataset_json: dict
+    checkpoint: dict
+    config: MASTProConfig
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The network's state."""
+        return self.checkpoint["network_weights"]
+
+    @property
+    def classes(self) -> tuple[ClassSpec, ...]:
+        """In the order of the network's foreground outputs."""
+        return self.config.resolved.classes
+
+
+def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
+    """The model in a results folder. Raises MASTProError where that is none of MAST-Pro's."""
+    file = folder / f"fold_{fold}" / checkpoint_name
+    for path in (folder / "plans.json", folder / "dataset.json", file):
+        if not path.is_file():
+            raise MASTProError(
+                f"{path} is not there; give -m the folder TRAINER__PLANS__CONFIGURATION in nnUNet_results that holds "
+                "plans.json, and -f and --checkpoint as they are in it"
+            )
+    plans = read_dataset_json(folder / "plans.json")
+    checkpoint = read_checkpoint(file)
+    config = MASTProConfig.from_dict(plans.get("mastpro", {}))
+    if config.resolved is None or "embeddings" not in checkpoint["network_weights"]:
+        raise MASTProError(f"{folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")
+    held, named = len(checkpoint["network_weights"]["embeddings"]), len(config.resolved.classes)
+    if held != named:
+        raise MASTProError(
+            f"{file} holds {held} classes, the plans.json beside it names {named}; restore the plans.json that the "
+            "training wrote"
+        )
+    return Model(folder, file, plans, read_dataset_json(folder / "dataset.json"), checkpoint, config)
+
+
+def read_checkpoint(file: Path) -> dict:
+    """A checkpoint of nnU-Net's trainer, without running code that it may hold. Raises MASTProError."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1, numpy 2
+    allowed = [*names, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
+    remedy = "give a checkpoint that nnUNetv2_train wrote, such as checkpoint_final.pth"
+    try:
+        with torch.serialization.safe_globals(allowed):
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0][:200]
+        raise MASTProError(f"{file} cannot be read as a checkpoint ({reason}); {remedy}") from error
+    keys = ("network_weights", "init_args", "trainer_name")
+    missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
+    if missing:
+        raise MASTProError(f"{file} is no checkpoint of nnU-Net's trainer (no {missing[0]}); {remedy}")
+    return checkpoint

@@ -1,0 +1,136 @@
+"""Expert packs: a safetensors file with what one tumour type owns, and in its header what that fits on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import Tensor
+
+from nnunetv2_mastpro import __version__
+from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.packs.model import Model
+from nnunetv2_mastpro.packs.state import shared_hash, sites, take_type
+
+FORMAT = "nnunetv2_mastpro pack 1"
+KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
+NOT_SAID = "not said"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """One tumour type. `base_sha256`: of the shared parts that it was trained on."""
+
+    path: Path
+    spec: ClassSpec
+    network: dict
+    encoder: str
+    base_sha256: str
+    configuration: str
+    licence: str
+    versions: dict
+    tensors: dict[str, Tensor]
+
+
+def write_pack(model: Model, label: str, path: Path, licence: str | None = None) -> None:
+    """Packs the tumour type `label` of a model. Raises MASTProError, before anything is written."""
+    from safetensors.torch import save
+
+    tumors = [entry.label for entry in model.classes if entry.is_tumor]
+    if label not in tumors:
+        raise MASTProError(
+            f"--type {label!r} is no tumour type of {model.folder}; {nearest(label, tumors)}Known: {', '.join(tumors)}"
+        )
+    if path.exists():
+        raise MASTProError(f"{path} is there already; give -o another file, or move it away")
+    if not path.parent.is_dir():
+        raise MASTProError(f"{path.parent} is no folder; make it, or give -o a file in one that is there")
+    index = [entry.label for entry in model.classes].index(label)
+    metadata = {
+        "format": FORMAT,
+        "class": json.dumps(dataclasses.asdict(model.classes[index])),
+        "network": json.dumps(dataclasses.asdict(model.config.network)),
+        "encoder": model.config.prompts.encoder,
+        "base_sha256": shared_hash(model.weights),
+        "configuration": model.checkpoint["init_args"]["configuration"],
+        "licence": licence or NOT_SAID,
+        "versions": json.dumps(
+            {"nnunetv2_mastpro": __version__, **{name: version(name) for name in ("nnunetv2", "torch")}}
+        ),
+    }
+    tensors = {name: tensor.contiguous() for name, tensor in take_type(model.weights, model.classes, index).items()}
+    write_atomically({path: save(tensors, metadata=metadata)})
+
+
+def read_pack(path: Path) -> Pack:
+    """Raises MASTProError for what is no pack, or a damaged one."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("format") != FORMAT:
+            raise MASTProError(f"{path} is no pack ({FORMAT}); give files that mastpro pack wrote")
+        entry = json.loads(metadata["class"])
+        spec = ClassSpec(**{**entry, "host_structures": tuple(entry["host_structures"])})
+        values = {key: metadata[key] for key in ("encoder", "base_sha256", "configuration", "licence")}
+        network, versions = (json.loads(metadata[key]) for key in ("network", "versions"))
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        if isinstance(error, MASTProError):
+            raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise MASTProError(f"{path} cannot be read as a pack ({reason}); give files that mastpro pack wrote") from error
+    return Pack(path, spec, network, versions=versions, tensors=tensors, **values)
+
+
+def check_fits(pack: Pack, model: Model) -> None:
+    """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
+    own = json.loads(json.dumps(dataclasses.asdict(model.config.network)))
+    names = [field.name for field in dataclasses.fields(NetworkConfig)]
+    differing = [name for name in names if pack.network.get(name) != own[name]]
+    if differing:
+        told = ", ".join(f"{name}={pack.network.get(name)} ({own[name]} in the model)" for name in differing)
+        raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
+    configuration = model.checkpoint["init_args"]["configuration"]
+    for name, theirs, ours in (
+        ("configuration", pack.configuration, configuration),
+        ("text encoder", pack.encoder, model.config.prompts.encoder),
+    ):
+        if theirs != ours:
+            raise MASTProError(
+                f"{pack.path} was trained with the {name} {theirs}, the model with {ours}; they must agree"
+            )
+    base = shared_hash(model.weights)
+    if pack.base_sha256 != base:
+        raise MASTProError(
+            f"{pack.path} was trained on the base {pack.base_sha256}, {model.file} is {base}; unpack it into the model "
+            "that its training started from (mastpro add-tumour -m)"
+        )
+    _check_tensors(pack, model)
+
+
+def _check_tensors(pack: Pack, model: Model) -> None:
+    """The names and shapes that a type of the model owns; all numbers finite."""
+    network, shapes = model.config.network, {"embedding": (model.config.resolved.embedding_dim,)}
+    if pack.spec.added:
+        shapes["offset"] = shapes["embedding"]
+    k1, rank = network.specific_experts, network.rank
+    rows = k1 + (network.generic_experts if network.router == "joint" else 0)
+    for site, channels in sites(model.weights).items() if k1 else ():
+        shapes[f"experts.{site}.router"] = (rows, channels)
+        shapes[f"experts.{site}.down"], shapes[f"experts.{site}.up"] = (k1, rank, channels), (k1, channels, rank)
+    found = {name: tuple(tensor.shape) for name, tensor in pack.tensors.items()}
+    wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
+    if wrong:
+        raise MASTProError(
+            f"{pack.path} has {wrong[0]} of shape {found.get(wrong[0])}, not {shapes.get(wrong[0])}; pack it again"
+        )
+    if not all(tensor.isfinite().all() for tensor in pack.tensors.values()):
+        raise MASTProError(f"{pack.path} holds numbers that are not finite; pack another checkpoint of its training")

@@ -1,0 +1,162 @@
+"""Small models in folders as nnU-Net's training leaves them, and the stock predictor's way to load them."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.training.setup import resolve
+from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
+
+TRAINER = "nnUNetTrainerMASTPro_1epoch"
+PLANS = {
+    "dataset_name": "Dataset004_Liver",
+    "plans_name": "BasePlans",
+    "image_reader_writer": "SimpleITKIO",
+    "label_manager": "LabelManager",
+    "transpose_forward": [0, 1, 2],
+    "transpose_backward": [0, 1, 2],
+    "configurations": {
+        "2d": {
+            "data_identifier": "nnUNetPlans_2d",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": [16, 16],
+            "spacing": [1.0, 1.0],
+            "median_image_size_in_voxels": [16.0, 16.0],
+            "normalization_schemes": ["CTNormalization"],
+            "use_mask_for_norm": [False],
+            "batch_dice": True,
+            "architecture": {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {
+                    "n_stages": 3,
+                    "features_per_stage": [4, 6, 8],
+                    "conv_op": "torch.nn.modules.conv.Conv2d",
+                    "kernel_sizes": [[3, 3]] * 3,
+                    "strides": [[1, 1], [2, 2], [2, 2]],
+                    "n_conv_per_stage": [1, 1, 1],
+                    "n_conv_per_stage_decoder": [1, 1],
+                    "conv_bias": True,
+                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+                    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                    "dropout_op": None,
+                    "dropout_op_kwargs": None,
+                    "nonlin": "torch.nn.LeakyReLU",
+                    "nonlin_kwargs": {"inplace": True},
+                },
+                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            },
+        }
+    },
+}
+SMALL = {"generic_experts": 4, "specific_experts": 2, "rank": 2, "attention_dim": 8, "kernel_hidden": 8}
+LABELS = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3}
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path):
+    """The plugin is found, nothing of the caller's is, and sentences are embedded anew."""
+    for name in ("MASTPRO_TASKS", "MASTPRO_SKIP_EMPTY", "MASTPRO_EPOCH_ITERATIONS", "MASTPRO_SEED"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("nnUNet_extTrainer", str(trainers_dir()))
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+@pytest.fixture
+def dataset_json() -> dict:
+    """Its labels are in the knowledge base, so that no encoder is loaded."""
+    return copy.deepcopy(DATASET)
+
+
+@pytest.fixture
+def make_model(tmp_path) -> Callable[..., Path]:
+    """`make_model("base", rank=2)`: a results folder with random weights, as if trained.
+
+    `like`: another folder, whose tensors it takes where it has them too. `mastpro`: sections of the plans' block.
+    """
+
+    def make(name="base", dataset_json=DATASET, like=None, mastpro=None, anatomy=False, seed=1, **network) -> Path:
+        plans = copy.deepcopy(PLANS)
+        plans["mastpro"] = {"network": {**SMALL, **network}, **(mastpro or {})}
+        if anatomy:
+            plans["configurations"]["2d"]["previous_stage"] = "anatomy"
+        config, embeddings = resolve(plans, dataset_json)
+        plans["mastpro"] = config.to_dict()
+        manager = PlansManager(copy.deepcopy(plans))
+        heads = len(config.resolved.classes) + config.resolved.has_background
+        values = {
+            v for value in dataset_json["labels"].values() for v in (value if isinstance(value, list) else [value])
+        }
+        channels = 1 + (len(values - {0}) if anatomy else 0)
+        configuration = manager.get_configuration("2d")
+        torch.manual_seed(0)
+        made = nnUNetTrainerMASTPro.build_network_architecture(manager, configuration, channels, heads)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in made.parameters():
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        made.embeddings.copy_(embeddings.vectors)
+        made.trained.fill_(True)
+        weights = made.state_dict()
+        if like is not None:
+            known = torch.load(like / "fold_0" / "checkpoint_final.pth")["network_weights"]
+            weights.update({key: tensor for key, tensor in known.items() if key != "embeddings"})
+        folder = tmp_path / name
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "plans.json").write_text(json.dumps(plans))
+        (folder / "dataset.json").write_text(json.dumps(dataset_json))
+        init_args = {"plans": plans, "configuration": "2d", "fold": 0, "dataset_json": dataset_json}
+        checkpoint = {"network_weights": weights, "init_args": init_args, "trainer_name": TRAINER}
+        torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def make_grown(make_model) -> Callable[..., Path]:
+    """`make_grown(base, "lung_tumor")`: as if the type had been added to the base and trained."""
+
+    def make(base, label, seed=5, **options) -> Path:
+        dataset_json = json.loads((base / "dataset.json").read_text())
+        block = json.loads((base / "plans.json").read_text())["mastpro"]
+        highest = max(max(v) if isinstance(v, list) else v for v in dataset_json["labels"].values())
+        dataset_json["labels"][label] = highest + 1
+        if "regions_class_order" in dataset_json:
+            dataset_json["regions_class_order"].append(highest + 1)
+        added = {"prompts": {**block["prompts"], "added": [*block["prompts"]["added"], label]}}
+        added["training"] = {**block["training"], "new_types": [label]}
+        return make_model(f"{base.name}_{label}", dataset_json, base, added, seed=seed, **block["network"], **options)
+
+    return make
+
+
+@pytest.fixture
+def predict(monkeypatch) -> Callable[..., torch.Tensor]:
+    """`predict(folder, image, "liver_tumor,kidney_tumor")`: logits by nnU-Net's own way of loading a model folder."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    def run(folder, image, tasks=None):
+        monkeypatch.delenv("MASTPRO_TASKS", raising=False)
+        if tasks:
+            monkeypatch.setenv("MASTPRO_TASKS", tasks)
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
+        predictor.initialize_from_trained_model_folder(str(folder), (0,))
+        with torch.inference_mode():
+            return predictor.network.eval()(image)
+
+    return run
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(2))

@@ -1,0 +1,246 @@
+"""mastpro add-tumour up to the commands that it runs: what it checks, what it writes. The training: test_added_type."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.packs import add
+from nnunetv2_mastpro.packs.state import shared_hash
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+
+DATASET = "Dataset012_Lung"
+GROWN = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "lung_tumor": 4}
+NEW = "nnUNetTrainerMASTPro_1epoch__Added__2d"
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """`make_dataset(labels=...)`: two small images in nnUNet_raw."""
+
+    def make(labels=GROWN, folder="nnUNet_raw", **content):
+        raw = tmp_path / folder / DATASET
+        for name in ("imagesTr", "labelsTr"):
+            (raw / name).mkdir(parents=True)
+        values = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 16, 16)
+        for case in ("a", "b"):
+            sitk.WriteImage(sitk.GetImageFromArray(values), raw / "imagesTr" / f"{case}_0000.nii.gz")
+            sitk.WriteImage(sitk.GetImageFromArray((values % 5).astype(np.uint8)), raw / "labelsTr" / f"{case}.nii.gz")
+        shared = {"channel_names": {"0": "CT"}, "numTraining": 2, "file_ending": ".nii.gz"}
+        (raw / "dataset.json").write_text(json.dumps({**shared, "labels": labels, **content}))
+        return raw
+
+    return make
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that would have been run."""
+    seen = []
+    monkeypatch.setattr(add, "run", lambda command, say: seen.append(command))
+    return seen
+
+
+def call(model, *arguments):
+    given = ["-m", str(model), "-d", "12", "-n", "Added", "--trainer", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
+    return cli.main(["--debug", "add-tumour", *given, *arguments])
+
+
+def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, capsys):
+    base = make_model()
+    make_dataset()
+    assert call(base, "-np", "1") == 0
+    preprocessed, fold = (
+        tmp_path / "nnUNet_preprocessed" / DATASET,
+        tmp_path / "nnUNet_results" / DATASET / NEW / "fold_0",
+    )
+    start = str(fold / "checkpoint_start.pth")
+    assert commands == [
+        ("nnUNetv2_extract_fingerprint", "-d", "12", "--verify_dataset_integrity", "-np", "1"),
+        ("nnUNetv2_preprocess", "-d", "12", "-plans_name", "Added", "-c", "2d", "-np", "1"),
+        (
+            *("nnUNetv2_train", "12", "2d", "0", "-p", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch"),
+            *("-device", "cpu", "-pretrained_weights", start),
+        ),
+    ]
+    assert "lung_tumor joins liver, liver_tumor, kidney_tumor" in capsys.readouterr().out
+    plans, before = (json.loads(path.read_text()) for path in (preprocessed / "Added.json", base / "plans.json"))
+    assert (plans["dataset_name"], plans["plans_name"]) == (DATASET, "Added")
+    assert plans["configurations"]["2d"].pop("data_identifier") == "Added_nnUNetPlans_2d"
+    before["configurations"]["2d"].pop("data_identifier")
+    assert plans["configurations"] == before["configurations"]
+    block = plans["mastpro"]
+    assert "resolved" not in block
+    assert block["prompts"]["added"] == block["training"]["new_types"] == ["lung_tumor"]
+    assert block["network"] == before["mastpro"]["network"]
+    weights = torch.load(start)["network_weights"]
+    old = torch.load(base / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    assert shared_hash(weights) == shared_hash(old)
+    assert all(weights[name].equal(tensor) for name, tensor in old.items() if name != "embeddings")
+    assert weights["embeddings"][:3].equal(old["embeddings"])
+    new = {name: weights[name] for name in weights.keys() - old.keys()}
+    zeros = {name for name, tensor in new.items() if not tensor.any()}
+    assert zeros == {name for name in new if name == "offsets.0" or ".up.3" in name}
+    assert len(new) == 1 + 3 * 3  # three sites
+
+
+def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):
+    base = make_model()
+    make_dataset()
+    call(base)
+    fold = tmp_path / "nnUNet_results" / DATASET / NEW / "fold_0"
+    (tmp_path / "nnUNet_preprocessed" / DATASET / "dataset_fingerprint.json").touch()
+    data = tmp_path / "nnUNet_preprocessed" / DATASET / "Added_nnUNetPlans_2d"
+    data.mkdir()
+    (data / "a.pkl").touch()
+    commands.clear()
+    call(base)
+    assert [command[0] for command in commands] == ["nnUNetv2_preprocess", "nnUNetv2_train"]  # a case was missing
+    (data / "b.pkl").touch()
+    (fold / "checkpoint_best.pth").touch()
+    start = (fold / "checkpoint_start.pth").stat().st_mtime_ns
+    commands.clear()
+    call(base)
+    ((*_, last),) = commands
+    assert last == "--c"
+    assert (fold / "checkpoint_start.pth").stat().st_mtime_ns == start
+    (fold / "checkpoint_final.pth").touch()
+    (fold / "validation").mkdir()
+    (fold / "validation" / "summary.json").touch()
+    commands.clear()
+    assert call(base) == 0
+    assert commands == []
+
+
+def test_dry_run_writes_nothing(make_model, make_dataset, commands, tmp_path, capsys):
+    base = make_model()
+    make_dataset()
+    before = sorted(tmp_path.rglob("*"))
+    assert call(base, "--dry-run") == 0
+    assert sorted(tmp_path.rglob("*")) == before
+    assert commands == []
+    assert "$ nnUNetv2_train 12 2d 0 -p Added" in capsys.readouterr().out
+
+
+def test_two_types_on_top_of_an_added_one(make_model, make_grown, make_dataset, commands, tmp_path):
+    """Only what comes now is trained now; what was added before keeps the offset of its prompt."""
+    grown = make_grown(make_model(), "lung_tumor")
+    make_dataset({**GROWN, "colon_cancer_primaries": 5, "pancreas_tumor": 6})
+    call(grown)
+    block = json.loads((tmp_path / "nnUNet_preprocessed" / DATASET / "Added.json").read_text())["mastpro"]
+    assert block["prompts"]["added"] == ["lung_tumor", "colon_cancer_primaries", "pancreas_tumor"]
+    assert block["training"]["new_types"] == ["colon_cancer_primaries", "pancreas_tumor"]
+    fold = tmp_path / "nnUNet_results" / DATASET / NEW / "fold_0"
+    weights = torch.load(fold / "checkpoint_start.pth")["network_weights"]
+    old = torch.load(grown / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    assert weights["offsets.0"].equal(old["offsets.0"])
+    assert not weights["offsets.1"].any()
+    assert not weights["offsets.2"].any()
+
+
+def test_the_models_prompts_can_be_written(make_model, make_dataset, commands, tmp_path):
+    """Into both copies; the new type's stays. Then there is nothing to be refused."""
+    base = make_model()
+    own = {"lung_tumor": {"sentence": "A lung tumour.", "is_tumor": True, "host_structures": []}}
+    raw = make_dataset(mastpro={"prompts": {**OTHER_PROMPT["mastpro"]["prompts"], **own}, "cases": {}})
+    assert call(base, "--write-prompts") == 0
+    for path in (raw / "dataset.json", tmp_path / "nnUNet_preprocessed" / DATASET / "dataset.json"):
+        content = json.loads(path.read_text())
+        prompts = resolve_prompts(content)
+        assert [prompt.sentence for prompt in prompts[:3]] == [
+            entry["sentence"]
+            for entry in json.loads((base / "plans.json").read_text())["mastpro"]["resolved"]["classes"]
+        ]
+        assert prompts[3].sentence == "A lung tumour."
+        assert content["mastpro"]["cases"] == {}
+    assert call(base) == 0
+
+
+def labels_with(**changes):
+    return {"labels": {key: value for key, value in {**GROWN, **changes}.items() if value is not None}}
+
+
+SWAPPED = {"labels": {**GROWN, "liver_tumor": 3, "kidney_tumor": 2}}
+OTHER_PROMPT = {"mastpro": {"prompts": {"liver_tumor": {"sentence": "A tumour.", "is_tumor": True}}}}
+AN_ORGAN = {"labels": {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "spleen": 4}}
+NOT_THERE = {"background": 0, "liver": 1, "liver_tumor": 2, "lung_tumor": 3}
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (SWAPPED, [], "gives liver_tumor the value 3, the model 2; the model's labels come first"),
+        ({"labels": NOT_THERE}, [], "lacks the label kidney_tumor of the model"),
+        (labels_with(lung_tumor=None), [], "has no label that the model lacks .*add the new type"),
+        (AN_ORGAN, [], 'the new label spleen in .* is no tumour type.*"is_tumor": true'),
+        (OTHER_PROMPT, [], 'gives liver_tumor another prompt.*"sentence": "This is a .*--write-prompts'),
+        ({"channel_names": {"0": "MRI"}}, [], "channels {'0': 'MRI'}, the model {'0': 'CT'}"),
+        ({}, ["-c", "3d_fullres"], "-c 3d_fullres is not the model's; its weights are of 2d"),
+        ({}, ["--trainer", "nnUNetTrainerMastPro"], "is unknown; did you mean 'nnUNetTrainerMASTPro'"),
+        ({}, ["-n", "a__b"], "cannot be the plans' name"),
+        ({}, ["-f", "3"], "fold_3/checkpoint_final.pth is not there"),
+        ({}, ["-d", "13"], "no single dataset 13"),
+    ],
+)
+def test_what_is_refused(make_model, make_dataset, commands, tmp_path, capsys, content, arguments, message):
+    """Before any file is written, in one sentence."""
+    base = make_model()
+    make_dataset(**content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(MASTProError, match=message):
+        call(base, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert commands == []
+
+
+def test_another_encoder_is_refused(make_model, make_dataset, commands):
+    base = make_model()
+    make_dataset()
+    checkpoint = torch.load(base / "fold_0" / "checkpoint_final.pth")
+    checkpoint["network_weights"]["embeddings"] += 0.1
+    torch.save(checkpoint, base / "fold_0" / "checkpoint_final.pth")
+    with pytest.raises(MASTProError, match="gives other embeddings than when .*restore the encoder"):
+        call(base)
+
+
+def test_other_plans_of_the_name_are_kept(make_model, make_dataset, commands, tmp_path):
+    base = make_model()
+    make_dataset()
+    folder = tmp_path / "nnUNet_preprocessed" / DATASET
+    folder.mkdir()
+    (folder / "Added.json").write_text("{}")
+    with pytest.raises(MASTProError, match="Added.json is there and differs.*give -n"):
+        call(base)
+    assert (folder / "Added.json").read_text() == "{}"
+
+
+def test_the_preprocessed_copy_is_checked_too(make_model, make_dataset, commands):
+    """Training reads it."""
+    base = make_model()
+    make_dataset()
+    make_dataset(NOT_THERE, folder="nnUNet_preprocessed")
+    with pytest.raises(MASTProError, match=r"nnUNet_preprocessed\S+ lacks the label kidney_tumor"):
+        call(base)
+
+
+def test_a_model_of_organ_masks_wants_them(make_model, make_dataset, commands, tmp_path):
+    base = make_model(anatomy=True)
+    make_dataset()
+    data = tmp_path / "nnUNet_preprocessed" / DATASET / "Added_nnUNetPlans_2d"
+    data.mkdir(parents=True)
+    for case in "ab":
+        (data / f"{case}.pkl").touch()
+    with pytest.raises(MASTProError, match="mastpro anatomy"):
+        call(base)
+    assert "nnUNetv2_train" not in [command[0] for command in commands]
+
+
+def test_a_command_that_fails_is_told(capfd):
+    with pytest.raises(MASTProError, match="python ended with status 3; repair .* it goes on where it was"):
+        add.run(("python", "-c", "raise SystemExit(3)"), print)
+    assert re.search(r"^\$ python -c 'raise SystemExit\(3\)'$", capfd.readouterr().out, re.MULTILINE)
