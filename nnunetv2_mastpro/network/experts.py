@@ -59,8 +59,8 @@ class DMoE(nn.Module):
     computes only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their
     number: another type takes no part in any sum.
 
-    In training mode a forward pass also returns the load-balancing term, and `usage` (E) counts how often each
-    expert was kept until it is set to zero.
+    In training mode a forward pass also returns the load-balancing term, and leaves in `kept` (B, E) at how many voxels
+    (sample routing: 0 or 1) each expert was kept.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class DMoE(nn.Module):
         owners = [num_generic] + [num_specific] * num_tasks
         self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
-        self.register_buffer("usage", torch.zeros(sum(owners)), persistent=False)
+        self.kept = torch.zeros(0, sum(owners))  # no buffer: DDP would send the first process's to the others
 
     def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, load-balancing term (scalar)."""
@@ -100,7 +100,7 @@ class DMoE(nn.Module):
         balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
         if self.training:
             with torch.no_grad():
-                self.usage += (gates > 0).sum([d for d in range(gates.ndim) if d != 1])
+                self.kept = (gates > 0).flatten(2).sum(2)
         mix = self.mix_chosen if self.routing == "sample" else self.mix_all
         return mix(x, gates.to(x.dtype), types), balance
 

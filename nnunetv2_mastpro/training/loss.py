@@ -34,6 +34,7 @@ class MASTProLoss(nn.Module):
         self.supervised, self.has_regions, self.ignore_label = supervised, has_regions, ignore_label
         self.presence_weight, self.balance_weight = presence_weight, balance_weight
         self.annotated: Tensor | None = None
+        self.seen = torch.zeros(0)  # (B, T): classes known to be in the last training batch's samples
 
     def forward(self, output: TrainingOutput | list[Tensor] | Tensor, target: list[Tensor] | Tensor) -> Tensor:
         """target as nnU-Net's loaders give it: per supervised stage, or one tensor."""
@@ -50,6 +51,7 @@ class MASTProLoss(nn.Module):
     def category(self, presence: Tensor, target: Tensor) -> Tensor:
         """presence (B, T) logits, target (B, 1 or regions, spatial) -> scalar."""
         present, ignored = self.present(target, presence.shape[1])
+        self.seen = present if self.annotated is None else present & self.annotated.to(present.device)
         present, logits = present[:, self.supervised], presence[:, self.supervised].float()
         known = present | ~ignored[:, None]
         if self.annotated is not None:

@@ -35,22 +35,3 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     hostless = [entry.label for entry in config.resolved.classes if not entry.host_structures]
     if network.anatomy is not None and hostless:
         yield f"No host organ is known for {', '.join(hostless)}: the learned unknown token stands for it"
-
-
-def expert_usage(network: MASTProNet, config: MASTProConfig) -> dict[str, dict[str, list[int]]]:
-    """site -> "generic" or tumour type -> how often each of its experts was kept since the last reset."""
-    tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
-    usage = {}
-    for site, experts in network.experts.items():
-        counts = experts.usage.long().tolist()
-        usage[site] = {"generic": counts[: experts.num_generic]}
-        for index, task in enumerate(tasks[: experts.num_tasks]):
-            start = experts.num_generic + index * experts.num_specific
-            usage[site][task] = counts[start : start + experts.num_specific]
-    return usage
-
-
-def reset_usage(network: MASTProNet) -> None:
-    """Start counting anew."""
-    for experts in network.experts.values():
-        experts.usage.zero_()

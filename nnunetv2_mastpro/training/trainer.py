@@ -22,7 +22,7 @@ from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
-from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
+from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import (
     check_network,
     check_same_classes,
@@ -31,6 +31,7 @@ from nnunetv2_mastpro.training.setup import (
     find_changed_prompts,
     resolve,
 )
+from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 
 
 class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
@@ -224,7 +225,13 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
-        reset_usage(self.bare_network)
+        tumors = [self.mastpro.resolved.classes[index].label for index in self.bare_network.tumor_classes]
+        self.usage = ExpertUsage(self.bare_network, tumors)
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        self.usage.add(self.loss.seen[:, self.bare_network.tumor_classes])
+        return result
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
@@ -233,12 +240,11 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.write_usage()
 
     def write_usage(self) -> None:
-        """expert_usage.json: how often each expert was kept in the last epoch, per site and owner."""
-        usage = expert_usage(self.bare_network, self.mastpro)
-        unused = sum(count == 0 for owners in usage.values() for counts in owners.values() for count in counts)
-        total = sum(len(counts) for owners in usage.values() for counts in owners.values())
-        self.print_to_log_file(f"Experts never kept in this epoch: {unused} of {total}")
-        content = json.dumps({"epoch": self.current_epoch, "kept": usage}, indent=2)
+        """expert_usage.json: how often each expert was kept in the last epoch, by stage and type in the patch."""
+        report = self.usage.report()
+        shares = [share for types in report["kept"].values() for owner in types[ALL].values() for share in owner]
+        self.print_to_log_file(f"Experts never kept in this epoch: {shares.count(0)} of {len(shares)}")
+        content = json.dumps({"epoch": self.current_epoch, **report}, indent=2)
         write_atomically({Path(self.output_folder, "expert_usage.json"): content.encode()})
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:

@@ -66,23 +66,25 @@ def loop_expert(moe, expert, voxel):
 
 def loop_moe(moe, x, task_mask):
     """y = x + sum_i g_i E_i(x) of Eq. 3, the balance term, and how often each expert was kept."""
-    x, out, usage = x.double(), torch.empty_like(x, dtype=torch.float64), [0] * len(moe.usage)
-    routed = []  # (logits, gates, tasks) of every choice
+    x, out, usage = x.double(), torch.empty_like(x, dtype=torch.float64), torch.zeros(len(x), moe.kept.shape[1]).long()
+    routed, of_sample = [], []  # (logits, gates, tasks) of every choice, and its sample
     for sample, tasks in enumerate(task_mask.tolist()):
         voxels = [(sample, slice(None), *place) for place in product(*map(range, x.shape[2:]))]
         if moe.routing == "sample":
             logits = loop_logits(moe.router, sum(x[voxel] for voxel in voxels) / len(voxels), tasks)
             routed.append((logits, loop_gates(moe, logits, tasks), tasks))
+            of_sample.append(sample)
         for voxel in voxels:
             if moe.routing == "token":
                 logits = loop_logits(moe.router, x[voxel], tasks)
                 routed.append((logits, loop_gates(moe, logits, tasks), tasks))
+                of_sample.append(sample)
             gates = routed[-1][1]
             out[voxel] = x[voxel] + sum(gate * loop_expert(moe, expert, x[voxel]) for expert, gate in gates.items())
-    for _, gates, _ in routed:
+    for sample, (_, gates, _) in zip(of_sample, routed, strict=True):
         for expert in gates:
-            usage[expert] += 1
-    return out, loop_balance(moe, routed), torch.tensor(usage, dtype=torch.float32)
+            usage[sample, expert] += 1
+    return out, loop_balance(moe, routed), usage
 
 
 def loop_balance(moe, routed):
@@ -116,7 +118,7 @@ def assert_same_as_the_loop(moe, spatial, task_mask):
     expected, expected_balance, usage = loop_moe(moe, x, task_mask)
     assert_close(found, expected.float(), rtol=1e-5, atol=1e-5)
     assert_close(balance, expected_balance.float(), rtol=1e-5, atol=1e-5)
-    assert_close(moe.usage, usage, rtol=0, atol=0)
+    assert_close(moe.kept, usage, rtol=0, atol=0)
     inputs = [x, *moe.parameters()]
     found, expected = gradients([found, balance], inputs), gradients([expected, expected_balance], inputs)
     for one, other in zip(found, expected, strict=True):
@@ -157,7 +159,7 @@ def test_moe_of_other_sizes_is_the_loop(make_moe, values, routing, mask):
 @pytest.mark.parametrize("routing", ["token", "sample"])
 def test_without_tumour_types_generic_experts_are_left(make_moe, routing, joint):
     moe = make_moe(num_tasks=0, routing=routing, joint_router=joint)
-    assert len(moe.usage) == GENERIC
+    assert moe.kept.shape[1] == GENERIC
     assert_same_as_the_loop(moe, (2, 2), torch.ones(SAMPLES, 0))
 
 

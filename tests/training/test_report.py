@@ -1,12 +1,8 @@
-"""The start-up table and the usage of experts."""
+"""The start-up table."""
 
 import re
 
-import pytest
-import torch
-from torch.testing import assert_close
-
-from nnunetv2_mastpro.training.report import describe_network, expert_usage, reset_usage
+from nnunetv2_mastpro.training.report import describe_network
 
 PARTS = ("backbone", "experts", "fusion", "mask proposal")
 
@@ -56,54 +52,3 @@ def test_classes_sites_and_tasks(make_network):
 def test_no_tumour_types(make_network, dataset_json):
     dataset_json["labels"] = {"background": 0, "liver": 1}
     assert "Tumour types with experts of their own: none (generic experts only)\n" in describe_network(*make_network())
-
-
-@pytest.fixture
-def used_network(make_network):
-    """The network after two training steps' forward passes of three samples each."""
-    network, config, _ = make_network()
-    network.train()
-    for seed in range(2):
-        network(torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(seed)))
-    return network, config
-
-
-def test_usage_is_per_site_and_owner(used_network):
-    network, config = used_network
-    usage = expert_usage(network, config)
-    assert list(usage) == ["encoder_1", "encoder_2", "decoder_0"]
-    for site, owners in usage.items():
-        assert [*owners] == ["generic", "liver_tumor", "kidney_tumor"]
-        assert [len(counts) for counts in owners.values()] == [4, 2, 2]
-        assert sum(owners["generic"]) == 6 * config.network.top_k_generic
-        assert sum(owners["liver_tumor"]) + sum(owners["kidney_tumor"]) == 6 * config.network.top_k_specific
-        assert_close(
-            torch.tensor([count for counts in owners.values() for count in counts]).float(), network.experts[site].usage
-        )
-
-
-def test_usage_of_a_task_that_is_off_is_zero(make_network):
-    network, config, _ = make_network()
-    network.train()
-    network(torch.randn(3, 1, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([[0.0, 1.0]] * 3))
-    for owners in expert_usage(network, config).values():
-        assert sum(owners["liver_tumor"]) == 0
-        assert sum(owners["kidney_tumor"]) == 3
-
-
-def test_reset(used_network):
-    network, config = used_network
-    reset_usage(network)
-    assert {count for owners in expert_usage(network, config).values() for c in owners.values() for count in c} == {0}
-
-
-def test_usage_without_tumour_types(make_network, dataset_json):
-    dataset_json["labels"] = {"background": 0, "liver": 1}
-    network, config, _ = make_network()
-    assert [*expert_usage(network, config)["encoder_1"]] == ["generic"]
-
-
-def test_usage_without_experts_of_their_own(make_network, plans):
-    plans["mastpro"]["network"] |= {"specific_experts": 0, "top_k_specific": 0}
-    network, config, _ = make_network()
-    assert [*expert_usage(network, config)["encoder_1"]] == ["generic"]

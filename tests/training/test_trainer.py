@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from nnunetv2_mastpro.config import MASTProConfig, TrainingConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
-from nnunetv2_mastpro.training import trainer as module
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
@@ -169,14 +168,25 @@ def test_a_dataset_json_of_other_outputs_is_refused(make_trainer):
         trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 5)
 
 
+def take_a_step(trainer):
+    """On two patches, one of which holds a liver tumour."""
+    trainer.on_train_epoch_start()
+    target = [torch.zeros(2, 1, *logits.shape[2:]) for logits in trainer.network.train()(IMAGE).logits]
+    target += [target[-1]] * (len(trainer._get_deep_supervision_scales()) - len(target))
+    target[0][0, 0, 3, 4] = 2
+    trainer.train_step({"data": IMAGE, "target": target, "keys": ["a", "b"]})
+
+
 def test_usage_is_written(make_trainer, tmp_path):
     trainer = make_trainer()
-    trainer.network.train()(IMAGE)
+    take_a_step(trainer)
     trainer.write_usage()
     (file,) = tmp_path.glob("nnUNet_results/*/*/fold_0/expert_usage.json")
     content = json.loads(file.read_text())
     assert content["epoch"] == 0
-    assert content["kept"] == module.expert_usage(trainer.network, trainer.mastpro)
+    assert content["patches"] == {"all": 2, "liver_tumor": 1, "kidney_tumor": 0}
+    assert content["kept"] == trainer.usage.report()["kept"]
+    assert [*content["kept"]["encoder_1"]] == ["all", "liver_tumor"]
     (log,) = file.parent.glob("training_log_*.txt")
     assert "Experts never kept in this epoch:" in log.read_text()
 
@@ -184,6 +194,7 @@ def test_usage_is_written(make_trainer, tmp_path):
 def test_interrupted_writing_leaves_the_old_file(make_trainer, monkeypatch, tmp_path):
     """The process is stopped when the new file is complete, but before it takes the old one's place."""
     trainer = make_trainer()
+    take_a_step(trainer)
     trainer.write_usage()
     (file,) = tmp_path.glob("nnUNet_results/*/*/fold_0/expert_usage.json")
     before = file.read_bytes()
@@ -192,7 +203,7 @@ def test_interrupted_writing_leaves_the_old_file(make_trainer, monkeypatch, tmp_
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", stop)
-    trainer.network.train()(IMAGE)
+    take_a_step(trainer)
     with pytest.raises(KeyboardInterrupt):
         trainer.write_usage()
     assert file.read_bytes() == before

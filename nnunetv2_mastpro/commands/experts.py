@@ -1,0 +1,69 @@
+"""How often each expert is chosen per tumour type and stage: a table, a heat map, and collapsed experts.
+
+Reads expert_usage.json, which training writes after every epoch, of each fold of a model, and writes experts.csv and
+experts.png beside it. Counted are the last epoch's training patches of the first process; a type's row counts the
+patches in which the type is known to be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro experts`."""
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="nnUNet_results/.../TRAINER__PLANS__CONFIGURATION, or one fold of it"
+    )
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: every fold that has a training")
+    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="default: the folder of the fold")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 if the usage could be read, collapsed experts or not. Raises MASTProError before a file is written."""
+    from nnunetv2_mastpro.evaluation.experts import collapsed, columns, draw, read_usage, rows
+    from nnunetv2_mastpro.files import write_atomically
+
+    folds = find_folds(args.model, args.folds)
+    usages = {fold: read_usage(fold) for fold in folds}
+    for fold, usage in usages.items():
+        folder = fold if args.output is None else args.output / fold.name
+        folder.mkdir(parents=True, exist_ok=True)
+        head = ("stage", "type in the patch", "patches", *(f"{owner} {number}" for owner, number in columns(usage)))
+        lines = [
+            (stage, name, str(patches), *(f"{share:.2f}" for share in shares))
+            for stage, name, patches, shares in rows(usage)
+        ]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([head, *lines])
+        write_atomically({folder / "experts.csv": text.getvalue().encode()})
+        draw(folder / "experts.png", usage)
+        print(f"{fold.name}, epoch {usage['epoch']}: share of patches in which an expert is kept")
+        print("\n".join(table([head, *lines])))
+        for line in collapsed(usage):
+            print(f"warning: {line}")
+        print(f"wrote {folder / 'experts.csv'} and experts.png\n")
+    return 0
+
+
+def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
+    """Folders of the folds. Raises MASTProError."""
+    if not model.is_dir():
+        raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
+    if model.name.startswith("fold_") and wanted is None:
+        return [model]
+    if wanted is not None:
+        missing = [fold for fold in wanted if not (model / f"fold_{fold}").is_dir()]
+        if missing:
+            raise MASTProError(f"{model} has no fold {missing[0]}; give -f of a fold that was trained")
+        return [model / f"fold_{fold}" for fold in wanted]
+    folds = sorted(path.parent for path in model.glob("fold_*/expert_usage.json"))
+    if not folds:
+        raise MASTProError(f"{model} has no fold with expert_usage.json; train with nnUNetTrainerMASTPro first")
+    return folds
