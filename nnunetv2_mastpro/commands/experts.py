@@ -45,11 +45,26 @@ def run(args: argparse.Namespace) -> int:
         write_atomically({folder / "experts.csv": text.getvalue().encode()})
         draw(folder / "experts.png", usage)
         print(f"{fold.name}, epoch {usage['epoch']}: share of patches in which an expert is kept")
-        print("\n".join(table([head, *lines])))
+        print("\n".join(table(compact(usage))))
         for line in collapsed(usage):
             print(f"warning: {line}")
         print(f"wrote {folder / 'experts.csv'} and experts.png\n")
     return 0
+
+
+def compact(usage: dict) -> list[tuple[str, ...]]:
+    """A column per owner, with the shares of its experts."""
+    kept = usage["kept"]
+    owners = next(iter(next(iter(kept.values())).values()))
+    return [
+        ("stage", "type in the patch", "patches", *owners),
+        *(
+            (stage, name, str(usage["patches"][name]))
+            + tuple(" ".join(f"{share:.2f}" for share in shares) for shares in found.values())
+            for stage, types in kept.items()
+            for name, found in types.items()
+        ),
+    ]
 
 
 def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
