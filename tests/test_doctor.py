@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from nnunetv2_mastpro import cli
-from nnunetv2_mastpro.commands import doctor
-from nnunetv2_mastpro.commands.doctor import FAIL, OK, WARN, Finding
+from nnunetv2_mastpro.commands import doctor, probes
+from nnunetv2_mastpro.commands.doctor_dataset import check_dataset, check_plans
+from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 
 LABELS = {"background": 0, "liver": 1, "liver_tumor": 2}
 
@@ -44,8 +45,8 @@ def quick_probes(monkeypatch):
 
     def replace(**codes):
         answers = {"device": "cuda", "trainer": doctor.__file__, "encoder": "384"}
-        codes = {name: f"print({doctor.MARK + text!r})" for name, text in answers.items()} | codes
-        monkeypatch.setattr(doctor, "PROBES", codes)
+        codes = {name: f"print({probes.MARK + text!r})" for name, text in answers.items()} | codes
+        monkeypatch.setattr(probes, "PROBES", codes)
 
     replace()
     return replace
@@ -60,9 +61,9 @@ def test_files_that_are_no_plans_are_left_alone(environ, write_dataset):
     folder = write_dataset("nnUNet_preprocessed").parent
     (folder / "splits_final.json").write_text("[]")
     (folder / "fingerprint.json").write_text("{}")
-    assert not [finding for finding in doctor.check_plans("4", environ)]
+    assert not [finding for finding in check_plans("4", environ)]
     (folder / "plans.json").write_text("{")
-    (finding,) = doctor.check_plans("4", environ)
+    (finding,) = check_plans("4", environ)
     assert finding.status == FAIL
     assert "plans.json cannot be read as JSON" in finding.text
 
@@ -161,27 +162,27 @@ def test_workers(name, value, status):
 def test_dataset_that_agrees(environ, write_dataset, named):
     write_dataset("nnUNet_raw")
     write_dataset("nnUNet_preprocessed")
-    found = list(doctor.check_dataset(named, environ))
+    found = list(check_dataset(named, environ))
     assert statuses(found) == [OK, OK]
     assert all("2 classes, 1 of them tumours" in finding.text for finding in found)
 
 
 def test_dataset_before_planning(environ, write_dataset):
     write_dataset("nnUNet_raw")
-    assert statuses(doctor.check_dataset("4", environ)) == [OK]
+    assert statuses(check_dataset("4", environ)) == [OK]
 
 
 def test_dataset_edited_after_planning(environ, write_dataset):
     write_dataset("nnUNet_raw", mastpro={"prompts": {"liver": {"sentence": "The liver."}}})
     write_dataset("nnUNet_preprocessed")
-    found = list(doctor.check_dataset("4", environ))
+    found = list(check_dataset("4", environ))
     assert statuses(found) == [OK, OK, WARN]
     assert "differ; training reads the preprocessed one" in str(found[-1])
 
 
 def test_label_that_nothing_knows(environ, write_dataset):
     write_dataset("nnUNet_raw", labels={"background": 0, "zzyzx": 1})
-    found = list(doctor.check_dataset("4", environ))
+    found = list(check_dataset("4", environ))
     assert statuses(found) == [OK, WARN]
     assert "zzyzx" in found[1].text
 
@@ -196,20 +197,30 @@ def test_label_that_nothing_knows(environ, write_dataset):
     ],
 )
 def test_plans(environ, write_dataset, quick_probes, block, status, said):
-    quick_probes(encoder=f"sys.exit('Error: gone') if sys.argv[1] != 'mine' else print({doctor.MARK + '8'!r})")
+    quick_probes(encoder=f"sys.exit('Error: gone') if sys.argv[1] != 'mine' else print({probes.MARK + '8'!r})")
     file = write_dataset("nnUNet_preprocessed").with_name("MyPlans.json")
     file.write_text(json.dumps({"configurations": {}, "mastpro": block}))
     file.with_name("nnUNetPlans.json").write_text(json.dumps({"configurations": {}}))
-    (found,) = doctor.check_plans("4", environ)
+    (found,) = check_plans("4", environ)
     assert found.status == status
     assert said in found.text
-    assert found in [*doctor.check_dataset("4", environ)]
+    assert found in [*check_dataset("4", environ)]
+
+
+@pytest.mark.parametrize(
+    ("annotated", "status", "said"),
+    [(["liver"], OK, "1 of 1 named cases annotate some of the classes only"), (["lever"], FAIL, 'mean "liver"')],
+)
+def test_cases(environ, write_dataset, annotated, status, said):
+    write_dataset("nnUNet_raw", mastpro={"cases": {"a": {"annotated": annotated}}})
+    found = list(check_dataset("4", environ))
+    assert [finding.status for finding in found if said in finding.text] == [status]
 
 
 def test_bad_section(environ, write_dataset):
     write_dataset("nnUNet_raw", mastpro={"prompts": {"lever": {"tumor": "x"}}})
     write_dataset("nnUNet_preprocessed")
-    found = list(doctor.check_dataset("4", environ))
+    found = list(check_dataset("4", environ))
     assert statuses(found) == [FAIL, OK]
     assert '"lever"' in found[0].text
 
@@ -218,7 +229,7 @@ def test_bad_section(environ, write_dataset):
 def test_unreadable_dataset_json(environ, write_dataset, content):
     path = write_dataset("nnUNet_raw")
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    first = next(iter(doctor.check_dataset("4", environ)))
+    first = next(iter(check_dataset("4", environ)))
     assert first.status == FAIL
     assert str(path) in first.text
 
@@ -226,13 +237,13 @@ def test_unreadable_dataset_json(environ, write_dataset, content):
 @pytest.mark.parametrize("named", ["5", "Dataset005_Other"])
 def test_unknown_dataset(environ, write_dataset, named):
     write_dataset("nnUNet_raw")
-    (found,) = doctor.check_dataset(named, environ)
+    (found,) = check_dataset(named, environ)
     assert found.status == FAIL
     assert f"no readable dataset.json of {named}" in found.text
 
 
 def test_bad_dataset_name(environ):
-    found = list(doctor.check_dataset("liver", environ))
+    found = list(check_dataset("liver", environ))
     assert all(finding.status == FAIL for finding in found)
     assert "neither an id nor a name that starts with Dataset" in found[0].text
 
@@ -240,7 +251,7 @@ def test_bad_dataset_name(environ):
 def test_two_datasets_of_one_id(environ, write_dataset):
     write_dataset("nnUNet_raw")
     write_dataset("nnUNet_raw", name="Dataset004_Other")
-    first = next(iter(doctor.check_dataset("4", environ)))
+    first = next(iter(check_dataset("4", environ)))
     assert first.status == FAIL
     assert "Dataset004_Liver and Dataset004_Other" in first.text
 
@@ -299,9 +310,9 @@ def test_a_probe_that_dies_silently(environ, quick_probes):
 
 def test_a_probe_that_hangs_is_ended(environ, quick_probes, monkeypatch):
     started = []
-    start = doctor._start
-    monkeypatch.setattr(doctor, "_start", lambda *args: started.append(start(*args)) or started[-1])
-    monkeypatch.setattr(doctor, "PROBE_TIMEOUT_S", 1)
+    start = probes.start
+    monkeypatch.setattr(probes, "start", lambda *args: started.append(start(*args)) or started[-1])
+    monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 1)
     quick_probes(encoder="import time; time.sleep(600)")
     (bad,) = [finding for finding in doctor.findings(environ) if finding.status == FAIL]
     assert "no answer in 1 s" in bad.text
@@ -309,7 +320,7 @@ def test_a_probe_that_hangs_is_ended(environ, quick_probes, monkeypatch):
 
 
 def test_encoder_probe_stays_off_the_network_and_out_of_the_cache(environ, quick_probes):
-    code = f"import os; print('{doctor.MARK}', os.environ['HF_HUB_OFFLINE'], os.environ['MASTPRO_CACHE'])"
+    code = f"import os; print('{probes.MARK}', os.environ['HF_HUB_OFFLINE'], os.environ['MASTPRO_CACHE'])"
     quick_probes(encoder=code)
     last = list(doctor.findings({**environ, "MASTPRO_CACHE": "/users/own"}))[-1]
     assert " 1 " in last.text
@@ -319,8 +330,8 @@ def test_encoder_probe_stays_off_the_network_and_out_of_the_cache(environ, quick
 def test_probes_do_not_import_from_the_current_folder(environ, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise SystemExit('shadowed')")
     monkeypatch.chdir(tmp_path)
-    probe = doctor._start(f"import sys\nprint('{doctor.MARK}', '' in sys.path)", {**environ})
-    assert doctor._answer(probe) == (" False", "")
+    probe = probes.start(f"import sys\nprint('{probes.MARK}', '' in sys.path)", {**environ})
+    assert probes.answer(probe) == (" False", "")
 
 
 def test_doctor_imports_nothing_heavy():

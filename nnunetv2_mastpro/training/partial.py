@@ -15,7 +15,9 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
@@ -79,6 +81,7 @@ class PartialLabels(ShortRuns):
 
     def get_tr_and_val_datasets(self):
         """As nnU-Net's; training draws the cases by the temperature and centres patches on tumours."""
+        self.check_cases()
         training, validation = super().get_tr_and_val_datasets()
         cases = list(training.identifiers)
         folder = Path(self.preprocessed_dataset_folder)
@@ -86,6 +89,16 @@ class PartialLabels(ShortRuns):
         self.sources = {case: self.cases.source_of(case) for case in cases}
         shares = draw_shares(self.types, self.sources, self.temperature)
         return SampledCases(training, repeated(shares), self.tumors.values()), validation
+
+    def check_cases(self) -> None:
+        """Raise MASTProError where dataset.json names a case that is not there: misspelt, it would count as whole."""
+        there = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
+        missing = sorted({*self.cases.annotated} - {*there})
+        if missing:
+            raise MASTProError(
+                f"mastpro.cases in dataset.json names {some(missing)}, which {self.preprocessed_dataset_folder} does "
+                "not hold; correct the names, or remove the entries"
+            )
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()

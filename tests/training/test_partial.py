@@ -1,5 +1,7 @@
 """The trainer on cases that each annotate some of the classes."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,7 @@ def test_cases_are_drawn_by_type_and_source(make_partial, plans, tmp_path, monke
     places["c"] = {1: [], 2: np.ones((3, 4)), 3: []}
     places["d"] = {1: [], 2: np.ones((3, 4)), 3: []}
     for case, found in places.items():
+        Path(trainer.preprocessed_dataset_folder, f"{case}.b2nd").touch()
         write_pickle({"class_locations": found}, f"{trainer.preprocessed_dataset_folder}/{case}.pkl")
     monkeypatch.setattr(trainer, "do_split", lambda: (list(places), ["e"]))
     trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
@@ -114,6 +117,13 @@ def test_cases_are_drawn_by_type_and_source(make_partial, plans, tmp_path, monke
         "Samples drawn: from Dataset003_Liver 25 %, Dataset064_KiTS 50 %, this data set 25 %; "
         "with kidney_tumor 50 %, liver_tumor 25 %, no tumour type 25 %"
     )
+
+
+def test_a_case_that_is_not_there_is_told_before_training(make_partial):
+    trainer = make_partial(nnUNetTrainerMASTPro)
+    trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
+    with pytest.raises(MASTProError, match=r"mastpro.cases in dataset.json names a, b, which .* does not hold"):
+        trainer.get_tr_and_val_datasets()
 
 
 def test_an_unknown_class_is_told_before_anything_is_made(make_trainer, dataset_json, tmp_path):

@@ -1,0 +1,115 @@
+"""The data set's side of `mastpro doctor`: prompts, cases and plans."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from nnunetv2_mastpro.commands import probes
+from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
+from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
+from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
+from nnunetv2_mastpro.tasks import read_cases
+
+
+def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The prompts of the raw copy of dataset.json, of the preprocessed copy, and whether the two agree."""
+    sections = {}
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        try:
+            path = _dataset_json(dataset, environ.get(name))
+            if path is None:
+                continue
+            content = read_dataset_json(path)
+            prompts, notes = _resolve(content, path.parent.name)
+            cases = read_cases(content, [prompt.label for prompt in prompts])
+        except MASTProError as error:
+            yield Finding(FAIL, str(error))
+            continue
+        sections[name] = content.get("mastpro")
+        tumors = sum(prompt.is_tumor for prompt in prompts)
+        yield Finding(OK, f"{path}: {len(prompts)} classes, {tumors} of them tumours")
+        yield from (Finding(WARN, note) for note in notes)
+        if cases.partial:
+            some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)
+            text = f"mastpro.cases: {some_only} of {len(cases.annotated)} named cases annotate some of the classes only"
+            yield Finding(OK, text)
+    yield from check_plans(dataset, environ)
+    yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
+    if not sections:
+        yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
+    elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
+        remedy = "training reads the preprocessed one: copy the section there"
+        yield Finding(WARN, "the mastpro sections of the raw and the preprocessed dataset.json differ", remedy)
+
+
+def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
+    """The "mastpro" blocks of the data set's plans, and encoders of their own."""
+    try:
+        dataset_json = _dataset_json(dataset, environ.get("nnUNet_preprocessed"))
+    except MASTProError:
+        return  # told already
+    for path in sorted(dataset_json.parent.glob("*.json")) if dataset_json else ():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            yield Finding(FAIL, f"{path} cannot be read as JSON ({error})", "restore or remove it")
+            continue
+        if not isinstance(content, dict) or not {"mastpro", "configurations"} <= content.keys():
+            continue  # splits_final.json, say
+        try:
+            encoder = MASTProConfig.from_dict(content["mastpro"]).prompts.encoder
+        except MASTProError as error:
+            yield Finding(FAIL, f"{path}: {error}")
+            continue
+        if encoder == DEFAULT_ENCODER:
+            yield Finding(OK, f"{path}: mastpro block")
+            continue
+        with tempfile.TemporaryDirectory() as scratch:
+            answer, error = probes.answer(
+                probes.start(probes.PROBES["encoder"], {**environ, "MASTPRO_CACHE": scratch}, encoder)
+            )
+        if answer is None:
+            yield Finding(FAIL, f"{path}: text encoder {encoder} does not run ({error})")
+        else:
+            yield Finding(OK, f"{path}: mastpro block, text encoder {encoder}, {answer} dimensions")
+
+
+def _dataset_json(dataset: str, folder: str | None) -> Path | None:
+    """By nnU-Net's rule: a name that starts with Dataset, else the number in it. None where there is none."""
+    if not folder or not Path(folder).is_dir():
+        return None
+    if dataset.startswith("Dataset"):
+        names = [dataset]
+    elif dataset.isdecimal():
+        names = sorted(path.name for path in Path(folder).glob(f"Dataset{int(dataset):03d}_*"))
+    else:
+        raise MASTProError(f"-d {dataset} is neither an id nor a name that starts with Dataset; give 4 or Dataset004_X")
+    if len(names) > 1:
+        raise MASTProError(f"{folder} has {' and '.join(names)}; give each data set an id of its own")
+    path = Path(folder, names[0], "dataset.json") if names else None
+    return path if path is not None and path.is_file() else None
+
+
+def _folder(dataset: str, folder: str | None) -> Path | None:
+    """The data set's folder; None where there is none, or where that was told already."""
+    try:
+        path = _dataset_json(dataset, folder)
+    except MASTProError:
+        return None
+    return None if path is None else path.parent
+
+
+def _resolve(dataset_json: dict, dataset_name: str) -> tuple[tuple, list[str]]:
+    """Prompts, and what their resolution warned of."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        prompts = resolve_prompts(dataset_json, dataset_name)
+    return prompts, [str(warning.message) for warning in caught]
