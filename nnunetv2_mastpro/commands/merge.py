@@ -1,0 +1,55 @@
+"""Merge nnU-Net data sets into one whose cases each annotate some of the classes.
+
+Images stay where they are, labels are rewritten to the union of the classes, and mastpro.cases of the new dataset.json
+says which classes each case annotates. Equal images are found by their voxels. Folds are stratified by source and
+tumour types, with no patient or image on both sides. A later run with more sources keeps the values of the classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro merge`."""
+    parser.add_argument(
+        "-d", dest="datasets", nargs="+", required=True, metavar="DATASET", help="sources: ids or names"
+    )
+    parser.add_argument("-o", dest="output", type=int, metavar="ID", help="id of the merged data set")
+    parser.add_argument("-n", dest="name", metavar="NAME", help="its name, without DatasetXXX_")
+    parser.add_argument(
+        "--map", type=Path, metavar="FILE", help="YAML or JSON: renames, unites, drops and nests classes (--write-map)"
+    )
+    parser.add_argument(
+        "--write-map", type=Path, metavar="FILE", help="only draft that file, by the labels and the knowledge base"
+    )
+    parser.add_argument(
+        "--duplicates",
+        choices=("unite", "keep"),
+        default="unite",
+        help="cases of one image become one, or stay in one fold (default: %(default)s)",
+    )
+    parser.add_argument("--folds", type=int, default=5, metavar="N", help="in splits_final.json (default: %(default)s)")
+    parser.add_argument("--prefix", action="store_true", help="put the source's id before case names: D003_liver_7")
+    parser.add_argument(
+        "--link", action="store_true", help="link the images into imagesTr instead of naming their paths"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="read and check everything, show the table, write nothing"
+    )
+    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 on success. Raises MASTProError before a file is written."""
+    from nnunetv2.configuration import default_num_processes
+
+    from nnunetv2_mastpro.merging.job import merge
+
+    workers = default_num_processes if args.num_processes is None else args.num_processes
+    if workers < 1:
+        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    return merge(args, workers)

@@ -1,0 +1,183 @@
+"""The union of the sources' classes: names, values, what lies inside what, and what a source's values become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping as Table
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.merging.mapping import Mapping
+from nnunetv2_mastpro.merging.sources import Source, nearest
+from nnunetv2_mastpro.prompts.knowledge_base import find
+
+
+@dataclass(frozen=True)
+class Classes:
+    """`values`: class -> value, `parents`: class -> class around it, `targets`: source -> label -> class or None.
+
+    `tables`: source -> its value -> merged value.
+    """
+
+    values: dict[str, int]
+    parents: dict[str, str]
+    targets: dict[str, dict[str, str | None]]
+    tables: dict[str, dict[int, int]]
+    ignore_value: int | None
+
+    def around(self, name: str) -> tuple[str, ...]:
+        """The class and all around it, inmost first."""
+        return around(name, self.parents)
+
+    def names_of(self, value: int) -> tuple[str, ...]:
+        """All classes that a voxel of this value belongs to, inmost first."""
+        own = next((name for name, one in self.values.items() if one == value), None)
+        return self.around(own) if own else ()
+
+    def ordered(self, names: Sequence[str]) -> tuple[str, ...]:
+        """In the order of the values."""
+        return tuple(name for name in self.values if name in names)
+
+    def labels(self) -> dict[str, int | list[int]]:
+        """ "labels" of dataset.json; a class that has others inside comes before them, as nnU-Net paints regions."""
+        labels: dict[str, int | list[int]] = {"background": 0}
+        for name in self.region_order():
+            inside = [value for other, value in self.values.items() if name in self.around(other)]
+            labels[name] = sorted(inside) if len(inside) > 1 else inside[0]
+        return labels if self.ignore_value is None else {**labels, "ignore": self.ignore_value}
+
+    def region_order(self) -> list[str]:
+        """Classes from the outmost, then by value; all by value where none is nested."""
+        return sorted(self.values, key=lambda name: (len(self.around(name)), self.values[name]))
+
+    def annotated(self, source: Source, case: str, mapping: Mapping) -> tuple[str, ...]:
+        """What the case's annotators looked for: by the map, the source's own mastpro.cases, or all of its classes."""
+        given = mapping.of(source.name).annotated
+        if given is None:
+            known = source.cases.annotated.get(case, source.cases.labels)
+            given = tuple(target for label in known if (target := self.targets[source.name][label]) is not None)
+        return self.ordered(given)
+
+
+def make_classes(sources: Sequence[Source], mapping: Mapping, existing: Table[str, int]) -> Classes:
+    """Raises MASTProError for classes that overlap without a rule, and for names that the map gets wrong.
+
+    `existing`: values of an earlier merge, which stay.
+    """
+    targets = {
+        source.name: {label: mapping.of(source.name).labels.get(label, label) for label in source.labels}
+        for source in sources
+    }
+    _check_meaning(sources, mapping)
+    found = dict.fromkeys(target for source in sources for target in targets[source.name].values() if target)
+    for source in sources:
+        if not any(targets[source.name].values()):
+            raise MASTProError(f"the map drops all labels of {source.name}; leave it out of -d")
+    gone = [name for name in existing if name not in found]
+    if gone:
+        raise MASTProError(
+            f'the merged data set has the class "{gone[0]}", which no source gives now; name its source in -d too, or '
+            "merge to another -o"
+        )
+    values = dict(sorted(existing.items(), key=lambda item: item[1]))
+    for name in found:
+        values.setdefault(name, len(values) + 1)
+    _check_known(mapping, values)
+    parents = _parents(mapping)
+    tables = {source.name: _table(source, targets[source.name], values, parents) for source in sources}
+    ignore = len(values) + 1 if any(source.ignore_value is not None for source in sources) else None
+    for source in sources:
+        if source.ignore_value is not None:
+            tables[source.name][source.ignore_value] = ignore
+    return Classes(values, parents, targets, tables, ignore)
+
+
+def around(name: str, parents: Table[str, str]) -> tuple[str, ...]:
+    chain = [name]
+    while chain[-1] in parents:
+        chain.append(parents[chain[-1]])
+    return tuple(chain)
+
+
+def _check_meaning(sources: Sequence[Source], mapping: Mapping) -> None:
+    """One name, such as "tumor", that the knowledge base reads as two classes in two sources."""
+    seen: dict[str, tuple[str, str]] = {}
+    for source in sources:
+        for label in source.labels:
+            if label in mapping.of(source.name).labels:
+                continue
+            entry = find(label, tuple(source.labels), source.name)
+            if entry is None:
+                continue
+            meaning, first = seen.setdefault(label, (entry.name, source.name))
+            if meaning != entry.name:
+                raise MASTProError(
+                    f'"{label}" is {meaning} in {first} and {entry.name} in {source.name}, which would become one '
+                    "class; name them apart with --map (--write-map FILE drafts it)"
+                )
+
+
+def _check_known(mapping: Mapping, values: Table[str, int]) -> None:
+    for name, entry in mapping.sources.items():
+        for one in entry.annotated or ():
+            if one not in values:
+                raise MASTProError(
+                    f'annotated of {name} in the map names "{one}", which is no class; {nearest(one, values)}'
+                )
+    for parent, inside in mapping.nest.items():
+        for one in (parent, *inside):
+            if one not in values:
+                raise MASTProError(f'nest in the map names "{one}", which is no class; {nearest(one, values)}')
+
+
+def _parents(mapping: Mapping) -> dict[str, str]:
+    parents: dict[str, str] = {}
+    for parent, inside in mapping.nest.items():
+        for name in inside:
+            if parents.setdefault(name, parent) != parent:
+                raise MASTProError(
+                    f'nest in the map puts "{name}" into both "{parents[name]}" and "{parent}"; keep the inner one, '
+                    "and nest that in the outer one"
+                )
+    for name in parents:
+        inner, steps = name, 0
+        while inner in parents and steps <= len(parents):
+            inner, steps = parents[inner], steps + 1
+        if steps > len(parents):
+            raise MASTProError(f'nest in the map puts "{name}" inside of itself; remove one of the rules')
+    return parents
+
+
+def _table(
+    source: Source, targets: Table[str, str | None], values: Table[str, int], parents: Table[str, str]
+) -> dict[int, int]:
+    """What each declared value of the source becomes: the inmost of the classes that it belongs to."""
+    for one in source.labels:
+        for other in source.labels:
+            shared = {*source.labels[one]} & {*source.labels[other]}
+            if (
+                targets[one]
+                and targets[other]
+                and shared not in (set(), {*source.labels[one]}, {*source.labels[other]})
+            ):
+                raise MASTProError(
+                    f'"{one}" and "{other}" of {source.name} overlap in part, so neither lies inside the other; drop '
+                    "one of them in the map (null)"
+                )
+    table = {0: 0}
+    for value in sorted({value for listed in source.labels.values() for value in listed}):
+        names = dict.fromkeys(
+            target
+            for label, target in sorted(targets.items(), key=lambda item: -len(source.labels[item[0]]))
+            if target and value in source.labels[label]
+        )
+        inmost = max(names, key=lambda name: len(around(name, parents)), default=None)
+        strange = [name for name in names if name not in around(inmost, parents)]
+        if strange:
+            outer, inner = (one for one in names if one in (strange[0], inmost))
+            raise MASTProError(
+                f'classes "{outer}" and "{inner}" overlap in {source.name} without a nesting rule; write '
+                f"nest: {{{outer}: [{inner}]}} in the map (--map FILE)"
+            )
+        table[value] = values[inmost] if inmost else 0
+    return table

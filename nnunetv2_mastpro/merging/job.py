@@ -1,0 +1,143 @@
+"""`mastpro merge`: everything is read and checked, then told, then written."""
+
+from __future__ import annotations
+
+import warnings
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Mapping as Table
+from collections.abc import Sequence
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.postprocess import each
+from nnunetv2_mastpro.listing import some, table
+from nnunetv2_mastpro.merging.cases import (
+    Key,
+    MergedCase,
+    group_cases,
+    merge_cases,
+    same_images,
+    scan_cases,
+    voxels,
+)
+from nnunetv2_mastpro.merging.classes import Classes, make_classes
+from nnunetv2_mastpro.merging.draft import write_draft
+from nnunetv2_mastpro.merging.mapping import Mapping, read_mapping
+from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
+from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
+from nnunetv2_mastpro.merging.splits import make_splits
+from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
+from nnunetv2_mastpro.prompts.knowledge_base import find
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+
+
+def merge(args: Namespace, workers: int) -> int:
+    """The command; 0 on success. Raises MASTProError before a file is written."""
+    if args.write_map is not None:
+        write_draft(args.write_map, read_sources(args.datasets))
+        print(f"wrote {args.write_map}; edit it, then give it with --map")
+        return 0
+    if args.output is None:
+        raise MASTProError("-o is missing; give the id of the merged data set")
+    target = find_target(args.output, args.name)
+    sources = read_sources(args.datasets)
+    if target.name in [source.name for source in sources]:
+        raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
+    mapping = read_mapping(args.map, sources) if args.map else Mapping()
+    classes = make_classes(sources, mapping, target.values)
+    unite = args.duplicates == "unite"
+    scans = scan_cases(sources, workers, args.prefix, unite)
+    images = same_images(sources, scans)
+    merged, without = merge_cases(sources, images, scans, classes, mapping, args.prefix, unite)
+    if not merged:
+        raise MASTProError("no case annotates a class that is kept; correct the map")
+    united = [Rewrite(case.raw, classes) for case in merged if len(case.raw) > 1]
+    for _ in each(rewrite, united, workers, "compare duplicates") if united else ():
+        pass
+    content = make_dataset_json(target, sources, classes, merged, args.link)
+    splits = make_splits(
+        group_cases(merged, scans, mapping),
+        {case.name: case.source for case in merged},
+        tumor_types(content, merged),
+        args.folds,
+    )
+    print(
+        "\n".join(
+            [*describe(sources, scans, classes, mapping), *notes(images, without, unite), *vague(sources, classes)]
+        )
+    )
+    if args.dry_run:
+        print("dry run: nothing was written")
+        return 0
+    redo = stale(target)
+    write_merged(target, content, splits, merged, classes, workers)
+    print("\n".join([f"wrote {target.raw} and {target.preprocessed / SPLITS}", *redo, *what_next(target, redo)]))
+    return 0
+
+
+def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[str]]:
+    """Per case the tumour types that it has, as training tells them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # mastpro prompts tells what has a name only
+        tumors = {prompt.label for prompt in resolve_prompts(content, content["name"]) if prompt.is_tumor}
+    return {case.name: [name for name in case.present if name in tumors] for case in merged}
+
+
+def describe(sources: Sequence[Source], scans: Table[Key, Scan], classes: Classes, mapping: Mapping) -> list[str]:
+    """The table of what each source annotates."""
+    rows = [("source", "cases", "value", "class", "annotated in", "found in", "voxels")]
+    for source in sources:
+        annotated, found, total = Counter(), Counter(), Counter()
+        for case in source.files:
+            counts = voxels(scans, case, classes)
+            annotated.update(classes.annotated(source, case.name, mapping))
+            found.update(counts.keys())
+            total.update(counts)
+        for name in classes.ordered([*annotated, *found]):
+            numbers = (annotated[name], found[name], total[name])
+            rows.append((source.name, str(len(source.files)), str(classes.values[name]), name, *map(str, numbers)))
+    return table(rows)
+
+
+def notes(images: Sequence[tuple[RawCase, ...]], without: Sequence[str], unite: bool) -> list[str]:
+    """What the user may not expect: duplicates, and cases that are left out."""
+    lines = []
+    twice = [" = ".join(f"{case.source}/{case.name}" for case in cases) for cases in images if len(cases) > 1]
+    if twice:
+        fate = "united to one case each" if unite else "kept, each set in one fold"
+        lines.append(f"duplicate images, {fate}: {some(twice)}")
+    if without:
+        lines.append(f"warning: left out, since they annotate no class that is kept: {some(without)}")
+    return lines
+
+
+def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
+    """Names such as "tumor", that say what they are in the source's name only."""
+    lost = {
+        target: known.name
+        for source in sources
+        for label, target in classes.targets[source.name].items()
+        if target and (known := find(label, tuple(source.labels), source.name))
+        if find(target, tuple(classes.values)) is None
+    }
+    named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
+    advice = "without their source's name the knowledge base does not know"
+    return [f"note: {advice} {named}; --write-map drafts a map with better names"] if lost else []
+
+
+def stale(target: Target) -> list[str]:
+    """What an earlier merge left that the new one does not fit."""
+    lines = []
+    if (target.preprocessed / SPLITS).is_file():
+        lines.append(
+            "note: the folds were made anew; models trained on the earlier ones may have seen the new val cases"
+        )
+    if (target.preprocessed / "dataset_fingerprint.json").is_file():
+        lines.append(f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean")
+    return lines
+
+
+def what_next(target: Target, redo: Sequence[str]) -> list[str]:
+    again = " --clean" if redo else ""
+    identifier = int(target.name[7:10])
+    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{again}"]

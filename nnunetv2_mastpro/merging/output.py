@@ -1,0 +1,168 @@
+"""The merged data set in nnUNet_raw, and its folds in nnUNet_preprocessed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.postprocess import each
+from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.merging.cases import MergedCase
+from nnunetv2_mastpro.merging.classes import Classes
+from nnunetv2_mastpro.merging.sources import READER, Source
+from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+SPLITS = "splits_final.json"
+MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the merged data set goes. `earlier`: its dataset.json of an earlier merge."""
+
+    name: str
+    raw: Path
+    preprocessed: Path
+    earlier: dict | None
+
+    @property
+    def values(self) -> dict[str, int]:
+        """Of the classes of an earlier merge."""
+        return self.earlier["mastpro"][MARK]["values"] if self.earlier else {}
+
+
+def find_target(identifier: int, name: str | None) -> Target:
+    """Raises MASTProError for a bad name, and where a data set of this id is there that no merge wrote."""
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+    from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+    if not nnUNet_preprocessed.get():
+        raise MASTProError("nnUNet_preprocessed is not set; export nnUNet_preprocessed=FOLDER as nnU-Net's set-up asks")
+    if not 0 < identifier < 1000:
+        raise MASTProError(f"-o {identifier} is not within 1 and 999; give the id of the merged data set")
+    there = [str(found) for found in find_candidate_datasets(identifier)]
+    if name is None and len(there) != 1:
+        raise MASTProError(f"the data set {identifier} needs a name; give one with -n")
+    if name is not None and (not name.isascii() or not name.replace("_", "").replace("-", "").isalnum()):
+        raise MASTProError(f"-n {name!r} cannot be the name of a data set; use letters, digits and _")
+    full = there[0] if name is None else f"Dataset{identifier:03d}_{name}"
+    others = [found for found in there if found != full]
+    if others:
+        raise MASTProError(f"the id {identifier} belongs to {others[0]}; give another -o, or that name with -n")
+    raw, earlier = Path(nnUNet_raw.get(), full), None
+    if raw.exists():
+        earlier = read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}
+        mastpro = earlier.get("mastpro")
+        mark = mastpro.get(MARK) if isinstance(mastpro, dict) else None
+        if not isinstance(mark, dict) or "values" not in mark:
+            raise MASTProError(f"{raw} is there and was not written by mastpro merge; give another -o or -n")
+        if any(not image.is_symlink() for image in (raw / "imagesTr").glob("*")):
+            raise MASTProError(f"{raw / 'imagesTr'} holds more than the links of a merge; move the images away")
+    return Target(full, raw, Path(nnUNet_preprocessed.get(), full), earlier)
+
+
+def make_dataset_json(
+    target: Target, sources: Sequence[Source], classes: Classes, merged: Sequence[MergedCase], link: bool
+) -> dict:
+    """dataset.json; what else an earlier one says in "mastpro" stays."""
+    first, earlier = sources[0].content, target.earlier or {}
+    prompts: dict[str, dict] = {}
+    for source in sources:
+        for label, entry in source.content.get("mastpro", {}).get("prompts", {}).items():
+            if classes.targets[source.name].get(label):
+                prompts.setdefault(classes.targets[source.name][label], entry)
+    prompts |= earlier.get("mastpro", {}).get("prompts", {})
+    mark = {
+        "sources": [source.name for source in sources],
+        "values": classes.values,
+        "duplicates": {
+            case.name: [f"{raw.source}/{raw.name}" for raw in case.raw] for case in merged if len(case.raw) > 1
+        },
+    }
+    content = {
+        "channel_names": {str(number): name for number, name in enumerate(sources[0].channels)},
+        "labels": classes.labels(),
+        "numTraining": len(merged),
+        "file_ending": first["file_ending"],
+        "name": target.name,
+        "description": f"Merged by mastpro from {', '.join(mark['sources'])}",
+    }
+    if classes.parents:
+        content["regions_class_order"] = [classes.values[name] for name in classes.region_order()]
+    if READER in first:
+        content[READER] = first[READER]
+    if not link:
+        content["dataset"] = {
+            case.name: {
+                "images": [refer(image, target.raw) for image in case.raw[0].images],
+                "label": f"labelsTr/{_file(case, content)}",
+            }
+            for case in merged
+        }
+    cases = {case.name: {"source": case.source, "annotated": list(case.annotated)} for case in merged}
+    mastpro = {**earlier.get("mastpro", {}), **({"prompts": prompts} if prompts else {}), "cases": cases, MARK: mark}
+    return {**content, "mastpro": mastpro}
+
+
+def refer(image: str, folder: Path) -> str:
+    """Relative to the folder where both lie in nnUNet_raw, so that this may be moved; else absolute."""
+    path = Path(os.path.abspath(image))
+    root = Path(os.path.abspath(folder)).parent
+    return os.path.relpath(path, root / folder.name) if root in path.parents else str(path)
+
+
+def write_merged(
+    target: Target, content: dict, splits: list[dict], merged: Sequence[MergedCase], classes: Classes, workers: int
+) -> None:
+    """All of it, first under another name; of an earlier merge other folders stay. dataset.json comes last.
+
+    Images are linked where dataset.json does not refer to them.
+    """
+    scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        (scratch / "labelsTr").mkdir(parents=True)
+        jobs = [Rewrite(case.raw, classes, scratch / "labelsTr" / _file(case, content)) for case in merged]
+        for _ in each(rewrite, jobs, workers, "write labels"):
+            pass
+        if "dataset" not in content:
+            _link(merged, scratch / "imagesTr", content["file_ending"])
+        (scratch / "dataset.json").write_text(_json(content), encoding="utf-8")
+        target.preprocessed.mkdir(parents=True, exist_ok=True)
+        write_atomically({target.preprocessed / SPLITS: _json(splits).encode()})
+        if target.earlier is None:
+            os.replace(scratch, target.raw)
+        else:
+            _replace(scratch, target.raw)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _file(case: MergedCase, content: dict) -> str:
+    return f"{case.name}{content['file_ending']}"
+
+
+def _link(merged: Sequence[MergedCase], folder: Path, ending: str) -> None:
+    folder.mkdir()
+    for case in merged:
+        for channel, image in enumerate(case.raw[0].images):
+            (folder / f"{case.name}_{channel:04d}{ending}").symlink_to(os.path.abspath(image))
+
+
+def _replace(scratch: Path, raw: Path) -> None:
+    """Labels, links to images and dataset.json, in the place of the earlier ones."""
+    for name in ("labelsTr", "imagesTr"):
+        if (raw / name).exists():
+            os.replace(raw / name, scratch / f"earlier_{name}")
+        if (scratch / name).exists():
+            os.replace(scratch / name, raw / name)
+    os.replace(scratch / "dataset.json", raw / "dataset.json")
+
+
+def _json(content: Mapping | list) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"

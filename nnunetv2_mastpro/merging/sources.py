@@ -1,0 +1,176 @@
+"""The data sets to merge, as their folders in nnUNet_raw say."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.prompts.resolve import foreground_labels
+from nnunetv2_mastpro.prompts.section import read_section
+from nnunetv2_mastpro.tasks import Cases, read_cases
+
+READER = "overwrite_image_reader_writer"
+
+
+@dataclass(frozen=True)
+class RawCase:
+    """A training case and its files."""
+
+    source: str
+    name: str
+    images: tuple[str, ...]
+    label: str
+    reader: type  # nnU-Net's class for its files
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all others."""
+        return self.source, self.name
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set. `labels`: values of each foreground label, in the order of its values; `cases`: as dataset.json."""
+
+    name: str
+    folder: Path
+    content: dict
+    labels: dict[str, tuple[int, ...]]
+    ignore_value: int | None
+    cases: Cases
+    files: tuple[RawCase, ...]
+
+    @property
+    def declared(self) -> list[int]:
+        """All values that its label files may hold."""
+        values = {0, *itertools.chain(*self.labels.values())}
+        return sorted(values | ({self.ignore_value} if self.ignore_value is not None else set()))
+
+    @property
+    def channels(self) -> list[str]:
+        names = self.content.get("channel_names") or self.content.get("modality") or {}
+        return [str(names[key]) for key in sorted(names, key=int)]
+
+
+def read_sources(datasets: Sequence[str]) -> list[Source]:
+    """In the order given. Raises MASTProError where one is missing, named twice or unlike the first."""
+    names = [find_raw(dataset) for dataset in datasets]
+    twice = [name for place, name in enumerate(names) if name in names[:place]]
+    if twice:
+        raise MASTProError(f"-d names {twice[0]} twice; name each source once")
+    sources = [read_source(name) for name in names]
+    for source in sources[1:]:
+        _check_alike(sources[0], source)
+    return sources
+
+
+def find_raw(dataset: str) -> str:
+    """Name of a data set in nnUNet_raw, by its id or name."""
+    from nnunetv2.paths import nnUNet_raw
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    if not nnUNet_raw.get():
+        raise MASTProError("nnUNet_raw is not set; export nnUNet_raw=FOLDER as nnU-Net's set-up asks")
+    try:
+        name = str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as error:
+        raise MASTProError(f"no single data set {dataset} in {nnUNet_raw.get()}; check -d: ids or names") from error
+    if not Path(nnUNet_raw.get(), name, "dataset.json").is_file():
+        raise MASTProError(f"source {name} has no dataset.json in {nnUNet_raw.get()}; check -d: ids or names")
+    return name
+
+
+def read_source(name: str) -> Source:
+    """Raises MASTProError for labels, cases or files that are not as nnU-Net asks."""
+    from nnunetv2.paths import nnUNet_raw
+
+    folder = Path(nnUNet_raw.get(), name)
+    content = read_dataset_json(folder / "dataset.json")
+    try:
+        cases = read_cases(content, foreground_labels(content))
+        read_section(content, cases.labels)
+    except MASTProError as error:
+        raise MASTProError(f"source {name}: {error}") from error
+    if "file_ending" not in content:
+        raise MASTProError(f'dataset.json of source {name} has no "file_ending"; add one such as ".nii.gz"')
+    values = {label: _values(value) for label, value in content["labels"].items()}
+    ignore = values.get("ignore", (None,))[0]
+    labels = {label: values[label] for label in sorted(cases.labels, key=lambda label: values[label])}
+    return Source(name, folder, content, labels, ignore, cases, _files(name, folder, content))
+
+
+def _values(value: int | list[int]) -> tuple[int, ...]:
+    return tuple(sorted(map(int, value))) if isinstance(value, (list, tuple)) else (int(value),)
+
+
+def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+    if "dataset" in content:
+        found = get_filenames_of_train_images_and_targets(str(folder), content)
+    elif (folder / "imagesTr").is_dir():
+        found = _in_folders(folder, content["file_ending"])
+    else:
+        raise MASTProError(f'source {name} has neither imagesTr nor "dataset" in dataset.json; give a whole data set')
+    if not found:
+        raise MASTProError(f"source {name} has no training cases; leave it out of -d")
+    paths = [str(path) for one in found.values() for path in (*one["images"], one["label"])]
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        raise MASTProError(f"source {name} lacks {some(missing, 3)}; restore the files")
+    reader = _reader(content, str(next(iter(found.values()))["images"][0]))
+    return tuple(
+        RawCase(name, str(case), tuple(map(str, one["images"])), str(one["label"]), reader)
+        for case, one in found.items()
+    )
+
+
+def _in_folders(folder: Path, ending: str) -> dict[str, dict]:
+    """As get_filenames_of_train_images_and_targets, which starts 12 processes for it."""
+    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
+
+    images = folder / "imagesTr"
+    names = get_identifiers_from_splitted_dataset_folder(str(images), ending).tolist()
+    files = sorted(path.name for path in images.iterdir())
+    return {
+        name: {
+            "images": create_paths_fn(str(images), files, ending, name),
+            "label": folder / "labelsTr" / f"{name}{ending}",
+        }
+        for name in names
+    }
+
+
+def _reader(content: dict, example: str) -> type:
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        return determine_reader_writer_from_dataset_json(content, example)
+
+
+def _check_alike(first: Source, other: Source) -> None:
+    for what, one, two in (
+        ("the channels", first.channels, other.channels),
+        ("the file ending", first.content["file_ending"], other.content["file_ending"]),
+        (READER, first.content.get(READER), other.content.get(READER)),
+    ):
+        if str(one).casefold() != str(two).casefold():
+            raise MASTProError(
+                f"{what} of {first.name} and {other.name} differ: {one} and {two}; sources have to agree, so convert "
+                "one or leave it out"
+            )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`did you mean "..."?`, or all that are known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"

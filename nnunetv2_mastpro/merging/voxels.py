@@ -1,0 +1,139 @@
+"""What is read from and written to files: hashes that find duplicates, counts, and labels in the merged values.
+
+Arrays are as nnU-Net's reader gives them: images (C, Z, Y, X), labels (1, Z, Y, X).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.merging.classes import Classes
+from nnunetv2_mastpro.merging.sources import RawCase
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A case to look at. `declared`: values that its label file may hold."""
+
+    case: RawCase
+    declared: tuple[int, ...]
+    num_channels: int
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What was seen. `digest`: of voxels, shape and spacing of the image; `counts`: voxels by value of the source."""
+
+    digest: str
+    counts: dict[int, int]
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A merged case: its label is made of those of all cases that have its image."""
+
+    cases: tuple[RawCase, ...]
+    classes: Classes
+    target: Path | None = None  # nothing: only find out whether it can be made
+
+
+class _Loaded:
+    """A case in memory in the place of nnU-Net's reader, so that its checks do not read the files again."""
+
+    def __init__(self, images: tuple[np.ndarray, dict], label: tuple[np.ndarray, dict]):
+        self._images, self._label = images, label
+
+    def read_images(self, _files: Sequence[str]) -> tuple[np.ndarray, dict]:
+        return self._images
+
+    def read_seg(self, _file: str) -> tuple[np.ndarray, dict]:
+        return self._label
+
+
+def scan(probe: Probe) -> Scan:
+    """Reads a case. Raises MASTProError where nnU-Net's own integrity check finds fault with it."""
+    from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
+
+    case, reader = probe.case, probe.case.reader()
+    images, label = reader.read_images(case.images), reader.read_seg(case.label)
+    loaded, said = _Loaded(images, label), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        fine = verify_labels(case.label, lambda: loaded, list(probe.declared))
+        if not fine:
+            found = sorted({*np.unique(label[0]).tolist()} - {*probe.declared})
+            raise MASTProError(
+                f"{case.label} of {case.source} holds the labels {', '.join(f'{value:g}' for value in found)}, which "
+                f"its dataset.json does not declare; declare or correct them"
+            )
+        fine = check_cases(list(case.images), case.label, probe.num_channels, lambda: loaded)
+    if not fine:
+        raise MASTProError(f"case {case.name} of {case.source}: {said.getvalue().strip()}; repair the files")
+    values, counts = np.unique(label[0], return_counts=True)
+    return Scan(_digest(*images), dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
+
+
+def _digest(image: np.ndarray, properties: dict) -> str:
+    spacing = [round(float(step), 4) for step in properties["spacing"]]
+    digest = hashlib.sha256(f"{image.shape} {spacing} {image.dtype}".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest.hexdigest()
+
+
+def rewrite(job: Rewrite) -> None:
+    """Makes the label and writes it where there is a target, geometry kept. Raises MASTProError as `unite` does."""
+    reader, classes = job.cases[0].reader(), job.classes
+    labels, properties = [], []
+    for case in job.cases:
+        label, about = reader.read_seg(case.label)
+        labels.append(translate(label[0], classes.tables[case.source]))
+        properties.append(about)
+    united = unite(labels, classes, [f"{case.name} of {case.source}" for case in job.cases])
+    if job.target is not None:
+        reader.write_seg(united, str(job.target), properties[0])
+
+
+def translate(label: np.ndarray, table: dict[int, int]) -> np.ndarray:
+    """(Z, Y, X) with a source's values to merged values, uint8 or uint16."""
+    dtype = np.uint8 if max(table.values()) < 256 else np.uint16
+    lookup = np.zeros(max(table) + 1, dtype)
+    lookup[list(table)] = list(table.values())
+    return lookup[label.astype(np.int64)]
+
+
+def unite(labels: Sequence[np.ndarray], classes: Classes, names: Sequence[str]) -> np.ndarray:
+    """Voxel by voxel (Z, Y, X): a class wins over ignore, ignore over background, an inner class over one around it.
+
+    Raises MASTProError where two labels have different classes and none lies inside the other.
+    """
+    united = labels[0].copy()
+    for label, name in zip(labels[1:], names[1:], strict=True):
+        if label.shape != united.shape:
+            raise MASTProError(f"the images of {names[0]} and {name} are one, their labels differ in shape; repair one")
+        before, after = united.astype(np.int64), label.astype(np.int64)
+        pairs = np.unique(np.stack([before, after])[:, before != after].T, axis=0)
+        winner = {(one, two): _winner(one, two, classes, names[0], name) for one, two in pairs.tolist()}
+        for (one, two), value in winner.items():
+            united[(before == one) & (after == two)] = value
+    return united
+
+
+def _winner(one: int, two: int, classes: Classes, first: str, second: str) -> int:
+    weak = (0, classes.ignore_value)
+    if one in weak or two in weak:
+        return max((one, two), key=lambda value: 2 if value not in weak else int(value != 0))
+    for inner, outer in ((one, two), (two, one)):
+        if classes.names_of(outer)[0] in classes.names_of(inner):
+            return inner
+    a, b = (classes.names_of(value)[0] for value in (one, two))
+    raise MASTProError(
+        f'{first} and {second} are one image, where the same voxels are "{a}" and "{b}"; nest one in the other in the '
+        "map, or keep both cases with --duplicates keep"
+    )

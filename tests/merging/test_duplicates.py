@@ -1,0 +1,122 @@
+"""One image in two sources, and the folds."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.merging.splits import join, make_splits
+
+from .conftest import KIDNEY, LIVER
+from .test_command import check_refused
+
+SAME = "Dataset012_Same"
+
+
+@pytest.fixture
+def same(three):
+    """A source that has the images of liver_1 and, twice, of liver_2, with its own labels."""
+    box = slice(10, 12)
+    three.write(SAME, {"spleen": 1}, {"s1": (1, {1: box}), "s2": (2, {1: box}), "s3": (2, {1: box}), "s4": (80, {})})
+    return three
+
+
+def test_duplicates_become_one_case_with_all_annotations(same, capsys):
+    assert same.merge("-d", 3, 12) == 0
+    content = same.merged.content
+    assert content["numTraining"] == 7
+    assert content["mastpro"]["cases"]["liver_2"] == {
+        "source": LIVER,
+        "annotated": ["liver", "liver_tumor", "spleen"],
+    }
+    assert content["mastpro"]["cases"]["liver_0"]["annotated"] == ["liver", "liver_tumor"]
+    assert content["mastpro"]["merge"]["duplicates"] == {
+        "liver_1": [f"{LIVER}/liver_1", f"{SAME}/s1"],
+        "liver_2": [f"{LIVER}/liver_2", f"{SAME}/s2", f"{SAME}/s3"],
+    }
+    united = same.merged.label("liver_1")
+    assert united[4, 4, [0, 3, 8, 11]].tolist() == [0, 1, 2, 3]
+    assert f"duplicate images, united to one case each: {LIVER}/liver_1 = {SAME}/s1, " in capsys.readouterr().out
+
+
+def test_kept_duplicates_stay_in_one_fold(same):
+    assert same.merge("-d", 3, 12, "--duplicates", "keep") == 0
+    assert same.merged.content["numTraining"] == 10
+    for split in same.merged.splits:
+        for together in ({"liver_1", "s1"}, {"liver_2", "s2", "s3"}):
+            assert together <= {*split["val"]} or together <= {*split["train"]}
+    assert np.unique(same.merged.label("s1")).tolist() == [0, 3]
+
+
+def test_equal_name_and_image_are_one_case(three, capsys):
+    three.write(SAME, {"spleen": 1}, {"liver_1": (1, {1: slice(10, 12)})})
+    check_refused(three, capsys, ["-d", 3, 12, "--duplicates", "keep"], 'the case name "liver_1" occurs twice')
+    assert three.merge("-d", 3, 12) == 0
+    assert three.merged.content["numTraining"] == 6
+
+
+def test_other_spacing_is_another_image(three):
+    three.write(SAME, {"spleen": 1}, {"s1": (1, {})}, spacing_mm=(1.0, 1.0, 1.0))
+    assert three.merge("-d", 3, 12) == 0
+    assert three.merged.content["numTraining"] == 7
+
+
+def test_two_classes_at_one_voxel(three, capsys, tmp_path):
+    three.write(SAME, {"lesion": 1}, {"s1": (1, {1: slice(4, 8)})})
+    error = f'liver_1 of {LIVER} and s1 of {SAME} are one image, where the same voxels are "liver" and "lesion"'
+    check_refused(three, capsys, ["-d", 3, 12], error)
+    (tmp_path / "map.yaml").write_text("nest: {liver: [lesion]}")
+    assert three.merge("-d", 3, 12, "--map", tmp_path / "map.yaml") == 0
+    assert three.merged.content["labels"]["liver"] == [1, 3]
+    assert three.merged.label("liver_1")[4, 4, [3, 5, 7, 8]].tolist() == [1, 3, 3, 2]  # the inner class wins
+
+
+def test_folds_hold_each_case_once_and_no_patient_twice(three, tmp_path):
+    (tmp_path / "map.yaml").write_text("patients: '([0-5])$'")  # liver_3, kidney_3 and colon_3 are one patient
+    assert three.merge("-d", 3, 6, 10, "--folds", 3, "--map", tmp_path / "map.yaml") == 0
+    splits = three.merged.splits
+    cases = {*three.merged.content["dataset"]}
+    assert sorted(itertools.chain(*(split["val"] for split in splits))) == sorted(cases)
+    for split in splits:
+        assert {*split["train"]} == cases - {*split["val"]}
+        assert not {case[-1] for case in split["train"]} & {case[-1] for case in split["val"]}
+    first = splits
+    assert three.merge("-d", 3, 6, 10, "--folds", 3, "--map", tmp_path / "map.yaml") == 0
+    assert three.merged.splits == first
+
+
+def test_patients_of_one_source_are_its_own(three, tmp_path):
+    (tmp_path / "map.yaml").write_text(f"sources: {{{KIDNEY}: {{patients: '(.*)_'}}}}")
+    assert three.merge("-d", 3, 6, "--folds", 3, "--map", tmp_path / "map.yaml") == 0
+    kidneys = [sum(case.startswith("kidney") for case in split["val"]) for split in three.merged.splits]
+    assert sorted(kidneys) == [0, 0, 6]
+
+
+def test_strata_are_spread_over_the_folds():
+    sources = {f"{source}_{n}": source for source in "abcde" for n in range(8)}
+    types = {case: ["one"] for case in sources}
+    groups = {case: place for place, case in enumerate(sources)}
+    for split in make_splits(groups, sources, types, 8):
+        assert sorted(case[0] for case in split["val"]) == [*"abcde"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_groups_are_never_torn(seed):
+    rng = np.random.default_rng(seed)
+    groups = {f"case_{n}": int(number) for n, number in enumerate(rng.integers(0, 12, 40))}
+    sources = {case: str(rng.integers(3)) for case in groups}
+    types = {case: [str(rng.integers(4))] for case in groups}
+    for split in make_splits(groups, sources, types, 5):
+        assert split["val"]
+        assert not {groups[case] for case in split["val"]} & {groups[case] for case in split["train"]}
+
+
+def test_joined_by_way_of_others():
+    marks = {"a": ["p"], "b": ["q"], "c": ["p", "image"], "d": ["image", "q"], "e": ["r"]}
+    assert join([*"abcde"], marks) == {"a": 0, "b": 0, "c": 0, "d": 0, "e": 1}
+
+
+def test_fewer_patients_than_folds():
+    with pytest.raises(MASTProError, match="--folds 3 is not within 2 and 2, the number of patients"):
+        make_splits({"a": 0, "b": 0, "c": 1}, dict.fromkeys("abc", "s"), dict.fromkeys("abc", []), 3)

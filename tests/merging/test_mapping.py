@@ -1,0 +1,190 @@
+"""The mapping file: renaming, uniting, dropping, nesting; its draft; what is wrong with it."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from nnunetv2_mastpro import cli
+
+from .conftest import KIDNEY, LIVER
+
+RULES = f"""
+sources:
+  {LIVER}:
+    labels: {{liver: organ, liver_tumor: tumor}}
+  6:
+    labels: {{kidney_tumor: tumor}}
+    annotated: [tumor, organ]
+nest: {{organ: [tumor]}}
+"""
+
+
+@pytest.fixture
+def merge_by(three, tmp_path):
+    """`merge_by(content, "-d", 3, 6)`: with the mapping file of this content."""
+
+    def run(content, *arguments):
+        path = tmp_path / "map.yaml"
+        path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+        return three.merge(*arguments, "--map", path)
+
+    return run
+
+
+def test_classes_are_renamed_united_and_nested(three, merge_by):
+    assert merge_by(RULES, "-d", 3, 6) == 0
+    content = three.merged.content
+    assert content["labels"] == {"background": 0, "organ": [1, 2], "tumor": 2}
+    assert content["regions_class_order"] == [1, 2]
+    assert content["mastpro"]["cases"]["kidney_0"]["annotated"] == ["organ", "tumor"]  # as the map says
+    assert np.unique(three.merged.label("kidney_0")).tolist() == [0, 2]
+
+
+def test_outer_regions_come_first_whatever_their_values(three, merge_by):
+    assert merge_by("nest: {kidney_tumor: [colon cancer], colon cancer: [liver]}", "-d", 3, 6, 10) == 0
+    content = three.merged.content
+    expected = {"background": 0, "liver_tumor": 2, "kidney_tumor": [1, 3, 4], "colon cancer": [1, 4], "liver": 1}
+    assert content["labels"] == expected
+    assert list(content["labels"]) == list(expected)
+    assert content["regions_class_order"] == [2, 3, 4, 1]
+
+
+def test_dropped_classes_become_background_and_unannotated(three, merge_by):
+    assert merge_by({"sources": {LIVER: {"labels": {"liver": None}}}}, "-d", 3, 6) == 0
+    content = three.merged.content
+    assert content["labels"] == {"background": 0, "liver_tumor": 1, "kidney_tumor": 2}
+    assert content["mastpro"]["cases"]["liver_0"]["annotated"] == ["liver_tumor"]
+    assert np.unique(three.merged.label("liver_0")).tolist() == [0, 1]
+
+
+def test_cases_that_annotate_nothing_kept_are_left_out(three, merge_by, capsys):
+    cases = {"a": (60, {1: slice(2, 4)}), "b": (61, {2: slice(2, 4)})}
+    mastpro = {"cases": {"a": {"annotated": ["x"]}}}
+    three.write("Dataset012_More", {"x": 1, "y": 2}, cases, mastpro=mastpro)
+    assert merge_by({"sources": {"Dataset012_More": {"labels": {"x": None}}}}, "-d", 6, 12) == 0
+    assert "left out, since they annotate no class that is kept: a of Dataset012_More" in capsys.readouterr().out
+    content = three.merged.content
+    assert ("a" in content["mastpro"]["cases"], content["numTraining"]) == (False, 7)
+
+
+REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "inmost": 3}
+
+
+@pytest.mark.parametrize(
+    ("labels", "rules", "expected", "values"),
+    [
+        (
+            REGIONS,
+            {"nest": {"whole": ["core"], "core": ["inmost"]}},
+            {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "inmost": 3},
+            [0, 1, 2, 3],
+        ),
+        (
+            REGIONS,
+            {"sources": {12: {"labels": {"core": None}}}, "nest": {"whole": ["inmost"]}},
+            {"background": 0, "whole": [1, 2], "inmost": 2},
+            [0, 1, 1, 2],
+        ),
+        (
+            REGIONS,
+            {"sources": {12: {"labels": {"core": "whole", "inmost": "whole"}}}},
+            {"background": 0, "whole": 1},
+            [0, 1, 1, 1],
+        ),
+    ],
+)
+def test_regions_of_a_source(three, merge_by, labels, rules, expected, values):
+    boxes = {1: slice(2, 4), 2: slice(4, 6), 3: slice(6, 8)}
+    cases = {f"case_{n}": (60 + n, boxes) for n in range(5)}
+    three.write("Dataset012_More", labels, cases, regions_class_order=[1, 2, 3])
+    assert merge_by(rules, "-d", 12) == 0
+    assert three.merged.content["labels"] == expected
+    assert three.merged.label("case_0")[4, 4, [0, 2, 4, 6]].tolist() == values
+
+
+def test_draft_knows_the_classes_and_nests_tumours(three, tmp_path):
+    three.write("Dataset008_HepaticVessel", {"vessel": 1, "tumor": 2}, {"vessel_0": (70, {1: slice(2, 4)})})
+    three.write("Dataset012_Brain", REGIONS, {"brain_0": (71, {})}, regions_class_order=[1, 2, 3])
+    for file in (tmp_path / "map.yaml", tmp_path / "map.json"):
+        assert cli.main(["merge", "-d", "3", "8", "12", "10", "--write-map", str(file)]) == 0
+        content = yaml.safe_load(file.read_text())
+        assert content["sources"] == {
+            LIVER: {"labels": {"liver": "liver", "liver_tumor": "liver_tumor"}},
+            "Dataset008_HepaticVessel": {"labels": {"vessel": "hepatic_vessel", "tumor": "hepatic_vessel_tumor"}},
+            "Dataset012_Brain": {"labels": {"inmost": "inmost", "core": "core", "whole": "whole"}},
+            "Dataset010_Colon": {"labels": {"colon cancer": "colon_tumor"}},
+        }
+        assert content["nest"].pop("liver")[0] == "liver_tumor"
+        assert content["nest"]["whole"] == ["core"]
+        assert content["nest"]["core"] == ["inmost"]
+    assert json.loads(file.read_text())
+    assert three.merge("-d", 3, 8, 12, 10, "--map", file, "--dry-run") == 0
+
+
+def test_draft_overwrites_nothing(three, tmp_path, capsys):
+    (tmp_path / "map.yaml").write_text("mine")
+    assert cli.main(["merge", "-d", "3", "--write-map", str(tmp_path / "map.yaml")]) == 2
+    assert "is there already; give another name" in capsys.readouterr().err
+    assert (tmp_path / "map.yaml").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("rules", "match"),
+    [
+        ("[", "is neither YAML nor JSON"),
+        ([1], "make it an object"),
+        ({"source": {}}, 'has the unknown key "source"; did you mean "sources"?'),
+        ({"sources": {"Dataset003_Livre": {}}}, 'which -d does not; did you mean "Dataset003_Liver"?'),
+        ({"sources": {3: {}, LIVER: {}}}, f"two entries for {LIVER}"),
+        ({"sources": {3: {"label": {}}}}, 'has the unknown key "label"; did you mean "labels"?'),
+        ({"sources": {3: {"labels": {"livr": "liver"}}}}, 'is none of its labels; did you mean "liver"?'),
+        ({"sources": {3: {"labels": {"liver": False}}}}, "write a name"),
+        ({"sources": {3: {"labels": {"liver": "background"}}}}, "write null to drop it"),
+        ({"sources": {3: {"labels": {"liver": None, "liver_tumor": None}}}}, f"drops all labels of {LIVER}"),
+        (
+            {"sources": {3: {"annotated": ["liver_tumour"]}}},
+            f'annotated of {LIVER} in the map names "liver_tumour", which is no class; did you mean "liver_tumor"?',
+        ),
+        ({"sources": {3: {"annotated": []}}}, "list of classes, at least one"),
+        (
+            {"nest": {"liver": ["tumor"]}},
+            'nest in the map names "tumor", which is no class; did you mean "liver_tumor"?',
+        ),
+        ({"nest": {"liver": ["kidney_tumor"], "liver_tumor": ["kidney_tumor"]}}, "into both"),
+        ({"nest": {"liver": ["liver_tumor"], "liver_tumor": ["liver"]}}, "inside of itself"),
+        ({"patients": "("}, "no regular expression"),
+        ({"patients": "kidney"}, "has 0 groups"),
+    ],
+)
+def test_bad_rules(three, merge_by, capsys, rules, match):
+    assert merge_by(rules, "-d", 3, 6) == 2
+    assert match in capsys.readouterr().err
+    assert not three.merged.folder.exists()
+
+
+def test_overlapping_classes_need_a_rule(three, merge_by, capsys):
+    labels = {"kidney": [1, 2], "tumor": 2}
+    three.write("Dataset012_More", labels, {"a": (60, {1: slice(2, 4)})}, regions_class_order=[1, 2])
+    assert three.merge("-d", 12, 6) == 2
+    error = (
+        'classes "kidney" and "tumor" overlap in Dataset012_More without a nesting rule; write nest: {kidney: [tumor]}'
+    )
+    assert error in capsys.readouterr().err
+    three.write("Dataset013_Odd", {"a": [1, 2], "b": [2, 3]}, {"c": (61, {})}, regions_class_order=[1, 2])
+    assert three.merge("-d", 13, 6) == 2
+    assert '"a" and "b" of Dataset013_Odd overlap in part' in capsys.readouterr().err
+
+
+def test_one_name_of_two_meanings_is_refused(three, merge_by, capsys):
+    for name, seed in (("Dataset012_Lung", 60), ("Dataset013_Pancreas", 61)):
+        three.write(name, {"cancer": 1}, {name: (seed, {1: slice(2, 4)})})
+    assert three.merge("-d", 12, 13) == 2
+    assert (
+        '"cancer" is lung_tumor in Dataset012_Lung and pancreas_tumor in Dataset013_Pancreas' in capsys.readouterr().err
+    )
+    rules = {"sources": {12: {"labels": {"cancer": "lung"}}, 13: {"labels": {"cancer": "pancreas"}}}}
+    assert merge_by(rules, "-d", 12, 13, 6) == 0
+    assert [*three.merged.content["labels"]] == ["background", "lung", "pancreas", "kidney_tumor"]
+    assert KIDNEY in three.merged.content["mastpro"]["merge"]["sources"]
