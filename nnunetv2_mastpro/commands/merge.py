@@ -24,6 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--map", type=Path, metavar="FILE", help="YAML or JSON: renames, unites, drops and nests classes (--write-map)"
     )
     parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="FOLDER",
+        help="trained model whose classes come first, with their values: what mastpro add-tumour asks for",
+    )
+    parser.add_argument(
         "--write-map", type=Path, metavar="FILE", help="only draft that file, by the labels and the knowledge base"
     )
     parser.add_argument(

@@ -59,10 +59,12 @@ class Classes:
         return self.ordered(given)
 
 
-def make_classes(sources: Sequence[Source], mapping: Mapping, existing: Table[str, int]) -> Classes:
+def make_classes(
+    sources: Sequence[Source], mapping: Mapping, existing: Table[str, int], model: Table[str, int] | None = None
+) -> Classes:
     """Raises MASTProError for classes that overlap without a rule, and for names that the map gets wrong.
 
-    `existing`: values of an earlier merge, which stay.
+    `existing`: values of an earlier merge, which stay. `model`: those of a trained model, found in a source or not.
     """
     targets = {
         source.name: {label: mapping.of(source.name).labels.get(label, label) for label in source.labels}
@@ -73,13 +75,20 @@ def make_classes(sources: Sequence[Source], mapping: Mapping, existing: Table[st
     for source in sources:
         if not any(targets[source.name].values()):
             raise MASTProError(f"the map drops all labels of {source.name}; leave it out of -d")
-    gone = [name for name in existing if name not in found]
+    model = model or {}
+    moved = [name for name, value in existing.items() if (name in model or value in model.values())]
+    moved = [name for name in moved if model.get(name) != existing[name]]
+    if moved:
+        raise MASTProError(
+            f'the merged data set has the class "{moved[0]}" with another value than the model; merge to another -o'
+        )
+    gone = [name for name in existing if name not in found and name not in model]
     if gone:
         raise MASTProError(
             f'the merged data set has the class "{gone[0]}", which no source gives now; name its source in -d too, or '
             "merge to another -o"
         )
-    values = dict(sorted(existing.items(), key=lambda item: item[1]))
+    values = dict(sorted({**model, **existing}.items(), key=lambda item: item[1]))
     for name in found:
         values.setdefault(name, len(values) + 1)
     _check_known(mapping, values)

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping as Table
 from collections.abc import Sequence
+from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.postprocess import each
@@ -27,8 +28,9 @@ from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_da
 from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
 from nnunetv2_mastpro.merging.splits import make_splits
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
+from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
-from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
 
 
 def merge(args: Namespace, workers: int) -> int:
@@ -44,7 +46,7 @@ def merge(args: Namespace, workers: int) -> int:
     if target.name in [source.name for source in sources]:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
     mapping = read_mapping(args.map, sources) if args.map else Mapping()
-    classes = make_classes(sources, mapping, target.values)
+    classes = make_classes(sources, mapping, target.values, model_values(args.model) if args.model else {})
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)
     images = same_images(sources, scans)
@@ -73,6 +75,20 @@ def merge(args: Namespace, workers: int) -> int:
     write_merged(target, content, splits, merged, classes, workers)
     print("\n".join([f"wrote {target.raw} and {target.preprocessed / SPLITS}", *redo, *what_next(target, redo)]))
     return 0
+
+
+def model_values(folder: Path) -> dict[str, int]:
+    """Class -> value of a trained model. Raises MASTProError for a folder without, and for regions."""
+    if not (folder / "dataset.json").is_file():
+        raise MASTProError(
+            f"--model {folder} has no dataset.json; give the folder TRAINER__PLANS__CONFIGURATION of a trained model"
+        )
+    content = read_dataset_json(folder / "dataset.json")
+    labels = {name: content["labels"][name] for name in foreground_labels(content)}
+    regions = [name for name, value in labels.items() if not isinstance(value, int)]
+    if regions:
+        raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
+    return labels
 
 
 def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -198,6 +199,38 @@ def test_names_that_need_their_source_are_told(three, capsys):
     three.write("Dataset012_Lung", {"cancer": 1}, {"lung_0": (60, {1: slice(2, 4)})})
     assert three.merge("-d", 12, 6, "--dry-run") == 0
     assert 'the knowledge base does not know "cancer" (lung_tumor); --write-map' in capsys.readouterr().out
+
+
+def write_model(folder, labels):
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    return folder
+
+
+def test_classes_of_a_model_come_first(three, tmp_path):
+    model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2})
+    assert three.merge("-d", 6, "--model", model) == 0
+    assert three.merged.content["labels"] == {"background": 0, "liver_tumor": 1, "lung_tumor": 2, "kidney_tumor": 3}
+    assert {tuple(entry["annotated"]) for entry in three.merged.content["mastpro"]["cases"].values()} == {
+        ("kidney_tumor",)
+    }
+    assert set(np.unique(three.merged.label("kidney_0"))) == {0, 3}
+    assert three.merge("-d", 6, "--model", model) == 0  # again
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"liver": [1, 2], "liver_tumor": 2}, 'class "liver" of --model .* is a region'),
+        ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
+        (None, "--model .* has no dataset.json"),
+    ],
+)
+def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
+    assert three.merge("-d", 6) == 0
+    model = tmp_path / "model" if labels is None else write_model(tmp_path / "model", labels)
+    assert three.merge("-d", 6, "--model", model) == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_merged_data_set_is_a_source_too(three):
