@@ -1,6 +1,6 @@
 """A type added to a trained model, and types added apart and unpacked together, on the demo's sources.
 
-    python benchmarks/added_type.py DEMO -o OUT [--seeds 0 1 2] [--old 3] [--epochs 5]
+    python benchmarks/added_type.py DEMO -o OUT [--seeds 0 1 2] [--old 2] [--epochs 5]
 
 DEMO is a folder that `mastpro demo` wrote. Its first sources are merged, and MAST-Pro, on text, is trained on them for
 the demo's steps. Each of the other sources is added to that model with `mastpro add-tumour`, apart from the others;
@@ -26,11 +26,6 @@ BASE = 520
 PLANS, NEW_PLANS = "BasePlans", "AddedPlans"
 
 
-def source(number: int) -> str:
-    """The demo's data set of its type with this number, from 0."""
-    return f"Dataset{pipeline.DATASET_ID + 1 + number}_{pipeline.TYPES[number]}"
-
-
 def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list[Step], dict[str, Path]]:
     """All of a seed's, and the models by name."""
     raw, preprocessed, results = (out / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"))
@@ -42,8 +37,9 @@ def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list
 
     def link_sources(show) -> None:
         raw.mkdir(parents=True, exist_ok=True)
-        for number in range(len(pipeline.TYPES)):
-            (raw / source(number)).symlink_to(demo.raw.parent / source(number))
+        for number, name in enumerate(pipeline.SOURCES):
+            source = pipeline.source_name(number, name)
+            (raw / source).symlink_to(demo.raw.parent / source)
 
     found = [
         Step("sources", "Link the demo's sources", (raw,), function=link_sources),
@@ -156,7 +152,9 @@ def main() -> None:
     parser.add_argument("demo", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--old", type=int, default=3, help="types of the first model (default: %(default)s)")
+    parser.add_argument(
+        "--old", type=int, default=2, help="sources of one type that the first model learns (default: %(default)s)"
+    )
     parser.add_argument("--epochs", type=int, default=5, help="of each added type (default: %(default)s)")
     args = parser.parse_args()
     demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()

@@ -24,8 +24,7 @@ from statistics import median
 
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 CONFIGURATION, DATASET = "3d_fullres", "Dataset500_PanTumorPhantom"
-TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor", "pancreas_tumor", "colon_tumor")
-LABELS = {"demo": TYPES, "sts_small": ("soft_tissue_sarcoma",)}
+LABELS = {"demo": ("liver_tumor", "kidney_tumor", "lung_tumor"), "sts_small": ("soft_tissue_sarcoma",)}
 
 
 def make_plans(overlay: str) -> dict:

@@ -11,11 +11,18 @@ from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, Grid
 from nnunetv2_mastpro.demo.results import read_training_log
 from nnunetv2_mastpro.demo.steps import Step
 
-DATASET_ID, DATASET = 500, "Dataset500_PanTumorPhantom"  # merged of the sources
-TYPES = ("liver_tumor", "kidney_tumor", "lung_tumor", "pancreas_tumor", "colon_tumor")  # a source annotates one
-UNSEEN = "Dataset506_UnseenPhantom"  # annotates all
+DATASET_ID, DATASET = 500, "Dataset500_PanTumorPhantom"  # merged from the sources
+TYPES = LIVER, KIDNEY, LUNG = ("liver_tumor", "kidney_tumor", "lung_tumor")  # every patient may have any
+SOURCES = {  # name -> what it annotates
+    "LiverPhantom": (LIVER,),
+    "KidneyPhantom": (KIDNEY,),
+    "LungPhantom": (LUNG,),
+    "AbdomenPhantom": (LIVER, KIDNEY),
+    "TrunkPhantom": (KIDNEY, LUNG),
+}
+UNSEEN = "UnseenPhantom"  # annotates all
 GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
-NUM_TRAINING, NUM_TEST = 8, 8  # of each source; of the unseen cases
+NUM_TRAINING, NUM_TEST = 7, 6  # of each source; of the unseen cases
 FOLDS = (
     8  # nnU-Net validates on one case of each source: on a CPU each costs time, and the unseen cases are what counts
 )
@@ -61,7 +68,7 @@ class Layout:
 
     @property
     def unseen(self) -> Path:
-        return self.folder / "nnUNet_raw" / UNSEEN
+        return self.folder / "nnUNet_raw" / source_name(len(SOURCES), UNSEEN)
 
     @property
     def organs(self) -> Path:
@@ -97,7 +104,7 @@ def settings(seed: int) -> dict:
     return {
         "phantom": GENERATOR_VERSION,
         "seed": seed,
-        "types": list(TYPES),
+        "sources": {name: list(annotated) for name, annotated in SOURCES.items()},
         "grid": list(GRID.shape),
         "cases": [NUM_TRAINING, NUM_TEST],
         "steps": [EPOCHS, STEPS_PER_EPOCH],
@@ -120,14 +127,21 @@ def variables(layout: Layout, seed: int) -> dict[str, str]:
 
 
 def phantom_sets(seed: int) -> list[PhantomSet]:
-    """Five sources, each of patients whose first tumour is of the type that it annotates, and the unseen cases."""
+    """The sources, each of patients whose first tumour is of a type that it annotates, and the unseen cases."""
     first, kinds = seed * SEEDS_PER_DEMO, len(TYPES)
-    end = first + NUM_TRAINING * kinds
-    sources = [
-        PhantomSet(f"Dataset{DATASET_ID + number}_{name}", TYPES, (name,), tuple(range(first + number - 1, end, kinds)))
-        for number, name in enumerate(TYPES, 1)
-    ]
-    return [*sources, PhantomSet(UNSEEN, TYPES, TYPES, (), tuple(range(end, end + NUM_TEST)))]
+    end = first + NUM_TRAINING * len(SOURCES) * kinds
+    sources = []
+    for number, (name, annotated) in enumerate(SOURCES.items()):
+        own = first + number * NUM_TRAINING * kinds  # a phantom's first tumour is of the type at its seed modulo kinds
+        kept = [seed for seed in range(own, own + NUM_TRAINING * kinds) if TYPES[seed % kinds] in annotated]
+        sources.append(PhantomSet(source_name(number, name), TYPES, annotated, tuple(kept[:NUM_TRAINING])))
+    unseen = source_name(len(SOURCES), UNSEEN)
+    return [*sources, PhantomSet(unseen, TYPES, TYPES, (), tuple(range(end, end + NUM_TEST)))]
+
+
+def source_name(number: int, name: str) -> str:
+    """Of the data set in nnUNet_raw, from 0."""
+    return f"Dataset{DATASET_ID + 1 + number}_{name}"
 
 
 def preparation(layout: Layout, seed: int) -> list[Step]:
@@ -146,12 +160,12 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
 
     plans, anatomy_plans = (layout.preprocessed / f"{name}.json" for name in (PLANS, ANATOMY_PLANS))
     dataset = ("-d", str(DATASET_ID))
-    sources = [str(DATASET_ID + number) for number in range(1, len(TYPES) + 1)]
+    sources = [str(DATASET_ID + number) for number in range(1, len(SOURCES) + 1)]
     return [
         Step(
             "phantom",
-            f"Write {len(TYPES)} sources of {NUM_TRAINING} cases, which annotate one tumour type each, and {NUM_TEST} "
-            f"unseen cases with all annotated: {layout.raw.parent}",
+            f"Write {len(SOURCES)} sources of {NUM_TRAINING} cases, which annotate some of the {len(TYPES)} tumour types "
+            f"each, and {NUM_TEST} unseen cases with all annotated: {layout.raw.parent}",
             (*(layout.raw.parent / phantoms.name for phantoms in sets), layout.organs),
             function=write_phantoms,
             total=sum(map(len, sets)),
