@@ -23,9 +23,8 @@ SOURCES = {  # name -> what it annotates
 UNSEEN = "UnseenPhantom"  # annotates all
 GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
 NUM_TRAINING, NUM_TEST = 7, 6  # of each source; of the unseen cases
-FOLDS = (
-    8  # nnU-Net validates on one case of each source: on a CPU each costs time, and the unseen cases are what counts
-)
+# nnU-Net validates on one case of each source: each costs time, and the unseen cases are what counts
+FOLDS = 7
 EPOCHS, STEPS_PER_EPOCH = 10, 60
 OVERLAY, PLANS, ANATOMY_PLANS = "demo", "nnUNetPlansDemo", "MASTProPlans"  # the last ask for host-organ maps
 DATA_IDENTIFIER = "nnUNetPlans_3d_fullres"  # of the preprocessed images, which all plans here share
@@ -164,8 +163,8 @@ def preparation(layout: Layout, seed: int) -> list[Step]:
     return [
         Step(
             "phantom",
-            f"Write {len(SOURCES)} sources of {NUM_TRAINING} cases, which annotate some of the {len(TYPES)} tumour types "
-            f"each, and {NUM_TEST} unseen cases with all annotated: {layout.raw.parent}",
+            f"Write {len(SOURCES)} sources of {NUM_TRAINING} cases, which each annotate some of the tumour types, and "
+            f"{NUM_TEST} unseen cases with all annotated: {layout.raw.parent}",
             (*(layout.raw.parent / phantoms.name for phantoms in sets), layout.organs),
             function=write_phantoms,
             total=sum(map(len, sets)),
