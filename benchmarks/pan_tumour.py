@@ -1,4 +1,4 @@
-"""One network over sources that each annotate some tumour types: MAST-Pro, stock nnU-Net, and stock with partial labels.
+"""One network over sources that each annotate some types: MAST-Pro, stock nnU-Net, and stock with partial labels.
 
     python benchmarks/pan_tumour.py DEMO -o OUT [--seeds 0 1 2] [--models mastpro stock partial text]
 

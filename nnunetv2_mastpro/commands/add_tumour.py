@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
     from nnunetv2_mastpro.commands.prompts import dataset_json_paths
-    from nnunetv2_mastpro.demo.steps import shell_line
     from nnunetv2_mastpro.packs import add
     from nnunetv2_mastpro.packs.model import read_model
+    from nnunetv2_mastpro.processes import shell_line
 
     model = read_model(args.model, args.fold, args.checkpoint)
     folders = {"nnUNet_raw": nnUNet_raw, "nnUNet_preprocessed": nnUNet_preprocessed, "nnUNet_results": nnUNet_results}

@@ -39,8 +39,9 @@ def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
     from nnunetv2.configuration import default_num_processes
 
-    from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case, each
+    from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
     from nnunetv2_mastpro.files import write_atomically
+    from nnunetv2_mastpro.processes import each
 
     workers = default_num_processes if args.num_processes is None else args.num_processes
     if workers < 1:

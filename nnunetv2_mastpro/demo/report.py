@@ -10,8 +10,9 @@ from pathlib import Path
 from string import Template
 
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION
-from nnunetv2_mastpro.demo.steps import shell_line, spell
+from nnunetv2_mastpro.demo.steps import spell
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.processes import shell_line
 
 PACKAGES = ("nnunetv2_mastpro", "nnunetv2", "dynamic_network_architectures", "torch")
 

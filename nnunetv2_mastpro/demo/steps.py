@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.processes import find_executable, shell_line
 
 STATE_FILE = "demo.json"
 TAIL_LINES = 15
@@ -144,15 +144,6 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
         )
 
 
-def find_executable(name: str) -> str:
-    """A console script of this environment, or of the PATH; "python" is this one. Raises MASTProError."""
-    beside = Path(sys.executable).parent / name
-    found = sys.executable if name == "python" else str(beside) if beside.is_file() else shutil.which(name)
-    if found is None:
-        raise MASTProError(f"{name} is neither beside {sys.executable} nor on the PATH; reinstall nnunetv2")
-    return found
-
-
 def stop(process: subprocess.Popen) -> None:
     """End what still runs of the command, its workers included."""
     if process.poll() is not None:
@@ -201,8 +192,3 @@ def spell(seconds: float) -> str:
     """4 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def shell_line(command: Sequence[str]) -> str:
-    """As a user would type it."""
-    return shlex.join(command)

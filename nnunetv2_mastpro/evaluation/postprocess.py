@@ -5,16 +5,14 @@ Segmentations and host-organ maps are (Z, Y, X) as nnU-Net's reader gives them, 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
-from tqdm import tqdm
 
 from nnunetv2_mastpro.config import Resolved
 from nnunetv2_mastpro.errors import MASTProError
@@ -209,17 +207,3 @@ def _differences(ours: dict, theirs: dict) -> list[str]:
 
 def _numbers(values) -> str:
     return "(" + ", ".join(f"{value:g}" for value in np.ravel(values)) + ")"
-
-
-def each(function: Callable, jobs: Sequence[Job], num_processes: int, title: str) -> Iterator:
-    """Results in the order of the jobs, with a progress bar; in this process where one is enough."""
-    with tqdm(total=len(jobs), desc=title, unit="case") as bar:
-        if num_processes == 1:
-            for job in jobs:
-                yield function(job)
-                bar.update()
-            return
-        with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs))) as pool:
-            for result in pool.imap(function, jobs):
-                yield result
-                bar.update()

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.postprocess import each
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.mapping import Mapping
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.splits import join
 from nnunetv2_mastpro.merging.voxels import Probe, Scan, scan
+from nnunetv2_mastpro.processes import each
 
 Key = tuple[str, str]  # source and case
 

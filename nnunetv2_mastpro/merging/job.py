@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.postprocess import each
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.merging.cases import (
     Key,
@@ -28,6 +27,7 @@ from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_da
 from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
 from nnunetv2_mastpro.merging.splits import make_splits
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
+from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts

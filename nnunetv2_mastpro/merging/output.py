@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.postprocess import each
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.merging.cases import MergedCase
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import READER, Source
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
+from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
 SPLITS = "splits_final.json"

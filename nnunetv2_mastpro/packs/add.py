@@ -18,7 +18,6 @@ import torch
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import Resolved
-from nnunetv2_mastpro.demo.steps import find_executable, shell_line
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -27,6 +26,7 @@ from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import append_types, fresh_type
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
 from nnunetv2_mastpro.planning.overlay import check_plans_name
+from nnunetv2_mastpro.processes import find_executable, shell_line
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts

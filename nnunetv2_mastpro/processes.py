@@ -1,0 +1,42 @@
+"""Commands as a user types them, and the same work on many cases at once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from nnunetv2_mastpro.errors import MASTProError
+
+
+def find_executable(name: str) -> str:
+    """A console script of this environment, or of the PATH; "python" is this one. Raises MASTProError."""
+    beside = Path(sys.executable).parent / name
+    found = sys.executable if name == "python" else str(beside) if beside.is_file() else shutil.which(name)
+    if found is None:
+        raise MASTProError(f"{name} is neither beside {sys.executable} nor on the PATH; reinstall nnunetv2")
+    return found
+
+
+def shell_line(command: Sequence[str]) -> str:
+    """As a user would type it."""
+    return shlex.join(command)
+
+
+def each(function: Callable, jobs: Sequence, num_processes: int, title: str) -> Iterator:
+    """Results in the order of the jobs, with a progress bar; in this process where one is enough."""
+    with tqdm(total=len(jobs), desc=title, unit="case") as bar:
+        if num_processes == 1:
+            for job in jobs:
+                yield function(job)
+                bar.update()
+            return
+        with multiprocessing.get_context("spawn").Pool(min(num_processes, len(jobs))) as pool:
+            for result in pool.imap(function, jobs):
+                yield result
+                bar.update()
