@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         head = ("stage", "type in the patch", "patches", *(f"{owner} {number}" for owner, number in columns(usage)))
         lines = [
-            (stage, name, str(patches), *(f"{share:.2f}" for share in shares))
+            (stage, name, str(patches), *(f"{share:.4f}" for share in shares))
             for stage, name, patches, shares in rows(usage)
         ]
         text = io.StringIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from nnunetv2_mastpro.errors import MASTProError
 
 USAGE = "expert_usage.json"
 GENERIC, ALL = "generic", "all"
-NEVER, ALWAYS = 0.01, 0.95  # shares of patches (voxels, with token routing) at which an expert counts as collapsed
+NEVER = 0.01  # share of patches (voxels, with token routing) below which an expert counts as never kept
+ALWAYS = 0.95  # share of a group's choices above which the experts that have it leave nothing to the others
+SIDE_INCHES, MOST_PIXELS = 16, 3000  # of the heat map: up to the first, panels stand in one row
 
 
 def read_usage(fold: Path) -> dict:
@@ -45,54 +48,87 @@ def rows(usage: Mapping) -> Iterator[tuple[str, str, int, list[float]]]:
 
 
 def collapsed(usage: Mapping) -> list[str]:
-    """A line per expert that is hardly ever kept, and per group in which one expert is kept nearly always alone."""
+    """A line per group whose experts are not all used: hardly ever kept anywhere, or always the same ones kept.
+
+    A type's experts are judged in the patches with that type; those of a type that was in no patch are not judged.
+    """
     found = []
     for stage, types in usage["kept"].items():
-        for owner, shares in types[ALL].items():
-            if owner != GENERIC:  # a type's experts have their turn where that type is
-                shares = types.get(owner, {}).get(owner, shares)
-            idle = [str(number) for number, share in enumerate(shares) if share < NEVER]
-            total, alone = sum(shares), max(shares, default=0)
-            if idle and total >= NEVER:
-                found.append(f"{stage}: {owner} expert {', '.join(idle)} of 0 to {len(shares) - 1} hardly ever kept")
-            if total < NEVER:
-                found.append(f"{stage}: no {owner} expert kept, where it could have been")
-            elif owner != GENERIC and len(shares) > 1 and alone / total > ALWAYS:
-                found.append(
-                    f"{stage}: {owner} expert {shares.index(alone)} has {alone / total:.0%} of its type's choices"
-                )
+        for owner in types[ALL]:
+            row = ALL if owner == GENERIC else owner
+            if row in types:
+                where = f" in the {usage['patches'][row]} patches" + ("" if row == ALL else f" with {row}")
+                anywhere = [max(shares) for shares in zip(*(owners[owner] for owners in types.values()), strict=True)]
+                found += [f"{stage}: {text}" for text in _findings(owner, types[row][owner], anywhere, where)]
     return found
 
 
+def _findings(owner: str, shares: list[float], anywhere: list[float], where: str) -> Iterator[str]:
+    """shares, anywhere: of the group's experts in the group's own patches, and at most in any row."""
+    if not shares:
+        return
+    if sum(shares) < NEVER:
+        yield f"no {owner} expert kept{where}"
+        return
+    kept = max(1, math.ceil(sum(shares) - NEVER))  # together
+    first = sorted(sorted(range(len(shares)), key=lambda number: -shares[number])[:kept])
+    part = sum(shares[number] for number in first) / sum(shares)
+    idle = [number for number, share in enumerate(anywhere) if share < NEVER]
+    if kept < len(shares) and part > ALWAYS:
+        yield f"{owner} expert {_listed(first)} of {len(shares)} has {part:.0%} of the choices{where}"
+        idle = [] if len(idle) + kept == len(shares) else idle
+    if idle:
+        yield f"{owner} expert {_listed(idle)} of {len(shares)} hardly ever kept"
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
 def draw(path: Path, usage: Mapping) -> None:
-    """A heat map per stage: rows are tumour types in the patch, columns experts by owner."""
+    """A heat map per stage: rows are tumour types in the patch, columns experts by owner; grey: in no patch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    experts, names = columns(usage), list(usage["patches"])
-    stages = list(usage["kept"])
-    wide, high = max(4.0, 0.34 * len(experts) + 1.0), 0.3 * len(names) + 1.9
-    across = max(1, min(len(stages), int(16 // wide)))
-    down = -(-len(stages) // across)
-    figure = Figure(figsize=(wide * across + 2.2, high * down + 0.4), layout="constrained")
+    experts, names, stages = columns(usage), list(usage["patches"]), list(usage["kept"])
+    cell_wide, cell_high = min(0.34, max(0.13, 9 / len(experts))), min(0.3, max(0.14, 6 / len(names)))  # inches
+    wide, high = max(2.4, cell_wide * len(experts)), cell_high * len(names) + 0.4
+    sizes = {}  # of the figure, with names at the left and below, by panels in a row
+    for number in range(len(stages), 0, -1):
+        sizes[number] = (wide * number + 3, max(2.6, high * -(-len(stages) // number) + 1.4))
+    across = min(sizes, key=lambda number: max(*sizes[number], SIDE_INCHES))
+    size = sizes[across]
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(down, across, squeeze=False, sharey=True)
-    owners = list(dict.fromkeys(owner for owner, _ in experts))
-    starts = [next(i for i, (owner, _) in enumerate(experts) if owner == name) for name in owners]
-    middles = [(start + end - 1) / 2 for start, end in zip(starts, [*starts[1:], len(experts)], strict=True)]
-    image = None
-    for axis, stage in zip(axes.flat, stages, strict=False):
-        shares = {name: row for where, name, _, row in rows(usage) if where == stage}
+    axes = figure.subplots(-(-len(stages) // across), across, squeeze=False, sharey=True)
+    for place, axis in enumerate(axes.flat):
+        if place >= len(stages):
+            axis.set_visible(False)
+            continue
+        shares = {name: row for stage, name, _, row in rows(usage) if stage == stages[place]}
         grid = [shares.get(name, [float("nan")] * len(experts)) for name in names]
-        image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-        for start in starts[1:]:
-            axis.axvline(start - 0.5, color="white", linewidth=2)
-        axis.set_title(stage.replace("_", " "), fontsize=10)
-        axis.set_xticks(middles, owners, rotation=35, ha="right", fontsize=8)
+        axis.set_facecolor("#c8c8c8")
+        image = axis.imshow(grid, vmin=0, vmax=1, cmap="viridis", aspect="auto", interpolation="nearest")
+        axis.set_title(stages[place].replace("_", " "), fontsize=10)
+        label_columns(axis, [owner for owner, _ in experts], named=place + across >= len(stages))
         axis.set_yticks(range(len(names)), [f"{name} ({usage['patches'][name]})" for name in names], fontsize=8)
         axis.tick_params(length=0)
-    for axis in axes.flat[len(stages) :]:
-        axis.set_visible(False)
     figure.supylabel("tumour type in the patch (patches)", fontsize=9)
-    figure.colorbar(image, ax=axes, label="share in which the expert is kept", shrink=0.8)
-    figure.savefig(path, dpi=150)
+    bar = figure.colorbar(image, ax=axes, fraction=0.03, aspect=30, shrink=min(1.0, 4 / size[1]))
+    bar.set_label("share that keeps the expert", fontsize=9)
+    figure.savefig(path, dpi=min(150, MOST_PIXELS / max(size)))
+
+
+def label_columns(axis, owners: list[str], named: bool) -> None:
+    """Names of the owners under the middle of their columns, and lines between owners."""
+    names = list(dict.fromkeys(owners))
+    starts = [owners.index(name) for name in names]
+    middles = [(start + end - 1) / 2 for start, end in zip(starts, [*starts[1:], len(owners)], strict=True)]
+    for start in starts[1:]:
+        axis.axvline(start - 0.5, color="white", linewidth=1.5 if len(owners) < 40 else 0.8)
+    if named and len(names) > 12:
+        axis.set_xticks(middles, names, rotation=90, fontsize=7)
+    elif named:
+        axis.set_xticks(middles, names, rotation=35, ha="right", rotation_mode="anchor", fontsize=8)
+    else:
+        axis.set_xticks([])

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from nnunetv2_mastpro import cli
-from nnunetv2_mastpro.evaluation.experts import collapsed
+from nnunetv2_mastpro.evaluation.experts import collapsed, draw
 
 HEALTHY = {"generic": [0.5, 0.5, 0.5, 0.5], "liver_tumor": [0.3, 0.4], "kidney_tumor": [0.2, 0.1]}
 USAGE = {
@@ -41,6 +41,7 @@ def test_table_and_heat_map_of_each_fold(model, capsys):
             "stage,type in the patch,patches,generic 0,generic 1,generic 2,generic 3,"
             "liver_tumor 0,liver_tumor 1,kidney_tumor 0,kidney_tumor 1"
         )
+        assert lines[2] == "encoder_1,liver_tumor,12,0.5000,0.5000,0.5000,0.5000,0.4500,0.5500,0.0000,0.0000"
         assert len(lines) == 1 + 3 * 2
         picture = Image.open(model / fold / "experts.png").convert("RGB")
         assert len(picture.getcolors(1 << 24)) > 20
@@ -53,19 +54,69 @@ def test_one_fold_to_another_folder(model, tmp_path, capsys):
     assert "epoch 7" in capsys.readouterr().out
 
 
+LIVER = "of the choices in the 12 patches with liver_tumor"
+ALL = "of the choices in the 40 patches"
+
+
 @pytest.mark.parametrize(
     ("where", "owner", "shares", "expected"),
     [
-        ("all", "generic", [0.9, 0.6, 0.5, 0.0], ["decoder_0: generic expert 3 of 0 to 3 hardly ever kept"]),
-        ("liver_tumor", "liver_tumor", [0.97, 0.03], ["decoder_0: liver_tumor expert 0 has 97% of its type's choices"]),
-        ("liver_tumor", "liver_tumor", [0.0, 0.0], ["decoder_0: no liver_tumor expert kept, where it could have been"]),
+        ("all liver_tumor", "generic", [0.9, 0.6, 0.5, 0.009], ["generic expert 3 of 4 hardly ever kept"]),
+        ("all", "generic", [0.9, 0.6, 0.5, 0.0], []),  # kept where a rare type is
+        ("all liver_tumor", "generic", [0.02, 0.98, 0.02, 0.98], [f"generic expert 1, 3 of 4 has 98% {ALL}"]),
+        (
+            "all liver_tumor",
+            "generic",
+            [0.04, 0.98, 0.0, 0.98],
+            [f"generic expert 1, 3 of 4 has 98% {ALL}", "generic expert 2 of 4 hardly ever kept"],
+        ),
+        ("all", "generic", [0.01, 0.97, 0.01, 0.01], [f"generic expert 1 of 4 has 97% {ALL}"]),
+        ("all", "generic", [1.0, 1.0, 1.0, 1.0], []),  # nothing to choose
+        ("liver_tumor", "liver_tumor", [0.97, 0.03], [f"liver_tumor expert 0 of 2 has 97% {LIVER}"]),
+        ("all liver_tumor", "liver_tumor", [1.0, 0.0], [f"liver_tumor expert 0 of 2 has 100% {LIVER}"]),
+        ("liver_tumor", "liver_tumor", [0.94, 0.06], []),
+        ("liver_tumor", "liver_tumor", [0.9, 0.9], []),
+        (
+            "liver_tumor",
+            "liver_tumor",
+            [0.0, 0.0],
+            ["no liver_tumor expert kept in the 12 patches with liver_tumor"],
+        ),
         ("all", "liver_tumor", [0.0, 0.0], []),  # kept where that type is
+        ("all", "kidney_tumor", [0.0, 0.0], []),  # in no patch: nothing can be said
     ],
 )
 def test_collapsed_experts_are_told(where, owner, shares, expected):
     usage = json.loads(json.dumps(USAGE))
-    usage["kept"]["decoder_0"][where][owner] = shares
-    assert collapsed(usage) == expected
+    for row in where.split():
+        usage["kept"]["decoder_0"][row][owner] = shares
+    assert collapsed(usage) == [f"decoder_0: {line}" for line in expected]
+
+
+def test_a_finding_is_a_line(model, capsys):
+    usage = json.loads(json.dumps(USAGE))
+    usage["kept"]["encoder_2"]["liver_tumor"]["liver_tumor"] = [0.0, 0.9]
+    (model / "fold_0" / "expert_usage.json").write_text(json.dumps(usage))
+    assert cli.main(["experts", str(model), "-f", "0"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
+    assert line == f"warning: encoder_2: liver_tumor expert 1 of 2 has 100% {LIVER}"
+
+
+@pytest.mark.parametrize(("types", "specific"), [(0, 2), (1, 2), (30, 2), (8, 0)])
+def test_the_heat_map_keeps_a_sensible_size(tmp_path, types, specific):
+    from PIL import Image
+
+    names = [f"type_{number}" for number in range(types)]
+    owners = {"generic": [0.5] * 4, **{name: [0.1] * specific for name in names if specific}}
+    usage = {
+        "patches": dict.fromkeys(["all", *names], 3),
+        "kept": {f"encoder_{stage}": dict.fromkeys(["all", *names], owners) for stage in range(3)},
+    }
+    draw(tmp_path / "map.png", usage)
+    assert collapsed(usage) == []
+    size = Image.open(tmp_path / "map.png").size
+    assert min(size) > 300
+    assert max(size) <= 3000
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,12 @@
 """The usage of experts by tumour type, against a loop over patches."""
 
+import csv
+import json
+
 import pytest
 import torch
 
+from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 
 TYPES = ("liver_tumor", "kidney_tumor")
@@ -41,6 +45,25 @@ def test_shares_are_those_of_a_loop(make_network, plans, routing):
             flat = [share for shares in owners.values() for share in shares]
             assert flat == pytest.approx([expected[site, name, e] / patches[name] for e in range(8)], abs=1e-6)
             assert sum(owners["generic"]) == pytest.approx(config.network.top_k_generic, abs=1e-5)
+
+
+def test_what_was_counted_is_shown(make_network, tmp_path, capsys):
+    network, _, _ = make_network()
+    usage = ExpertUsage(network.train(), TYPES)
+    for seed in range(2):
+        network(images(seed))
+        usage.add(torch.tensor(PRESENT).bool())
+    fold = tmp_path / "fold_0"
+    fold.mkdir()
+    (fold / "expert_usage.json").write_text(json.dumps({"epoch": 0, **usage.report()}))
+    assert cli.main(["experts", str(tmp_path)]) == 0
+    with open(fold / "experts.csv", newline="") as file:
+        rows = [row for row in csv.reader(file) if row[0] == "decoder_0"]
+    assert [row[1:3] for row in rows] == [[ALL, "6"], ["liver_tumor", "4"], ["kidney_tumor", "2"]]
+    for row, owners in zip(rows, usage.report()["kept"]["decoder_0"].values(), strict=True):
+        assert [float(cell) for cell in row[3:]] == pytest.approx(sum(owners.values(), []), abs=1e-4)
+    assert (fold / "experts.png").stat().st_size > 1000
+    assert "decoder_0  kidney_tumor" in capsys.readouterr().out
 
 
 def test_a_task_that_is_off_keeps_no_expert(make_network):
