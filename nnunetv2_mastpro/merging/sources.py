@@ -112,6 +112,8 @@ def _values(value: int | list[int]) -> tuple[int, ...]:
 
 
 def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
+    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
     if "dataset" in content:
         found = get_filenames_of_train_images_and_targets(str(folder), content)
     elif (folder / "imagesTr").is_dir():
@@ -172,16 +174,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"
-
-
-def _files(folder: Path, content: dict) -> dict[str, dict]:
-    """As nnU-Net's get_filenames_of_train_images_and_targets, which starts twelve processes to list a folder."""
-    from nnunetv2.utilities import utils
-
-    if "dataset" in content:
-        return utils.get_filenames_of_train_images_and_targets(str(folder), copy.deepcopy(content))
-    images, ending = folder / "imagesTr", content["file_ending"]
-    files = sorted(path.name for path in images.iterdir() if path.name.endswith(ending))
-    names = utils.get_identifiers_from_splitted_dataset_folder(str(images), ending).tolist()
-    found = {name: utils.create_paths_fn(str(images), files, ending, name) for name in names}
-    return {name: {"images": paths, "label": folder / "labelsTr" / f"{name}{ending}"} for name, paths in found.items()}
