@@ -9,7 +9,9 @@ every class both agree.
 from __future__ import annotations
 
 import argparse
+import json
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -46,13 +48,19 @@ def run(args: argparse.Namespace) -> int:
     model = Path(get_output_folder(name, args.trainer, args.plans, args.configuration))
     folds = tuple(read_fold(fold) for fold in args.folds)
     content = check_model(model, name, args)
-    check_folds(model, folds, content["file_ending"], args)
+    predicted = check_folds(model, folds, content["file_ending"], name, args)
     cases = read_cases(content, foreground_labels(content))
+    check_truth(name, content["file_ending"], predicted, cases.annotated)
     output = args.output or model / f"crossval_results_folds_{folds_tuple_to_string(folds)}"
-    if output.resolve() in (model.resolve(), *model.resolve().parents):
-        raise MASTProError(f"-o {output} holds the model itself, and is emptied first; give another folder")
+    if args.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise MASTProError(f"-o {output} is not empty, and nnU-Net would empty it; give a new folder")
     workers = default_num_processes if args.num_processes is None else args.num_processes
-    accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
+    if workers < 1:
+        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    try:
+        accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
+    except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth
+        raise MASTProError(f"the predictions cannot be evaluated ({error}); {_validate('FOLD', args)}") from error
     manager = PlansManager(load_json(str(model / "plans.json"))).get_label_manager(content)
     summary = rewrite_summary(output, cases, outputs_of(manager), content["file_ending"])
     print("\n".join([*table(rows(summary)), f"wrote {output / 'summary.json'}"]))
@@ -77,18 +85,54 @@ def check_model(model: Path, name: str, args: argparse.Namespace) -> dict:
     return read_dataset_json(model / "dataset.json")
 
 
-def check_folds(model: Path, folds: tuple, file_ending: str, args: argparse.Namespace) -> None:
-    """Each fold is validated, and no case in two of them."""
+def check_folds(model: Path, folds: tuple, file_ending: str, name: str, args: argparse.Namespace) -> list[str]:
+    """The predicted cases: each fold is validated on all of its cases, and no case is in two folds."""
     found: Counter = Counter()
     for fold in folds:
         folder = model / f"fold_{fold}" / "validation"
         predictions = [path.name.removesuffix(file_ending) for path in folder.glob(f"*{file_ending}")]
         if not (folder / "summary.json").is_file() or not predictions:
+            raise MASTProError(f"fold {fold} of {model} has no finished validation; {_validate(fold, args)}")
+        missing = sorted(cases_of_split(name, fold) - {*predictions})
+        if missing:
             raise MASTProError(
-                f"fold {fold} of {model} has no finished validation; run nnUNetv2_train {args.dataset} "
-                f"{args.configuration} {fold} -p {args.plans} -tr {args.trainer} --val"
+                f"{folder} has no prediction of {some(missing)}, which splits_final.json has in this fold; "
+                f"{_validate(fold, args)}"
             )
         found.update(predictions)
     twice = sorted(case for case, count in found.items() if count > 1)
     if twice:
         raise MASTProError(f"validated in more than one of the folds: {some(twice)}; give each fold once")
+    return sorted(found)
+
+
+def _validate(fold: int | str, args: argparse.Namespace) -> str:
+    return f"run nnUNetv2_train {args.dataset} {args.configuration} {fold} -p {args.plans} -tr {args.trainer} --val"
+
+
+def cases_of_split(name: str, fold: int | str) -> set[str]:
+    """Validation cases of the fold by splits_final.json; none where nnU-Net draws them itself."""
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    path = Path(nnUNet_preprocessed.get() or "", name, "splits_final.json")
+    splits = json.loads(path.read_text(encoding="utf-8")) if fold != "all" and path.is_file() else []
+    return {*splits[fold]["val"]} if splits and fold < len(splits) else set()
+
+
+def check_truth(name: str, file_ending: str, predicted: Sequence[str], described: Iterable[str]) -> None:
+    """Every predicted case has a truth where nnU-Net looks for it, and so has each that dataset.json describes."""
+    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+
+    folder = Path(nnUNet_raw.get() or "", name, "labelsTr")
+    if not folder.is_dir():
+        folder = Path(nnUNet_preprocessed.get() or "", name, "gt_segmentations")
+    truth = {path.name.removesuffix(file_ending) for path in folder.glob(f"*{file_ending}")}
+    missing = sorted({*predicted} - truth)
+    if missing:
+        raise MASTProError(f"{folder} has no label of {some(missing)}; put back the labels of the training")
+    strange = sorted({*described} - truth)
+    if strange:  # misspelt, the case would count as annotated throughout
+        raise MASTProError(
+            f"mastpro.cases in dataset.json names {some(strange)}, which {folder} does not hold; correct the names in "
+            "the dataset.json of the model's folder"
+        )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import json
+import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.tasks import Cases
 
 SUMMARY, NNUNETS = "summary.json", "summary_nnunet.json"
@@ -18,8 +20,9 @@ def corrected(summary: Mapping, cases: Cases, outputs: Sequence, file_ending: st
     """`summary` as nnU-Net's load_summary_json gives it, with nan for what a case does not annotate.
 
     `outputs`: nnU-Net's labels or regions in the order of `cases.labels`. "mean" is nnU-Net's over the cases that are
-    left; "foreground_mean" is over the classes that have any. A block "mastpro" says for each class, and for each
-    source of cases, in how many it was scored, in how many left out, and the mean Dice.
+    left, "foreground_mean" nnU-Net's over the classes that any case annotates. A block "mastpro" says for each class,
+    and for each source of cases, the mean Dice, in how many cases it was scored, in how many it is in neither truth
+    nor prediction ("empty": no Dice), and in how many it was left out.
     """
     entries, dice, annotated = [], [], []
     for entry in summary["metric_per_case"]:
@@ -35,8 +38,11 @@ def corrected(summary: Mapping, cases: Cases, outputs: Sequence, file_ending: st
         output: {name: _mean([entry["metrics"][output][name] for entry in entries]) for name in summary["mean"][output]}
         for output in outputs
     }
-    foreground = {name: _mean([means[output][name] for output in outputs]) for name in summary["foreground_mean"]}
     dice, annotated = np.array(dice), np.array(annotated)
+    scored = [output for output, known in zip(outputs, annotated.any(0), strict=True) if known]
+    foreground = {  # not nanmean, as nnU-Net: a class that no case has and none predicts makes it nan
+        name: float(np.mean([means[output][name] for output in scored])) for name in summary["foreground_mean"]
+    }
     sources = np.array([cases.source_of(case_of(entry, file_ending)) for entry in entries])
     told = {
         "per_class": _tell(cases.labels, dice, annotated),
@@ -54,17 +60,18 @@ def case_of(entry: Mapping, file_ending: str) -> str:
 
 
 def rewrite_summary(folder: Path, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
-    """Correct the summary.json that nnU-Net has just written there, and keep its own beside it; gives the new one."""
+    """Correct the summary.json that nnU-Net wrote there, and keep its own beside it; gives the new one.
+
+    A summary that was corrected before is corrected anew from nnU-Net's own. Files are written whole or not at all.
+    """
     from nnunetv2.evaluation.evaluate_predictions import load_summary_json, save_summary_json
 
-    summary = corrected(load_summary_json(str(folder / SUMMARY)), cases, outputs, file_ending)
-    scratch = folder / f".{SUMMARY}.{os.getpid()}"
-    try:
-        save_summary_json(summary, str(scratch))
-        os.replace(folder / SUMMARY, folder / NNUNETS)
-        os.replace(scratch, folder / SUMMARY)
-    finally:
-        scratch.unlink(missing_ok=True)
+    path, stock = folder / SUMMARY, folder / NNUNETS
+    source = stock if "mastpro" in json.loads(path.read_bytes()) and stock.is_file() else path
+    summary = corrected(load_summary_json(str(source)), cases, outputs, file_ending)
+    with tempfile.TemporaryDirectory() as scratch:
+        save_summary_json(summary, str(Path(scratch) / SUMMARY))
+        write_atomically({stock: source.read_bytes(), path: (Path(scratch) / SUMMARY).read_bytes()})
     return summary
 
 
@@ -77,13 +84,13 @@ def rows(summary: Mapping) -> list[tuple[str, ...]]:
     """The block "mastpro" as rows of a table: all sources together, then each."""
     told = {"all": summary["mastpro"]["per_class"], **summary["mastpro"]["per_source"]}
     return [
-        ("source", "class", "mean Dice", "cases", "left out"),
+        ("source", "class", "mean Dice", "cases scored", "neither has it", "left out"),
         *(
             (source, label, "-" if np.isnan(found["Dice"]) else f"{found['Dice']:.3f}")
-            + (str(found["scored"]), str(found["left_out"]))
+            + tuple(str(found[key]) for key in ("scored", "empty", "left_out"))
             for source, classes in told.items()
             for label, found in classes.items()
-            if found["scored"] or source == "all"
+            if found["scored"] or found["empty"] or source == "all"
         ),
     ]
 
@@ -93,7 +100,8 @@ def _tell(labels: Sequence[str], dice: np.ndarray, annotated: np.ndarray) -> dic
     return {
         label: {
             "Dice": _mean(dice[:, index]),
-            "scored": int(annotated[:, index].sum()),
+            "scored": int((annotated & ~np.isnan(dice))[:, index].sum()),
+            "empty": int((annotated & np.isnan(dice))[:, index].sum()),
             "left_out": int((~annotated[:, index]).sum()),
         }
         for index, label in enumerate(labels)
