@@ -59,8 +59,8 @@ class DMoE(nn.Module):
     computes only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their
     number: another type takes no part in any sum.
 
-    In training mode a forward pass also returns the load-balancing term, and leaves in `kept` (B, E) at how many voxels
-    (sample routing: 0 or 1) each expert was kept.
+    In training mode a forward pass also returns the load-balancing term, and leaves in `kept` (B, E) the share of
+    voxels (sample routing: 0 or 1) at which each expert was kept.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class DMoE(nn.Module):
         balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
         if self.training:
             with torch.no_grad():
-                self.kept = (gates > 0).flatten(2).sum(2)
+                self.kept = (gates > 0).flatten(2).float().mean(2)
         mix = self.mix_chosen if self.routing == "sample" else self.mix_all
         return mix(x, gates.to(x.dtype), types), balance
 

@@ -19,25 +19,24 @@ class ExpertUsage:
 
     def __init__(self, network: MASTProNet, types: Sequence[str]):
         self.experts, self.types = dict(network.experts.items()), tuple(types)
-        self.patches = torch.zeros(1 + len(self.types))
-        self.kept = {site: torch.zeros(1 + len(self.types), moe.kept.shape[1]) for site, moe in self.experts.items()}
+        self.sizes = [moe.kept.shape[1] for moe in self.experts.values()]
+        self.sums = torch.zeros(1 + len(self.types), 1 + sum(self.sizes))  # patches, then shares, all sites' experts
 
     def add(self, present: Tensor) -> None:
         """Count the last training step: present (B, T), which tumour types each patch is known to hold."""
         with torch.no_grad():
             rows = torch.cat([present.new_ones(len(present), 1), present], 1).float()  # (B, 1 + T)
-            self.patches = self.patches.to(rows.device) + rows.sum(0)
-            for site, moe in self.experts.items():
-                positions = moe.kept[:, : moe.num_generic].sum(1, keepdim=True) / moe.top_k_generic
-                self.kept[site] = self.kept[site].to(rows.device) + rows.T @ (moe.kept / positions)
+            shares = torch.cat([rows[:, :1], *(moe.kept for moe in self.experts.values())], 1)
+            self.sums = self.sums.to(rows.device) + rows.T @ shares
 
     def report(self) -> dict:
         """patches: type -> number; kept: site -> type -> owner ("generic" or a type) -> share of positions by expert.
 
         A type that was in no patch is left out.
         """
-        patches = dict(zip((ALL, *self.types), self.patches.tolist(), strict=True))
-        shares = {site: (kept / self.patches.clamp(min=1)[:, None]).tolist() for site, kept in self.kept.items()}
+        number, *kept = self.sums.cpu().split([1, *self.sizes], 1)
+        patches = dict(zip((ALL, *self.types), number[:, 0].tolist(), strict=True))
+        shares = {site: (each / number.clamp(min=1)).tolist() for site, each in zip(self.experts, kept, strict=True)}
         return {
             "patches": {name: int(number) for name, number in patches.items()},
             "kept": {

@@ -76,10 +76,17 @@ def test_it_compiles_as_one_graph(variant, make_planned, make_network, randomize
     name, axes, values = variant
     network = randomize(make_network(make_planned(name, axes), **values))
     expected = network(make_image(axes), ONE_TYPE_EACH)
+    kept = {site: moe.kept for site, moe in network.experts.items()}
+    for moe in network.experts.values():
+        moe.kept = torch.zeros_like(moe.kept)
     torch._dynamo.reset()
     found = torch.compile(network, fullgraph=True, backend="eager")(make_image(axes), ONE_TYPE_EACH)
     assert isinstance(found, TrainingOutput)
     assert_close(found, expected, rtol=0, atol=0)
+    for site, moe in network.experts.items():
+        assert kept[site].sum() > 0
+        assert_close(moe.kept, kept[site], rtol=0, atol=0)
+        assert not moe.kept.requires_grad
 
 
 def test_compiled_it_follows_what_each_batch_annotates(make_network, randomize, make_image):
