@@ -71,8 +71,8 @@ def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
     """Folders of the folds. Raises MASTProError."""
     if not model.is_dir():
         raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
-    if model.name.startswith("fold_") and wanted is None:
-        return [model]
+    if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
+        return [model.resolve()]  # `.` has no name
     if wanted is not None:
         missing = [fold for fold in wanted if not (model / f"fold_{fold}").is_dir()]
         if missing:

@@ -119,12 +119,22 @@ def test_the_heat_map_keeps_a_sensible_size(tmp_path, types, specific):
     assert max(size) <= 3000
 
 
+@pytest.mark.parametrize("fold", ["fold_0", "best"])
+def test_in_the_folder_of_a_fold(model, monkeypatch, capsys, fold):
+    (model / "fold_0").rename(model / fold)
+    monkeypatch.chdir(model / fold)
+    assert cli.main(["experts", "."]) == 0
+    assert f"{fold}, epoch 7: share" in capsys.readouterr().out
+    assert (model / fold / "experts.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "content", "message"),
     [
         (["nowhere"], None, "nowhere is no folder"),
         (["model", "-f", "3"], None, "has no fold 3"),
         (["model/empty"], None, "has no fold with expert_usage.json"),
+        (["model/empty/fold_1"], None, "fold_1/expert_usage.json is missing: no epoch .* has ended there; train first"),
         (
             ["model"],
             {"epoch": 1, "kept": {"encoder_1": {"generic": [1]}}},
@@ -137,6 +147,8 @@ def test_bad_input(model, capsys, monkeypatch, arguments, content, message):
     monkeypatch.chdir(model)
     (model / "model" / "fold_0").mkdir(parents=True)
     (model / "model" / "empty").mkdir()
+    if arguments == ["model/empty/fold_1"]:
+        (model / "model" / "empty" / "fold_1").mkdir()
     (model / "model" / "fold_0" / "expert_usage.json").write_text(json.dumps(content or USAGE))
     assert cli.main(["experts", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
