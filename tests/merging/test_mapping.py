@@ -51,6 +51,19 @@ def test_outer_regions_come_first_whatever_their_values(three, merge_by):
     assert content["regions_class_order"] == [2, 3, 4, 1]
 
 
+def test_united_labels_are_annotated_where_all_of_them_are(three, merge_by):
+    cases = {"left": {"annotated": ["kidney_left", "cyst"]}, "both": {"annotated": ["kidney_left", "kidney_right"]}}
+    labels = {"kidney_left": 1, "kidney_right": 2, "cyst": 3}
+    boxes = {1: slice(2, 4), 2: slice(6, 8)}
+    images = {"left": (30, {1: slice(2, 4)}), "both": (31, boxes), "rest": (32, boxes)}
+    three.write("Dataset012_Sides", labels, images, mastpro={"cases": cases})
+    united = {"kidney_left": "kidney", "kidney_right": "kidney"}
+    assert merge_by({"sources": {12: {"labels": united}}}, "-d", 12, 6) == 0
+    entries = three.merged.content["mastpro"]["cases"]
+    annotated = {case: entries[case]["annotated"] for case in images}
+    assert annotated == {"left": ["cyst"], "both": ["kidney"], "rest": ["kidney", "cyst"]}
+
+
 def test_dropped_classes_become_background_and_unannotated(three, merge_by):
     assert merge_by({"sources": {LIVER: {"labels": {"liver": None}}}}, "-d", 3, 6) == 0
     content = three.merged.content
