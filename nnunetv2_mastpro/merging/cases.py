@@ -21,13 +21,17 @@ Key = tuple[str, str]  # source and case
 
 @dataclass(frozen=True)
 class MergedCase:
-    """`raw`: the cases of one image whose labels it unites; the first gives name, files and source."""
+    """`raw`: the cases of one image whose labels it unites; the first gives name, files and source.
+
+    `annotated_by`: classes of each of them, `annotated`: of all.
+    """
 
     name: str
     raw: tuple[RawCase, ...]
+    annotated_by: tuple[tuple[str, ...], ...]
     source: str
     annotated: tuple[str, ...]
-    present: tuple[str, ...]  # classes with voxels
+    present: tuple[str, ...]  # classes with voxels in a label of it
 
 
 def scan_cases(sources: Sequence[Source], workers: int, prefix: bool, unite: bool) -> dict[Key, Scan]:
@@ -85,6 +89,7 @@ def merge_cases(
             MergedCase(
                 name=f"D{first.source[7:10]}_{first.name}" if prefix else first.name,
                 raw=kept,
+                annotated_by=tuple(known[case] for case in kept),
                 source=by_name[first.source].cases.sources.get(first.name, first.source),
                 annotated=classes.ordered([name for case in kept for name in known[case]]),
                 present=classes.ordered([name for case in kept for name in voxels(scans, case, classes)]),

@@ -53,9 +53,7 @@ def merge(args: Namespace, workers: int) -> int:
     merged, without = merge_cases(sources, images, scans, classes, mapping, args.prefix, unite)
     if not merged:
         raise MASTProError("no case annotates a class that is kept; correct the map")
-    united = [Rewrite(case.raw, classes) for case in merged if len(case.raw) > 1]
-    for _ in each(rewrite, united, workers, "compare duplicates") if united else ():
-        pass
+    disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
     splits = make_splits(
         group_cases(merged, scans, mapping),
@@ -65,7 +63,12 @@ def merge(args: Namespace, workers: int) -> int:
     )
     print(
         "\n".join(
-            [*describe(sources, scans, classes, mapping), *notes(images, without, unite), *vague(sources, classes)]
+            [
+                *describe(sources, scans, classes, mapping),
+                *notes(images, without, unite),
+                *disputes,
+                *vague(sources, classes),
+            ]
         )
     )
     if args.dry_run:
@@ -89,6 +92,17 @@ def model_values(folder: Path) -> dict[str, int]:
     if regions:
         raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
     return labels
+
+
+def compare(merged: Sequence[MergedCase], classes: Classes, workers: int) -> list[str]:
+    """Notes of voxels where the labels of one image disagree on the class. Raises MASTProError as `unite` does."""
+    united = [case for case in merged if len(case.raw) > 1]
+    jobs = [Rewrite(case.raw, case.annotated_by, classes) for case in united]
+    counts = list(each(rewrite, jobs, workers, "compare duplicates")) if jobs else []
+    told = [f"{case.name} ({count})" for case, count in zip(united, counts, strict=True) if count]
+    if not told:
+        return []
+    return [f"note: voxels with another class in each label of one image, the first of which stays: {some(told)}"]
 
 
 def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[str]]:

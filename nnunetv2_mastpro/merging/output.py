@@ -127,7 +127,10 @@ def write_merged(
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
     try:
         (scratch / "labelsTr").mkdir(parents=True)
-        jobs = [Rewrite(case.raw, classes, scratch / "labelsTr" / _file(case, content)) for case in merged]
+        jobs = [
+            Rewrite(case.raw, case.annotated_by, classes, scratch / "labelsTr" / _file(case, content))
+            for case in merged
+        ]
         for _ in each(rewrite, jobs, workers, "write labels"):
             pass
         if "dataset" not in content:
