@@ -25,12 +25,14 @@ from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
 from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
-from nnunetv2_mastpro.merging.splits import make_splits
+from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
+
+FOLDS = 5
 
 
 def merge(args: Namespace, workers: int) -> int:
@@ -55,11 +57,13 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("no case annotates a class that is kept; correct the map")
     disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
+    earlier = read_folds(target.preprocessed / SPLITS)
     splits = make_splits(
         group_cases(merged, scans, mapping),
         {case.name: case.source for case in merged},
         tumor_types(content, merged),
-        args.folds,
+        (len(earlier) or FOLDS) if args.folds is None else args.folds,
+        earlier,
     )
     print(
         "\n".join(
@@ -68,6 +72,7 @@ def merge(args: Namespace, workers: int) -> int:
                 *notes(images, without, unite),
                 *disputes,
                 *vague(sources, classes),
+                *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
             ]
         )
     )
@@ -157,14 +162,9 @@ def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
 
 def stale(target: Target) -> list[str]:
     """What an earlier merge left that the new one does not fit."""
-    lines = []
-    if (target.preprocessed / SPLITS).is_file():
-        lines.append(
-            "note: the folds were made anew; models trained on the earlier ones may have seen the new val cases"
-        )
-    if (target.preprocessed / "dataset_fingerprint.json").is_file():
-        lines.append(f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean")
-    return lines
+    if not (target.preprocessed / "dataset_fingerprint.json").is_file():
+        return []
+    return [f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean"]
 
 
 def what_next(target: Target, redo: Sequence[str]) -> list[str]:
