@@ -23,13 +23,16 @@ Key = tuple[str, str]  # source and case
 class MergedCase:
     """`raw`: the cases of one image whose labels it unites; the first gives name, files and source.
 
-    `annotated_by`: classes of each of them, `annotated`: of all.
+    `source` stays one data set, not all joined: training draws by source and evaluation tells by it, where a source of
+    few united cases would be drawn too often. `origins` has all, as SOURCE/CASE; mastpro.merge.duplicates lists them.
+    `annotated_by`: classes of each of `raw`, `annotated`: of all.
     """
 
     name: str
     raw: tuple[RawCase, ...]
     annotated_by: tuple[tuple[str, ...], ...]
     source: str
+    origins: tuple[str, ...]
     annotated: tuple[str, ...]
     present: tuple[str, ...]  # classes with voxels in a label of it
 
@@ -91,6 +94,9 @@ def merge_cases(
                 raw=kept,
                 annotated_by=tuple(known[case] for case in kept),
                 source=by_name[first.source].cases.sources.get(first.name, first.source),
+                origins=tuple(
+                    dict.fromkeys(one for case in kept for one in by_name[case.source].origins_of(case.name))
+                ),
                 annotated=classes.ordered([name for case in kept for name in known[case]]),
                 present=classes.ordered([name for case in kept for name in voxels(scans, case, classes)]),
             )

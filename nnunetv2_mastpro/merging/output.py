@@ -13,13 +13,12 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.merging.cases import MergedCase
 from nnunetv2_mastpro.merging.classes import Classes
-from nnunetv2_mastpro.merging.sources import READER, Source
+from nnunetv2_mastpro.merging.sources import MARK, READER, Source
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
 SPLITS = "splits_final.json"
-MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ def make_dataset_json(
     mark = {
         "sources": [source.name for source in sources],
         "values": classes.values,
-        "duplicates": {
-            case.name: [f"{raw.source}/{raw.name}" for raw in case.raw] for case in merged if len(case.raw) > 1
-        },
+        "duplicates": {case.name: list(case.origins) for case in merged if len(case.origins) > 1},
     }
     content = {
         "channel_names": {str(number): name for number, name in enumerate(sources[0].channels)},

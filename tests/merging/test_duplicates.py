@@ -42,6 +42,17 @@ def test_duplicates_become_one_case_with_all_annotations(same, capsys):
     assert f"duplicate images, united to one case each: {LIVER}/liver_1 = {SAME}/s1, " in capsys.readouterr().out
 
 
+def test_origins_are_kept_through_a_second_merge(same):
+    assert same.merge("-d", 3, 12, output="901", name="First") == 0
+    assert same.merge("-d", 901, 6) == 0
+    content = same.merged.content
+    assert content["mastpro"]["cases"]["liver_1"]["source"] == LIVER
+    assert content["mastpro"]["merge"]["duplicates"] == {
+        "liver_1": [f"{LIVER}/liver_1", f"{SAME}/s1"],
+        "liver_2": [f"{LIVER}/liver_2", f"{SAME}/s2", f"{SAME}/s3"],
+    }
+
+
 def test_kept_duplicates_stay_in_one_fold(same):
     assert same.merge("-d", 3, 12, "--duplicates", "keep") == 0
     assert same.merged.content["numTraining"] == 10
