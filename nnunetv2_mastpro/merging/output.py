@@ -121,6 +121,7 @@ def write_merged(
 
     Images are linked where dataset.json does not refer to them.
     """
+    _remove_leftovers(target.raw)
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
     try:
         (scratch / "labelsTr").mkdir(parents=True)
@@ -141,6 +142,26 @@ def write_merged(
             _replace(scratch, target.raw)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_leftovers(raw: Path) -> None:
+    """Scratch folders of runs that were killed: those named by a process that is no more, or by this one's number."""
+    for folder in raw.parent.glob(f".{raw.name}.*"):
+        number = folder.name.removeprefix(f".{raw.name}.")
+        if number.isascii() and number.isdigit() and (int(number) == os.getpid() or not _is_alive(int(number))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _file(case: MergedCase, content: dict) -> str:

@@ -177,6 +177,26 @@ def test_bad_rules(three, merge_by, capsys, rules, match):
     assert not three.merged.folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("map.yaml", "sources: {3: {labels: {liver: a, liver: b}}}"),
+        ("map.yaml", "nest:\n  liver: [liver_tumor]\n  liver: [kidney_tumor]\n"),
+        ("map.json", '{"nest": {"liver": ["liver_tumor"], "liver": ["kidney_tumor"]}}'),
+    ],
+)
+def test_a_key_that_stands_twice(three, tmp_path, capsys, file, content):
+    (tmp_path / file).write_text(content)
+    assert three.merge("-d", 3, 6, "--map", tmp_path / file) == 2
+    assert f'--map {tmp_path / file}: "liver" stands twice in one object' in capsys.readouterr().err
+
+
+def test_anchors_of_yaml_may_repeat_keys(three, merge_by):
+    rules = "sources: {3: &a {labels: {liver: organ}}, 6: {<<: *a, labels: {kidney_tumor: lump}}}"
+    assert merge_by(rules, "-d", 3, 6) == 0
+    assert list(three.merged.content["labels"]) == ["background", "organ", "liver_tumor", "lump"]
+
+
 def test_overlapping_classes_need_a_rule(three, merge_by, capsys):
     labels = {"kidney": [1, 2], "tumor": 2}
     three.write("Dataset012_More", labels, {"a": (60, {1: slice(2, 4)})}, regions_class_order=[1, 2])
