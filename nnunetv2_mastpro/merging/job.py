@@ -81,7 +81,15 @@ def merge(args: Namespace, workers: int) -> int:
         return 0
     redo = stale(target)
     write_merged(target, content, splits, merged, classes, workers)
-    print("\n".join([f"wrote {target.raw} and {target.preprocessed / SPLITS}", *redo, *what_next(target, redo)]))
+    print(
+        "\n".join(
+            [
+                f"wrote {target.raw} and {target.preprocessed / SPLITS}",
+                *redo,
+                *what_next(target, bool(redo or target.earlier)),
+            ]
+        )
+    )
     return 0
 
 
@@ -167,7 +175,8 @@ def stale(target: Target) -> list[str]:
     return [f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean"]
 
 
-def what_next(target: Target, redo: Sequence[str]) -> list[str]:
-    again = " --clean" if redo else ""
+def what_next(target: Target, again: bool) -> list[str]:
+    """The command to go on with. `again`: nnU-Net may have a fingerprint of an earlier merge."""
+    clean = " --clean" if again else ""
     identifier = int(target.name[7:10])
-    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{again}"]
+    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]
