@@ -2,7 +2,8 @@
 
 Images stay where they are, labels are rewritten to the union of the classes, and mastpro.cases of the new dataset.json
 says which classes each case annotates. Equal images are found by their voxels. Folds are stratified by source and
-tumour types, with no patient or image on both sides. A later run with more sources keeps the values of the classes.
+tumour types, with no patient or image on both sides. A later run with more sources keeps the values of the classes and
+the folds of the cases.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="unite",
         help="cases of one image become one, or stay in one fold (default: %(default)s)",
     )
-    parser.add_argument("--folds", type=int, default=5, metavar="N", help="in splits_final.json (default: %(default)s)")
+    parser.add_argument(
+        "--folds", type=int, metavar="N", help="in splits_final.json (default: as an earlier merge has, else 5)"
+    )
     parser.add_argument("--prefix", action="store_true", help="put the source's id before case names: D003_liver_7")
     parser.add_argument(
         "--link", action="store_true", help="link the images into imagesTr instead of naming their paths"

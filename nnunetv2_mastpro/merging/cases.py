@@ -21,13 +21,20 @@ Key = tuple[str, str]  # source and case
 
 @dataclass(frozen=True)
 class MergedCase:
-    """`raw`: the cases of one image whose labels it unites; the first gives name, files and source."""
+    """`raw`: the cases of one image whose labels it unites; the first gives name, files and source.
+
+    `source` stays one data set, not all joined: training draws by source and evaluation tells by it, where a source of
+    few united cases would be drawn too often. `origins` has all, as SOURCE/CASE; mastpro.merge.duplicates lists them.
+    `annotated_by`: classes of each of `raw`, `annotated`: of all.
+    """
 
     name: str
     raw: tuple[RawCase, ...]
+    annotated_by: tuple[tuple[str, ...], ...]
     source: str
+    origins: tuple[str, ...]
     annotated: tuple[str, ...]
-    present: tuple[str, ...]  # classes with voxels
+    present: tuple[str, ...]  # classes with voxels in a label of it
 
 
 def scan_cases(sources: Sequence[Source], workers: int, prefix: bool, unite: bool) -> dict[Key, Scan]:
@@ -85,7 +92,11 @@ def merge_cases(
             MergedCase(
                 name=f"D{first.source[7:10]}_{first.name}" if prefix else first.name,
                 raw=kept,
+                annotated_by=tuple(known[case] for case in kept),
                 source=by_name[first.source].cases.sources.get(first.name, first.source),
+                origins=tuple(
+                    dict.fromkeys(one for case in kept for one in by_name[case.source].origins_of(case.name))
+                ),
                 annotated=classes.ordered([name for case in kept for name in known[case]]),
                 present=classes.ordered([name for case in kept for name in voxels(scans, case, classes)]),
             )

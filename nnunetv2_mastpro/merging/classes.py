@@ -51,11 +51,17 @@ class Classes:
         return sorted(self.values, key=lambda name: (len(self.around(name)), self.values[name]))
 
     def annotated(self, source: Source, case: str, mapping: Mapping) -> tuple[str, ...]:
-        """What the case's annotators looked for: by the map, the source's own mastpro.cases, or all of its classes."""
+        """What the case's annotators looked for: by the map, the source's own mastpro.cases, or all of its classes.
+
+        A class that several labels of the source become is annotated where all of them are: where only the left one
+        of two kidneys was looked at, a background voxel says nothing about the class of both.
+        """
         given = mapping.of(source.name).annotated
         if given is None:
             known = source.cases.annotated.get(case, source.cases.labels)
-            given = tuple(target for label in known if (target := self.targets[source.name][label]) is not None)
+            targets = self.targets[source.name]
+            unknown = {target for label, target in targets.items() if label not in known}
+            given = tuple(target for label in known if (target := targets[label]) is not None and target not in unknown)
         return self.ordered(given)
 
 

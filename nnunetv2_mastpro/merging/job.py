@@ -25,12 +25,14 @@ from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
 from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
-from nnunetv2_mastpro.merging.splits import make_splits
+from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
+
+FOLDS = 5
 
 
 def merge(args: Namespace, workers: int) -> int:
@@ -53,19 +55,25 @@ def merge(args: Namespace, workers: int) -> int:
     merged, without = merge_cases(sources, images, scans, classes, mapping, args.prefix, unite)
     if not merged:
         raise MASTProError("no case annotates a class that is kept; correct the map")
-    united = [Rewrite(case.raw, classes) for case in merged if len(case.raw) > 1]
-    for _ in each(rewrite, united, workers, "compare duplicates") if united else ():
-        pass
+    disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
+    earlier = read_folds(target.preprocessed / SPLITS)
     splits = make_splits(
         group_cases(merged, scans, mapping),
         {case.name: case.source for case in merged},
         tumor_types(content, merged),
-        args.folds,
+        (len(earlier) or FOLDS) if args.folds is None else args.folds,
+        earlier,
     )
     print(
         "\n".join(
-            [*describe(sources, scans, classes, mapping), *notes(images, without, unite), *vague(sources, classes)]
+            [
+                *describe(sources, scans, classes, mapping),
+                *notes(images, without, unite),
+                *disputes,
+                *vague(sources, classes),
+                *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
+            ]
         )
     )
     if args.dry_run:
@@ -73,7 +81,15 @@ def merge(args: Namespace, workers: int) -> int:
         return 0
     redo = stale(target)
     write_merged(target, content, splits, merged, classes, workers)
-    print("\n".join([f"wrote {target.raw} and {target.preprocessed / SPLITS}", *redo, *what_next(target, redo)]))
+    print(
+        "\n".join(
+            [
+                f"wrote {target.raw} and {target.preprocessed / SPLITS}",
+                *redo,
+                *what_next(target, bool(redo or target.earlier)),
+            ]
+        )
+    )
     return 0
 
 
@@ -89,6 +105,17 @@ def model_values(folder: Path) -> dict[str, int]:
     if regions:
         raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
     return labels
+
+
+def compare(merged: Sequence[MergedCase], classes: Classes, workers: int) -> list[str]:
+    """Notes of voxels where the labels of one image disagree on the class. Raises MASTProError as `unite` does."""
+    united = [case for case in merged if len(case.raw) > 1]
+    jobs = [Rewrite(case.raw, case.annotated_by, classes) for case in united]
+    counts = list(each(rewrite, jobs, workers, "compare duplicates")) if jobs else []
+    told = [f"{case.name} ({count})" for case, count in zip(united, counts, strict=True) if count]
+    if not told:
+        return []
+    return [f"note: voxels with another class in each label of one image, the first of which stays: {some(told)}"]
 
 
 def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[str]]:
@@ -143,17 +170,13 @@ def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
 
 def stale(target: Target) -> list[str]:
     """What an earlier merge left that the new one does not fit."""
-    lines = []
-    if (target.preprocessed / SPLITS).is_file():
-        lines.append(
-            "note: the folds were made anew; models trained on the earlier ones may have seen the new val cases"
-        )
-    if (target.preprocessed / "dataset_fingerprint.json").is_file():
-        lines.append(f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean")
-    return lines
+    if not (target.preprocessed / "dataset_fingerprint.json").is_file():
+        return []
+    return [f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean"]
 
 
-def what_next(target: Target, redo: Sequence[str]) -> list[str]:
-    again = " --clean" if redo else ""
+def what_next(target: Target, again: bool) -> list[str]:
+    """The command to go on with. `again`: nnU-Net may have a fingerprint of an earlier merge."""
+    clean = " --clean" if again else ""
     identifier = int(target.name[7:10])
-    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{again}"]
+    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]

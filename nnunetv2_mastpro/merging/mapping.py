@@ -82,9 +82,32 @@ def _load(path: Path) -> object:
     except (OSError, UnicodeDecodeError) as error:
         raise MASTProError(f"--map {path} cannot be read ({error}); --write-map {path} drafts one") from error
     try:
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text, object_pairs_hook=_unique) if path.suffix == ".json" else _load_yaml(text)
+    except MASTProError as error:
+        raise MASTProError(f"--map {path}: {error}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise MASTProError(f"--map {path} is neither YAML nor JSON ({error}); repair it") from error
+
+
+def _load_yaml(text: str) -> object:
+    """As yaml.safe_load, which takes the last of equal keys."""
+    import yaml
+
+    class UniqueKeys(yaml.SafeLoader):
+        def construct_mapping(self, node, deep=False):
+            _unique([(key.value, None) for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return super().construct_mapping(node, deep)
+
+    return yaml.load(text, UniqueKeys)  # noqa: S506 - a safe loader
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        raise MASTProError(f'"{twice}" stands twice in one object, and one would be lost; keep one')
+    return content
 
 
 def _source_map(entry: object, source: Source, path: Path) -> SourceMap:

@@ -13,13 +13,12 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.merging.cases import MergedCase
 from nnunetv2_mastpro.merging.classes import Classes
-from nnunetv2_mastpro.merging.sources import READER, Source
+from nnunetv2_mastpro.merging.sources import MARK, READER, Source
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
 SPLITS = "splits_final.json"
-MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,7 @@ def make_dataset_json(
     mark = {
         "sources": [source.name for source in sources],
         "values": classes.values,
-        "duplicates": {
-            case.name: [f"{raw.source}/{raw.name}" for raw in case.raw] for case in merged if len(case.raw) > 1
-        },
+        "duplicates": {case.name: list(case.origins) for case in merged if len(case.origins) > 1},
     }
     content = {
         "channel_names": {str(number): name for number, name in enumerate(sources[0].channels)},
@@ -124,10 +121,14 @@ def write_merged(
 
     Images are linked where dataset.json does not refer to them.
     """
+    _remove_leftovers(target.raw)
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
     try:
         (scratch / "labelsTr").mkdir(parents=True)
-        jobs = [Rewrite(case.raw, classes, scratch / "labelsTr" / _file(case, content)) for case in merged]
+        jobs = [
+            Rewrite(case.raw, case.annotated_by, classes, scratch / "labelsTr" / _file(case, content))
+            for case in merged
+        ]
         for _ in each(rewrite, jobs, workers, "write labels"):
             pass
         if "dataset" not in content:
@@ -141,6 +142,26 @@ def write_merged(
             _replace(scratch, target.raw)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_leftovers(raw: Path) -> None:
+    """Scratch folders of runs that were killed: those named by a process that is no more, or by this one's number."""
+    for folder in raw.parent.glob(f".{raw.name}.*"):
+        number = folder.name.removeprefix(f".{raw.name}.")
+        if number.isascii() and number.isdigit() and (int(number) == os.getpid() or not _is_alive(int(number))):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":  # elsewhere signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def _file(case: MergedCase, content: dict) -> str:

@@ -18,6 +18,7 @@ from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.tasks import Cases, read_cases
 
 READER = "overwrite_image_reader_writer"
+MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Source:
     def channels(self) -> list[str]:
         names = self.content.get("channel_names") or self.content.get("modality") or {}
         return [str(names[key]) for key in sorted(names, key=int)]
+
+    def origins_of(self, case: str) -> tuple[str, ...]:
+        """SOURCE/CASE, of all that an earlier merge united to this case where it did."""
+        mark = self.content.get("mastpro", {}).get(MARK)
+        united = mark.get("duplicates") if isinstance(mark, dict) else None
+        found = united.get(case) if isinstance(united, dict) else None
+        return tuple(map(str, found)) if isinstance(found, list) and found else (f"{self.name}/{case}",)
 
 
 def read_sources(datasets: Sequence[str]) -> list[Source]:

@@ -1,14 +1,20 @@
-"""Folds without a patient or an image on both sides, stratified by source and tumour types."""
+"""Folds without a patient or an image on both sides, balanced over sources and tumour types.
+
+Cases keep the fold of an earlier merge, which scikit-learn's StratifiedGroupKFold cannot do. New groups of cases go,
+those of the rarest kind and the largest first, to the fold that has the fewest of their kind.
+"""
 
 from __future__ import annotations
 
-import warnings
+import json
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
 
-SEED = 12345  # nnU-Net's
+SEEN = "models trained on the earlier ones may have seen the new val cases"
 
 
 def join(cases: Sequence[str], marks: Mapping[str, Sequence[Hashable]]) -> dict[str, int]:
@@ -28,11 +34,17 @@ def join(cases: Sequence[str], marks: Mapping[str, Sequence[Hashable]]) -> dict[
 
 
 def make_splits(
-    groups: Mapping[str, int], sources: Mapping[str, str], types: Mapping[str, Sequence[str]], folds: int
+    groups: Mapping[str, int],
+    sources: Mapping[str, str],
+    types: Mapping[str, Sequence[str]],
+    folds: int,
+    earlier: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, list[str]]]:
-    """Content of splits_final.json. Raises MASTProError for fewer groups than folds."""
-    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+    """Content of splits_final.json. `earlier`: val cases of each fold, which stay where the number of folds does.
 
+    A group whose cases were in several folds goes to the one with most of them; where a fold would be left without
+    cases all are distributed anew. Raises MASTProError for fewer groups than folds.
+    """
     cases = sorted(groups)
     number = len(set(groups.values()))
     if not 2 <= folds <= number:
@@ -40,25 +52,71 @@ def make_splits(
             f"--folds {folds} is not within 2 and {number}, the number of patients; cases of a patient and duplicates "
             "stay in one fold"
         )
-    strata, members = _strata(cases, sources, types, folds), [groups[case] for case in cases]
-    for splitter in (StratifiedGroupKFold(folds, shuffle=True, random_state=SEED), GroupKFold(folds)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of strata with fewer cases than folds
-            parts = [(set(one), set(two)) for one, two in splitter.split(cases, strata, members)]
-        if all(training and validation for training, validation in parts):
-            break
+    before = {case: fold for fold, part in enumerate(earlier) for case in part} if len(earlier) == folds else {}
+    kinds = {
+        case: ((sources[case], tuple(types[case])), *((kind,) for kind in types[case]), (sources[case], None))
+        for case in cases
+    }
+    fold_of = _distribute(groups, kinds, folds, before)
+    if len(set(fold_of.values())) < folds:
+        fold_of = _distribute(groups, kinds, folds, {})
     return [
-        {key: [cases[place] for place in sorted(part)] for key, part in zip(("train", "val"), both, strict=True)}
-        for both in parts
+        {
+            "train": [case for case in cases if fold_of[case] != fold],
+            "val": [case for case in cases if fold_of[case] == fold],
+        }
+        for fold in range(folds)
     ]
 
 
-def _strata(
-    cases: Sequence[str], sources: Mapping[str, str], types: Mapping[str, Sequence[str]], folds: int
-) -> list[str]:
-    """Source and types of each case; the source where these are rarer than folds; one for all where sources are."""
-    fine = [f"{sources[case]}: {', '.join(types[case])}" for case in cases]
-    coarse = [sources[case] for case in cases]
-    counts = Counter(fine)
-    strata = [one if counts[one] >= folds else two for one, two in zip(fine, coarse, strict=True)]
-    return strata if max(Counter(strata).values()) >= folds else ["all"] * len(cases)
+def _distribute(
+    groups: Mapping[str, int], kinds: Mapping[str, Sequence[Hashable]], folds: int, before: Mapping[str, int]
+) -> dict[str, int]:
+    """Case -> fold. `kinds`: what is balanced, the most specific first."""
+    members: dict[int, list[str]] = {}
+    for case in sorted(groups):
+        members.setdefault(groups[case], []).append(case)
+    frequency = Counter(kind for case in groups for kind in kinds[case])
+    counts = [Counter() for _ in range(folds)]
+    fold_of: dict[str, int] = {}
+
+    def put(group: Sequence[str], fold: int) -> None:
+        for case in group:
+            fold_of[case] = fold
+            counts[fold].update([*kinds[case], "cases"])
+
+    fresh = []
+    for group in members.values():
+        votes = Counter(before[case] for case in group if case in before)
+        if votes:
+            put(group, votes.most_common(1)[0][0])
+        else:
+            fresh.append(group)
+    for group in sorted(fresh, key=lambda group: (min(frequency[kinds[case][0]] for case in group), -len(group))):
+        own = sorted({kind for case in group for kind in kinds[case]}, key=lambda kind: (frequency[kind], str(kind)))
+        put(group, min(range(folds), key=lambda fold: [counts[fold][kind] for kind in (*own, "cases")]))
+    return fold_of
+
+
+def read_folds(path: Path) -> list[list[str]]:
+    """Val cases of each fold in splits_final.json; none where it is missing or has another form."""
+    try:
+        return [list(map(str, split["val"])) for split in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def fold_notes(splits: Sequence[Mapping[str, Sequence[str]]], earlier: Sequence[Sequence[str]]) -> list[str]:
+    """What becomes of the earlier folds."""
+    if len(splits) != len(earlier):
+        return [f"note: the folds were made anew, {len(splits)} in the place of {len(earlier)}; {SEEN}"]
+    before = {case: fold for fold, part in enumerate(earlier) for case in part}
+    now = {case: fold for fold, split in enumerate(splits) for case in split["val"]}
+    moved = [case for case in now if before.get(case, now[case]) != now[case]]
+    if moved:
+        return [
+            f"note: {some(moved)} went to another fold, since a patient or an image ties them to cases there, or a "
+            f"fold had lost all of its cases; {SEEN}"
+        ]
+    kept = sum(case in before for case in now)
+    return [f"note: the {kept} earlier cases keep their folds, {len(now) - kept} new ones are distributed"]

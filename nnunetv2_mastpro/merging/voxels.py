@@ -17,6 +17,7 @@ import numpy as np
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import RawCase
+from nnunetv2_mastpro.merging.unite import unite
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class Rewrite:
-    """A merged case: its label is made of those of all cases that have its image."""
+    """A merged case: its label is made of those of all cases that have its image. `annotated`: classes of each."""
 
     cases: tuple[RawCase, ...]
+    annotated: tuple[tuple[str, ...], ...]
     classes: Classes
     target: Path | None = None  # nothing: only find out whether it can be made
 
@@ -87,17 +89,22 @@ def _digest(image: np.ndarray, properties: dict) -> str:
     return digest.hexdigest()
 
 
-def rewrite(job: Rewrite) -> None:
-    """Makes the label and writes it where there is a target, geometry kept. Raises MASTProError as `unite` does."""
+def rewrite(job: Rewrite) -> int:
+    """Makes the label and writes it where there is a target, geometry kept. Returns how many voxels had two classes.
+
+    Raises MASTProError as `unite` does.
+    """
     reader, classes = job.cases[0].reader(), job.classes
     labels, properties = [], []
     for case in job.cases:
         label, about = reader.read_seg(case.label)
         labels.append(translate(label[0], classes.tables[case.source]))
         properties.append(about)
-    united = unite(labels, classes, [f"{case.name} of {case.source}" for case in job.cases])
+    names = [f"{case.name} of {case.source}" for case in job.cases]
+    united, disputed = unite(labels, job.annotated, classes, names)
     if job.target is not None:
         reader.write_seg(united, str(job.target), properties[0])
+    return disputed
 
 
 def translate(label: np.ndarray, table: dict[int, int]) -> np.ndarray:
@@ -106,34 +113,3 @@ def translate(label: np.ndarray, table: dict[int, int]) -> np.ndarray:
     lookup = np.zeros(max(table) + 1, dtype)
     lookup[list(table)] = list(table.values())
     return lookup[label.astype(np.int64)]
-
-
-def unite(labels: Sequence[np.ndarray], classes: Classes, names: Sequence[str]) -> np.ndarray:
-    """Voxel by voxel (Z, Y, X): a class wins over ignore, ignore over background, an inner class over one around it.
-
-    Raises MASTProError where two labels have different classes and none lies inside the other.
-    """
-    united = labels[0].copy()
-    for label, name in zip(labels[1:], names[1:], strict=True):
-        if label.shape != united.shape:
-            raise MASTProError(f"the images of {names[0]} and {name} are one, their labels differ in shape; repair one")
-        before, after = united.astype(np.int64), label.astype(np.int64)
-        pairs = np.unique(np.stack([before, after])[:, before != after].T, axis=0)
-        winner = {(one, two): _winner(one, two, classes, names[0], name) for one, two in pairs.tolist()}
-        for (one, two), value in winner.items():
-            united[(before == one) & (after == two)] = value
-    return united
-
-
-def _winner(one: int, two: int, classes: Classes, first: str, second: str) -> int:
-    weak = (0, classes.ignore_value)
-    if one in weak or two in weak:
-        return max((one, two), key=lambda value: 2 if value not in weak else int(value != 0))
-    for inner, outer in ((one, two), (two, one)):
-        if classes.names_of(outer)[0] in classes.names_of(inner):
-            return inner
-    a, b = (classes.names_of(value)[0] for value in (one, two))
-    raise MASTProError(
-        f'{first} and {second} are one image, where the same voxels are "{a}" and "{b}"; nest one in the other in the '
-        "map, or keep both cases with --duplicates keep"
-    )

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -270,6 +272,16 @@ def test_a_failure_leaves_no_half_of_it(three, monkeypatch, again):
     assert three.merge("-d", 3, 6) == 2
     assert three.everything() == before
     assert not [path for path in three.raw.iterdir() if path.name.startswith(".")]
+
+
+def test_what_a_killed_run_left_is_removed(three):
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    gone, alive = (three.raw / f".Dataset900_PanTumour.{process}" for process in (done.pid, os.getppid()))
+    for folder in (gone, alive, other := three.raw / f".Dataset901_Other.{done.pid}"):
+        (folder / "labelsTr").mkdir(parents=True)
+    assert three.merge("-d", 6) == 0
+    assert (gone.exists(), alive.exists(), other.exists()) == (False, True, True)
 
 
 def test_workers_give_the_same(three):

@@ -1,12 +1,14 @@
 """One image in two sources, and the folds."""
 
 import itertools
+import json
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.merging.splits import join, make_splits
+from nnunetv2_mastpro.merging.splits import fold_notes, join, make_splits, read_folds
 
 from .conftest import KIDNEY, LIVER
 from .test_command import check_refused
@@ -38,6 +40,17 @@ def test_duplicates_become_one_case_with_all_annotations(same, capsys):
     united = same.merged.label("liver_1")
     assert united[4, 4, [0, 3, 8, 11]].tolist() == [0, 1, 2, 3]
     assert f"duplicate images, united to one case each: {LIVER}/liver_1 = {SAME}/s1, " in capsys.readouterr().out
+
+
+def test_origins_are_kept_through_a_second_merge(same):
+    assert same.merge("-d", 3, 12, output="901", name="First") == 0
+    assert same.merge("-d", 901, 6) == 0
+    content = same.merged.content
+    assert content["mastpro"]["cases"]["liver_1"]["source"] == LIVER
+    assert content["mastpro"]["merge"]["duplicates"] == {
+        "liver_1": [f"{LIVER}/liver_1", f"{SAME}/s1"],
+        "liver_2": [f"{LIVER}/liver_2", f"{SAME}/s2", f"{SAME}/s3"],
+    }
 
 
 def test_kept_duplicates_stay_in_one_fold(same):
@@ -81,9 +94,8 @@ def test_folds_hold_each_case_once_and_no_patient_twice(three, tmp_path):
     for split in splits:
         assert {*split["train"]} == cases - {*split["val"]}
         assert not {case[-1] for case in split["train"]} & {case[-1] for case in split["val"]}
-    first = splits
     assert three.merge("-d", 3, 6, 10, "--folds", 3, "--map", tmp_path / "map.yaml") == 0
-    assert three.merged.splits == first
+    assert three.merged.splits == splits
 
 
 def test_patients_of_one_source_are_its_own(three, tmp_path):
@@ -110,6 +122,62 @@ def test_random_groups_are_never_torn(seed):
     for split in make_splits(groups, sources, types, 5):
         assert split["val"]
         assert not {groups[case] for case in split["val"]} & {groups[case] for case in split["train"]}
+
+
+def folds_of(splits):
+    return {case: fold for fold, split in enumerate(splits) for case in split["val"]}
+
+
+def test_a_later_run_keeps_the_folds(three, capsys):
+    assert three.merge("-d", 6, 10, "--folds", 4) == 0
+    path = three.raw.parent / "nnUNet_preprocessed" / "Dataset900_PanTumour" / "splits_final.json"
+    path.write_text(json.dumps(three.merged.splits[::-1]))  # an order that no distribution would give
+    first = folds_of(three.merged.splits)
+    assert three.merge("-d", 3, 6, 10) == 0
+    assert "note: the 10 earlier cases keep their folds, 6 new ones are distributed" in capsys.readouterr().out
+    later = folds_of(three.merged.splits)
+    assert {case: later[case] for case in first} == first
+    assert sorted(Counter(later[f"liver_{n}"] for n in range(6)).values()) == [1, 1, 2, 2]
+
+
+def test_another_number_of_folds_makes_them_anew(three, capsys):
+    assert three.merge("-d", 6, "--folds", 3) == 0
+    assert three.merge("-d", 6, "--folds", 2) == 0
+    assert "note: the folds were made anew, 2 in the place of 3; models trained" in capsys.readouterr().out
+    assert [len(split["val"]) for split in three.merged.splits] == [3, 3]
+
+
+def test_a_patient_of_two_earlier_folds_goes_to_one(three, capsys):
+    assert three.merge("-d", 6, "--folds", 3) == 0
+    capsys.readouterr()
+    first = folds_of(three.merged.splits)
+    one, two = "kidney_0", next(case for case in first if first[case] != first["kidney_0"])
+    path = three.raw.parent / "map.yaml"
+    path.write_text(f"patients: '^(kidney_)[0{two[-1]}]$'")
+    assert three.merge("-d", 6, "--map", path) == 0
+    later = folds_of(three.merged.splits)
+    assert later[one] == later[two]
+    assert {case: later[case] for case in first if case not in (one, two)} == {
+        case: fold for case, fold in first.items() if case not in (one, two)
+    }
+    assert " went to another fold, since a patient" in capsys.readouterr().out
+
+
+def test_a_fold_that_lost_its_cases_makes_all_anew():
+    cases = [f"case_{n}" for n in range(4)]
+    groups, sources = {case: place for place, case in enumerate(cases)}, dict.fromkeys(cases, "s")
+    earlier = [cases, ["gone"]]
+    splits = make_splits(groups, sources, dict.fromkeys(cases, []), 2, earlier)
+    assert [len(split["val"]) for split in splits] == [2, 2]
+    assert "went to another fold" in fold_notes(splits, earlier)[0]
+
+
+@pytest.mark.parametrize("content", ["[", "3", '[{"train": []}]', None])
+def test_folds_that_cannot_be_read_are_none(tmp_path, content):
+    path = tmp_path / "splits_final.json"
+    if content is not None:
+        path.write_text(content)
+    assert read_folds(path) == []
 
 
 def test_joined_by_way_of_others():

@@ -51,6 +51,19 @@ def test_outer_regions_come_first_whatever_their_values(three, merge_by):
     assert content["regions_class_order"] == [2, 3, 4, 1]
 
 
+def test_united_labels_are_annotated_where_all_of_them_are(three, merge_by):
+    cases = {"left": {"annotated": ["kidney_left", "cyst"]}, "both": {"annotated": ["kidney_left", "kidney_right"]}}
+    labels = {"kidney_left": 1, "kidney_right": 2, "cyst": 3}
+    boxes = {1: slice(2, 4), 2: slice(6, 8)}
+    images = {"left": (30, {1: slice(2, 4)}), "both": (31, boxes), "rest": (32, boxes)}
+    three.write("Dataset012_Sides", labels, images, mastpro={"cases": cases})
+    united = {"kidney_left": "kidney", "kidney_right": "kidney"}
+    assert merge_by({"sources": {12: {"labels": united}}}, "-d", 12, 6) == 0
+    entries = three.merged.content["mastpro"]["cases"]
+    annotated = {case: entries[case]["annotated"] for case in images}
+    assert annotated == {"left": ["cyst"], "both": ["kidney"], "rest": ["kidney", "cyst"]}
+
+
 def test_dropped_classes_become_background_and_unannotated(three, merge_by):
     assert merge_by({"sources": {LIVER: {"labels": {"liver": None}}}}, "-d", 3, 6) == 0
     content = three.merged.content
@@ -162,6 +175,26 @@ def test_bad_rules(three, merge_by, capsys, rules, match):
     assert merge_by(rules, "-d", 3, 6) == 2
     assert match in capsys.readouterr().err
     assert not three.merged.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("map.yaml", "sources: {3: {labels: {liver: a, liver: b}}}"),
+        ("map.yaml", "nest:\n  liver: [liver_tumor]\n  liver: [kidney_tumor]\n"),
+        ("map.json", '{"nest": {"liver": ["liver_tumor"], "liver": ["kidney_tumor"]}}'),
+    ],
+)
+def test_a_key_that_stands_twice(three, tmp_path, capsys, file, content):
+    (tmp_path / file).write_text(content)
+    assert three.merge("-d", 3, 6, "--map", tmp_path / file) == 2
+    assert f'--map {tmp_path / file}: "liver" stands twice in one object' in capsys.readouterr().err
+
+
+def test_anchors_of_yaml_may_repeat_keys(three, merge_by):
+    rules = "sources: {3: &a {labels: {liver: organ}}, 6: {<<: *a, labels: {kidney_tumor: lump}}}"
+    assert merge_by(rules, "-d", 3, 6) == 0
+    assert list(three.merged.content["labels"]) == ["background", "organ", "liver_tumor", "lump"]
 
 
 def test_overlapping_classes_need_a_rule(three, merge_by, capsys):
