@@ -11,9 +11,15 @@ PARTIAL = "Dataset704_HippocampusPartial"
 LABELS = ("anterior", "posterior")
 
 
-@pytest.fixture(scope="module", params=["nnUNetTrainerMASTPro_1epoch", "nnUNetTrainerStockPartial_1epoch"])
+TRAINERS = [
+    "nnUNetTrainerMASTPro_1epoch",
+    pytest.param("nnUNetTrainerStockPartial_1epoch", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=TRAINERS)
 def trained(request, lab, kinds):
-    """Results folder, and the dataset.json: the first of four cases annotate one class, the others the other."""
+    """Results folder, and the dataset.json: cases annotate the one class and the other in turn."""
     folder = lab.workspace.preprocessed / PARTIAL
     if not folder.is_dir():
         shutil.copytree(lab.preprocessed(kinds["small"].dataset), folder)
@@ -26,11 +32,8 @@ def trained(request, lab, kinds):
         (folder / "dataset.json").write_text(json.dumps(content))
         splits = [{"train": names[:-2], "val": names[-2:]}]
         (folder / "splits_final.json").write_text(json.dumps(splits))
-        for file in folder.glob("*Plans.json"):
-            plans = json.loads(file.read_text())
-            file.write_text(json.dumps({**plans, "dataset_name": PARTIAL}))
-        plans = json.loads((folder / "Small.json").read_text())
-        (folder / "Small.json").write_text(json.dumps({**plans, "dataset_name": PARTIAL}))
+        for file in (folder / "nnUNetPlans.json", folder / "Small.json"):
+            file.write_text(json.dumps({**json.loads(file.read_text()), "dataset_name": PARTIAL}))
     kind = kinds["small"].__class__(PARTIAL)
     lab.command(*lab.train_arguments(kind, trainer=request.param))
     return lab.results(kind, request.param) / "fold_0", json.loads((folder / "dataset.json").read_text())
