@@ -71,8 +71,9 @@ class SampledCases:
         return {**tumors, **whole}
 
 
-def _as_key(label):
-    return tuple(label) if isinstance(label, (list, tuple)) else label
+def _as_key(label) -> tuple[int, ...]:
+    """Plain numbers: nnU-Net's labels are numpy's, and such a one compared with a tuple gives an array."""
+    return tuple(int(value) for value in (label if isinstance(label, (list, tuple)) else [label]))
 
 
 def tumors_of(properties: dict, tumors: Mapping) -> list[str]:

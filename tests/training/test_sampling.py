@@ -60,6 +60,7 @@ class Stored:
     [
         (PLACES, [2], [2, (-1, 0, 1, 2)]),  # nnU-Net itself drops the key of annotated voxels
         (PLACES, [3], [*PLACES]),  # no such tumour here
+        (PLACES, [np.int64(2)], [2, (-1, 0, 1, 2)]),  # as nnU-Net's label manager has them
         (PLACES, [[1, 2]], [(1, 2), (-1, 0, 1, 2)]),  # a region, as JSON has it
         ({1: PLACES[1], 2: PLACES[2]}, [2, 3], [2]),
     ],
