@@ -153,16 +153,20 @@ def read_status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
+def train_for_memory(trainer) -> None:
+    """A few steps, after which the optimizer's state is there."""
+    batch = make_batch(trainer)
+    trainer.network.train()
+    for _ in range(5):
+        trainer.train_step(batch)
+
+
 def measure_memory(kind: str, overlay: str, what: str) -> int:
     """In this process: network, optimizer and work together."""
     make_trainer(kind, "demo" if overlay != "demo" else "sts_small")  # imports and first-use buffers are not counted
 
     def train() -> None:
-        trainer = make_trainer(kind, overlay)
-        batch = make_batch(trainer)
-        trainer.network.train()
-        for _ in range(5):
-            trainer.train_step(batch)
+        train_for_memory(make_trainer(kind, overlay))
 
     def predict() -> None:
         make_predictor(make_trainer(kind, overlay))()

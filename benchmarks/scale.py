@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from cost import DATASET, FOLDERS, make_batch, make_predictor, make_trainer, peak_growth_kib, seconds
+from cost import DATASET, FOLDERS, make_batch, make_predictor, make_trainer, peak_growth_kib, seconds, train_for_memory
 
 WORK = ("training step", "prediction, all types", "prediction, one type")
 
@@ -60,15 +60,7 @@ def time_turns(overlay: str, types: list[int], repeats: int) -> dict[str, list[l
 def measure_memory(overlay: str, number: int) -> int:
     """KiB, in this process: network, optimizer and steps together."""
     make(overlay, 2)  # imports and first-use buffers are not counted
-
-    def train() -> None:
-        trainer = make(overlay, number)
-        batch = make_batch(trainer)
-        trainer.network.train()
-        for _ in range(5):
-            trainer.train_step(batch)
-
-    return peak_growth_kib(train)
+    return peak_growth_kib(lambda: train_for_memory(make(overlay, number)))
 
 
 def memory_turns(overlay: str, types: list[int], repeats: int = 3) -> list[list[float]]:

@@ -15,7 +15,12 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
+def closest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most like it, if any is like it enough."""
+    return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """`did you mean 'x'? ` or nothing."""
-    found = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"did you mean {found[0]!r}? " if found else ""
+    found = closest(name, known, 0.5)
+    return f"did you mean {found!r}? " if found else ""

@@ -28,6 +28,16 @@ def shell_line(command: Sequence[str]) -> str:
     return shlex.join(command)
 
 
+def number_of_processes(given: int | None) -> int:
+    """What -np says, or nnU-Net's own number. Raises MASTProError for less than one."""
+    from nnunetv2.configuration import default_num_processes
+
+    number = default_num_processes if given is None else given
+    if number < 1:
+        raise MASTProError(f"-np {number} is below 1; give the number of processes")
+    return number
+
+
 def each(function: Callable, jobs: Sequence, num_processes: int, title: str) -> Iterator:
     """Results in the order of the jobs, with a progress bar; in this process where one is enough."""
     with tqdm(total=len(jobs), desc=title, unit="case") as bar:

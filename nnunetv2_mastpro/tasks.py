@@ -5,11 +5,11 @@
 A case that the section of dataset.json does not name has all classes annotated, and no source.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import closest
 
 KEYS = ("source", "annotated")
 NO_SOURCE = "this data set"
@@ -59,7 +59,7 @@ def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:
         raise MASTProError(f"{where} is {entry!r}; make it an object with keys among {', '.join(KEYS)}")
     for key in entry:
         if key not in KEYS:
-            raise MASTProError(f'{where} has the unknown key "{key}"; did you mean "{_nearest(key, KEYS) or KEYS[1]}"?')
+            raise MASTProError(f'{where} has the unknown key "{key}"; did you mean "{closest(key, KEYS) or KEYS[1]}"?')
     if not isinstance(entry.get("source", ""), str):
         raise MASTProError(f'{where}: "source" is {entry["source"]!r}; make it the name of a data set')
     annotated = entry.get("annotated", list(labels))
@@ -67,9 +67,5 @@ def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:
         raise MASTProError(f'{where}: "annotated" is {annotated!r}; list the classes looked for, at least one')
     for name in annotated:
         if name not in labels:
-            hint = f'did you mean "{_nearest(name, labels)}"? ' if _nearest(name, labels) else ""
+            hint = f'did you mean "{closest(name, labels)}"? ' if closest(name, labels) else ""
             raise MASTProError(f'{where}: "{name}" is no class of the data set; {hint}Known: {", ".join(labels)}')
-
-
-def _nearest(name: str, known: Sequence[str]) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1)), None)

@@ -34,13 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks every fold, then evaluates; 0 on success. Raises MASTProError before a file is written."""
     from batchgenerators.utilities.file_and_folder_operations import load_json
-    from nnunetv2.configuration import default_num_processes
     from nnunetv2.evaluation.accumulate_cv_results import accumulate_cv_results
     from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_output_folder
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary, rows
+    from nnunetv2_mastpro.processes import number_of_processes
     from nnunetv2_mastpro.prompts.resolve import foreground_labels
     from nnunetv2_mastpro.tasks import read_cases
 
@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or model / f"crossval_results_folds_{folds_tuple_to_string(folds)}"
     if args.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise MASTProError(f"-o {output} is not empty, and nnU-Net would empty it; give a new folder")
-    workers = default_num_processes if args.num_processes is None else args.num_processes
-    if workers < 1:
-        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    workers = number_of_processes(args.num_processes)
     try:
         accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
     except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth

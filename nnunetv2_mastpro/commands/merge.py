@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_mastpro.errors import MASTProError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro merge`."""
@@ -54,11 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 on success. Raises MASTProError before a file is written."""
-    from nnunetv2.configuration import default_num_processes
 
     from nnunetv2_mastpro.merging.job import merge
+    from nnunetv2_mastpro.processes import number_of_processes
 
-    workers = default_num_processes if args.num_processes is None else args.num_processes
-    if workers < 1:
-        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    workers = number_of_processes(args.num_processes)
     return merge(args, workers)

@@ -37,15 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
-    from nnunetv2.configuration import default_num_processes
 
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
     from nnunetv2_mastpro.files import write_atomically
-    from nnunetv2_mastpro.processes import each
+    from nnunetv2_mastpro.processes import each, number_of_processes
 
-    workers = default_num_processes if args.num_processes is None else args.num_processes
-    if workers < 1:
-        raise MASTProError(f"-np {workers} is below 1; give the number of processes")
+    workers = number_of_processes(args.num_processes)
     model = read_model(args.predictions)
     jobs = make_jobs(args, model)
     for _ in each(check_case, jobs, workers, "check"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import itertools
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
@@ -180,5 +179,5 @@ def _check_alike(first: Source, other: Source) -> None:
 def nearest(name: str, known: Iterable[str]) -> str:
     """`did you mean "..."?`, or all that are known."""
     known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f'did you mean "{close[0]}"?' if close else f"known: {', '.join(known)}"
+    close = closest(name, known)
+    return f'did you mean "{close}"?' if close else f"known: {', '.join(known)}"

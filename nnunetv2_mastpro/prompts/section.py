@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import closest
 
 TEXT_KEYS = ("tumor", "organ", "shape", "edge", "modality")
 KEYS = (*TEXT_KEYS, "sentence", "is_tumor", "host_structures")
@@ -22,7 +22,7 @@ def read_section(dataset_json: dict, labels: Iterable[str]) -> dict[str, dict]:
         raise MASTProError(
             f'"mastpro" in dataset.json is {_kind(mastpro)}; make it an object such as {{"prompts": {{}}}}'
         )
-    misspelt = [key for key in mastpro if key != "prompts" and _nearest(key, ("prompts",), cutoff=0.8)]
+    misspelt = [key for key in mastpro if key != "prompts" and closest(key, ("prompts",), cutoff=0.8)]
     if misspelt:
         raise MASTProError(f'"mastpro" in dataset.json has the unknown key "{misspelt[0]}"; rename it to "prompts"')
     section = mastpro.get("prompts", {})
@@ -43,7 +43,7 @@ def check_entry(label: str, entry: object) -> None:
         raise MASTProError(f"{where} is {_kind(entry)}; make it an object with keys among {', '.join(KEYS)}")
     for key, value in entry.items():
         if key not in KEYS:
-            nearest = _nearest(key, KEYS)
+            nearest = closest(key, KEYS)
             remedy = f'did you mean "{nearest}"?' if nearest else f"use keys among {', '.join(KEYS)}"
             raise MASTProError(f'{where} has the unknown key "{key}"; {remedy}')
         _check_value(f'{where}: "{key}"', key, value)
@@ -74,13 +74,9 @@ def _check_label(label: str, labels: tuple[str, ...]) -> None:
         raise MASTProError(
             f'mastpro.prompts in dataset.json has an entry for "{label}", which takes no prompt; delete it'
         )
-    nearest = _nearest(label, labels)
+    nearest = closest(label, labels)
     remedy = f'did you mean "{nearest}"?' if nearest else f"use one of {', '.join(labels)}"
     raise MASTProError(f'mastpro.prompts in dataset.json names "{label}", which is none of its labels; {remedy}')
-
-
-def _nearest(name: str, known: tuple[str, ...], cutoff: float = 0.6) -> str | None:
-    return next(iter(difflib.get_close_matches(name, known, n=1, cutoff=cutoff)), None)
 
 
 def _kind(value: object) -> str:
