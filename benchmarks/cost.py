@@ -72,7 +72,7 @@ def make_trainer(kind: str, overlay: str, labels: tuple[str, ...] = (), prompts:
     )
     with contextlib.redirect_stdout(io.StringIO()):
         made.initialize()
-    made.lr_scheduler.step(0)
+        made.on_train_epoch_start()
     return made
 
 
