@@ -21,6 +21,7 @@ from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.prediction import limit, read_settings
+from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import (
@@ -123,12 +124,16 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
 
     @property
     def bare_network(self) -> MASTProNet:
-        """The network without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        """The network without the wrappers of DDP and torch.compile, in whichever order."""
+        network = self.network
+        while isinstance(network, (DistributedDataParallel, OptimizedModule)):
+            network = network.module if isinstance(network, DistributedDataParallel) else network._orig_mod
+        return network
 
     def initialize(self) -> None:
         super().initialize()
+        if self.is_ddp:
+            send_no_buffers(self.network)
         self.restore_prompts()
 
     def restore_prompts(self) -> None:
@@ -146,6 +151,7 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             ignore_label=self.label_manager.ignore_label,
             presence_weight=self.mastpro.training.presence_weight,
             balance_weight=self.mastpro.training.balance_weight,
+            ddp=self.is_ddp,
         )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -174,7 +180,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.initial_lr = self.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
-            self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
+            anew = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
+            self.network = send_no_buffers(anew)
 
     def start_from_pretrained(self) -> None:
         """PEFT with the data set's own prompts, or, for new types, with those that the weights were trained with.
@@ -236,7 +243,9 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         self.bare_network.trained.fill_(True)
+        sums = gathered(self.usage.sums.cpu())
         if self.local_rank == 0:
+            self.usage.sums = sum(sums)
             self.write_usage()
 
     def write_usage(self) -> None:
