@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -15,11 +14,11 @@ from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
-from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.network.planned import is_swin
+from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
-from nnunetv2_mastpro.training.partial import PartialLabels
+from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
@@ -35,15 +34,16 @@ from nnunetv2_mastpro.training.setup import (
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 
 
-class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
+class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
     """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
 
-    From scratch it trains everything. Started with `-pretrained_weights` of a trained MAST-Pro checkpoint it
-    freezes the backbone and trains the rest (PEFT, Sec. 2.3) at the paper's learning rate. Where the plans name new
-    types (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
+    From scratch it trains everything. Started with `-pretrained_weights` whose backbone is trained (the buffer
+    `trained` says so) it freezes the backbone and trains the rest (PEFT, Sec. 2.3) at peft_learning_rate of the plans;
+    mastpro.training.mode of the plans asks for one of the two. Where the plans name new types
+    (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
     """
 
-    peft_learning_rate = 5e-5
+    mode: str | None = None  # what the trainer asks for in place of the plans
 
     def __init__(
         self,
@@ -54,12 +54,17 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         device: torch.device = torch.device("cuda"),
     ):
         self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
+        if self.mode is not None:
+            training = dataclasses.replace(self.mastpro.training, mode=self.mode)
+            self.mastpro = dataclasses.replace(self.mastpro, training=training)
         check_network(PlansManager(plans).get_configuration(configuration).configuration, self.mastpro.network)
         plans["mastpro"] = self.mastpro.to_dict()
         if nnUNet_results.is_set():
             run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.build_network_architecture = build_planned  # training limits nothing
+        self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
             self.folder_with_segs_from_previous_stage = str(training_folder(Path(self.preprocessed_dataset_folder)))
 
@@ -69,11 +74,6 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
     def listeners(self) -> list[torch.nn.Module]:
         return [*super().listeners(), self.loss, self.bare_network]
 
-    @property
-    def takes_anatomy(self) -> bool:
-        """Whether the plans give the network host-organ maps."""
-        return self.configuration_manager.previous_stage_name == ANATOMY_STAGE
-
     @staticmethod
     def build_network_architecture(
         plans_manager,
@@ -82,44 +82,16 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> MASTProNet:
-        """The network of the plans' resolved "mastpro" block; its embeddings come from trainer or checkpoint."""
-        config = MASTProConfig.from_dict(plans_manager.plans.get("mastpro", {}))
-        if config.resolved is None:
-            raise MASTProError(
-                "the plans beside the checkpoint have no mastpro.resolved block; "
-                "restore the plans.json that the training wrote"
-            )
-        outputs = len(config.resolved.classes) + config.resolved.has_background
-        if outputs != num_output_channels:
-            raise MASTProError(
-                f"the plans' mastpro block describes {outputs} outputs, dataset.json "
-                f"{num_output_channels}; restore the dataset.json of the training"
-            )
-        organs = 0
-        if configuration_manager.previous_stage_name == ANATOMY_STAGE:
-            organs = num_input_channels - len(configuration_manager.normalization_schemes)
-        planned = nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels - organs,
-            num_output_channels,
-            enable_deep_supervision,
+        """What nnU-Net's prediction asks for: the network, limited as plans and environment say."""
+        network = build_planned(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        network = build_mastpro(
-            planned,
-            config.network,
-            config.resolved,
-            enable_deep_supervision,
-            organs,
-            config.training.anatomy_dropout,
-            config.training.host_task_share,
-            config.training.annotated_task_share,
-        )
-        if not enable_deep_supervision:  # prediction: nnU-Net writes these plans beside its output
-            settings = read_settings(config)
-            for line in limit(network, settings, config):
-                print(line)
-            plans_manager.plans["mastpro"] = dataclasses.replace(config, prediction=settings).to_dict()
+        config = MASTProConfig.from_dict(plans_manager.plans["mastpro"])
+        settings = read_settings(config)
+        for line in limit(network, settings, config):
+            print(line)
+        # nnU-Net writes these plans beside its output
+        plans_manager.plans["mastpro"] = dataclasses.replace(config, prediction=settings).to_dict()
         return network
 
     @property
@@ -155,7 +127,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
+        # not super(): nnU-Net's flag sits in its decoder, and after validation it asks without looking
+        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision
 
     def parameter_groups(self) -> list[dict]:
         """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""
@@ -177,14 +150,14 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.initial_lr = training.added_learning_rate
         else:
             self.bare_network.freeze_backbone()
-            self.initial_lr = self.peft_learning_rate
+            self.initial_lr = training.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             anew = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
             self.network = send_no_buffers(anew)
 
     def start_from_pretrained(self) -> None:
-        """PEFT with the data set's own prompts, or, for new types, with those that the weights were trained with.
+        """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
 
         Raises MASTProError for weights of classes in another order, and for new types of other prompts.
         """
@@ -199,7 +172,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.print_to_log_file(
                 f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
             )
-        self.freeze()
+        if self.mastpro.training.mode != "full":
+            self.freeze()
         if not self.mastpro.training.new_types:
             self.restore_prompts()
 
@@ -218,17 +192,27 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         if not self.was_initialized:
             self.initialize()
         self.check_maps()
-        if self.current_epoch == 0 and self.bare_network.trained:
+        self.decide_what_is_trained()
+        super().on_train_start()
+
+    def decide_what_is_trained(self) -> None:
+        """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
+        training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
+        if self.current_epoch == 0 and pretrained:
             self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
-        elif self.current_epoch == 0 and self.mastpro.training.new_types:
+        elif self.current_epoch == 0 and training.new_types:
             raise MASTProError(
-                f"the plans add {', '.join(self.mastpro.training.new_types)} to a trained model, but no weights of it "
+                f"the plans add {', '.join(training.new_types)} to a trained model, but no weights of it "
                 "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
+            )
+        elif self.current_epoch == 0 and training.mode == "peft":
+            raise MASTProError(
+                "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
+                "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
             )
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)
-        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -268,4 +252,11 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         super().load_checkpoint(filename_or_checkpoint)
 
 
+class nnUNetTrainerMASTProPretrain(nnUNetTrainerMASTPro):
+    """Stage 1 of the paper: trains the whole network, from given weights too."""
+
+    mode = "full"
+
+
 globals().update(epoch_variants(nnUNetTrainerMASTPro, __name__))
+globals().update(epoch_variants(nnUNetTrainerMASTProPretrain, __name__))
