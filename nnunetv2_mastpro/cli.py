@@ -25,6 +25,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
+    "recipe": "nnunetv2_mastpro.commands.recipe",
     "demo": "nnunetv2_mastpro.commands.demo",
 }
 RC_BAD_INPUT = 2  # what argparse ends with too
