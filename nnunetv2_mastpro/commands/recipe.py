@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
+    from nnunetv2_mastpro.demo.steps import Step
     from nnunetv2_mastpro.recipes.experiment import Experiment
     from nnunetv2_mastpro.recipes.sequence import Choices
 
 DEVICES = ("cuda", "cpu", "mps")
+RESULTS = ("_train", "_predict", "_evaluate")  # steps whose outputs a user looks at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +185,10 @@ def check_gpus(wanted: int) -> None:
         )
 
 
-def show(choices: Choices, todo: list) -> None:
-    """Where the results lie."""
-    results = [step.outputs[0] for step in todo if step.name.rpartition("_")[2] in ("cv", "predict", "evaluate")]
-    print("\n" + "\n".join([f"all steps are done; logs: {choices.work / 'logs'}", *map(str, results)]))
+def show(choices: Choices, todo: list[Step]) -> None:
+    """The table of Dice, and where the results lie."""
+    logs = choices.work / "logs"
+    tables = [logs / f"{step.name}.log" for step in todo if step.name.endswith("_cv")]
+    results = [step.outputs[0] for step in todo if step.name.endswith(RESULTS)]
+    print("\n".join(["", *(path.read_text(encoding="utf-8").rstrip() for path in tables), *map(str, results)]))
+    print(f"all steps are done; logs: {logs}")

@@ -97,6 +97,7 @@ def test_two_data_sets_from_download_to_dice(downloads, run_command):
     command = [sys.executable, "-m", "nnunetv2_mastpro", *given]
     done = run_command(command, env=env, timeout=1500)
     assert "all steps are done" in done.stdout
+    assert "Dataset022_KiTS23  kidney_cyst" in done.stdout  # of the table of Dice
     stages = [json.loads((folder / "nnUNet_preprocessed" / name / "splits_final.json").read_text()) for name in STAGES]
     assert [split["val"] for split in stages[0]] == [split["val"] for split in stages[1]]
     second = folder / "nnUNet_results" / STAGES[1] / "nnUNetTrainerMASTPro_1epoch__MASTProPlans__3d_fullres"
