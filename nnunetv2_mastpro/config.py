@@ -73,9 +73,11 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Learning rates, weights of the two terms beside nnU-Net's loss, draws of cases, of masks and of tumour types."""
+    """Learning rates, weights of the two terms beside nnU-Net's loss, draws of cases, patches, masks, tumour types."""
 
-    learning_rate: float = 3e-3  # from scratch; PEFT has the paper's
+    mode: str = "auto"  # "full": train everything; "peft": the backbone stays; "auto": PEFT on a trained backbone
+    learning_rate: float = 3e-3  # where everything is trained
+    peft_learning_rate: float = 5e-5  # the paper's
     new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
     added_learning_rate: float = 1e-3  # for that
     prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
@@ -85,16 +87,25 @@ class TrainingConfig:
     host_task_share: float = 0.5  # of samples in which only types whose host organ is in the patch are selected
     annotated_task_share: float = 0.25  # of samples in which only annotated types are; in the rest all are
     sampling_temperature: float = 0.5  # 1 draws every case alike, 0 every tumour type
+    foreground_share: float = 0.33  # of patches that are centred on a tumour; nnU-Net's share
+    crop_margin_mm: float | None = None  # the other patches are centred on host organs, up to this far outside
+    augmentation: str = "nnunet"  # "paper": rotations by 90 degrees and intensity shifts; "both"
 
     def __post_init__(self):
-        for name in ("learning_rate", "added_learning_rate"):
+        _one_of(self, "mode", ("auto", "full", "peft"), "training")
+        _one_of(self, "augmentation", ("nnunet", "paper", "both"), "training")
+        if self.crop_margin_mm is not None:
+            _at_least(self, "crop_margin_mm", 0)
+        for name in ("learning_rate", "peft_learning_rate", "added_learning_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise MASTProError(
                     f"{name}={getattr(self, name)} is not within 0 and 1; correct mastpro.training.{name} in the plans"
                 )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
-        for name in ("anatomy_dropout", "host_task_share", "annotated_task_share", "sampling_temperature"):
+        for name in ("anatomy_dropout", "host_task_share", "annotated_task_share", "sampling_temperature") + (
+            "foreground_share",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise MASTProError(
                     f"{name}={getattr(self, name)} is not a share from 0 to 1; "
@@ -203,7 +214,9 @@ def _check_keys(values: dict, cls, where: str) -> None:
 
 def _check_type(value, kind, where: str) -> None:
     expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
-    if expected is None:
+    if kind == float | None:
+        expected = (int, float, type(None))
+    elif expected is None:
         expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
     indices = "int" in str(kind) and isinstance(value, (list, tuple))
     wrong_entry = indices and any(not isinstance(entry, int) or isinstance(entry, bool) for entry in value)
@@ -218,11 +231,11 @@ def _at_least(config, name: str, low: float) -> None:
         raise MASTProError(f"{name}={getattr(config, name)} is below {low}; raise it in the mastpro block of the plans")
 
 
-def _one_of(config, name: str, allowed: tuple[str, ...]) -> None:
+def _one_of(config, name: str, allowed: tuple[str, ...], section: str = "network") -> None:
     if getattr(config, name) not in allowed:
         raise MASTProError(
             f"{name}={getattr(config, name)!r} is not one of {', '.join(allowed)}; "
-            f"correct mastpro.network.{name} in the plans"
+            f"correct mastpro.{section}.{name} in the plans"
         )
 
 

@@ -7,9 +7,19 @@ from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import PromptFusion
 from nnunetv2_mastpro.network.head import MaskProposal
-from nnunetv2_mastpro.network.inject import choose_sites, inject_experts
+from nnunetv2_mastpro.network.inject import inject_experts
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.network.planned import SWIN_UNETR
 from nnunetv2_mastpro.network.unet import UNetBackbone
+
+
+def make_backbone(planned: nn.Module) -> nn.Module:
+    """The planned network, split where features are adapted; what is no SwinUNETR must be a U-Net."""
+    if type(planned).__name__ == SWIN_UNETR.rpartition(".")[2]:
+        from nnunetv2_mastpro.network.swin import SwinBackbone  # MONAI takes seconds to import
+
+        return SwinBackbone(planned)
+    return UNetBackbone(planned)
 
 
 def build_mastpro(
@@ -27,7 +37,7 @@ def build_mastpro(
     `organ_channels`: how many channels of a host-organ map follow the image's; 0 for none. The receipt of the injection
     is the network's `receipt`. Raises ValueError where a stage cannot be adapted.
     """
-    backbone = UNetBackbone(planned)
+    backbone = make_backbone(planned)
     is_tumor = [entry.is_tumor for entry in resolved.classes]
 
     def make_experts(channels: int) -> DMoE:
@@ -43,10 +53,7 @@ def build_mastpro(
             joint_router=network.router == "joint",
         )
 
-    experts, receipt = inject_experts(
-        choose_sites(backbone.encoder_dims, backbone.decoder_dims, network.encoder_stages, network.decoder_stages),
-        make_experts,
-    )
+    experts, receipt = inject_experts(backbone.sites(network.encoder_stages, network.decoder_stages), make_experts)
     anatomy = None
     if organ_channels:
         table = torch.zeros(len(is_tumor), organ_channels)
@@ -60,22 +67,20 @@ def build_mastpro(
             features=network.anatomy_features,
             dropout=anatomy_dropout,
         )
-    bottleneck_dim = backbone.encoder_dims[-1]
-    supervised = backbone.decoder_dims[::-1][: max(1, len(backbone.decoder_dims) - 1)]
     return MASTProNet(
         backbone=backbone,
         experts=experts,
         receipt=receipt,
         fusion=PromptFusion(
-            image_dim=bottleneck_dim,
+            image_dim=backbone.bottleneck_dim,
             text_dim=resolved.embedding_dim,
             dim=network.attention_dim,
             heads=network.attention_heads,
         ),
         head=MaskProposal(
-            image_dim=bottleneck_dim,
+            image_dim=backbone.bottleneck_dim,
             text_dim=resolved.embedding_dim,
-            decoder_dims=supervised,
+            decoder_dims=backbone.supervised_dims,
             hidden=network.kernel_hidden,
         ),
         embeddings=torch.zeros(len(is_tumor), resolved.embedding_dim),

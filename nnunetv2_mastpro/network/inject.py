@@ -47,6 +47,24 @@ def choose_sites(
     return sites
 
 
+def choose_swin_sites(
+    feature_size: int,
+    depths: Sequence[int],
+    encoder_stages: Sequence[int] | None,
+    decoder_stages: Sequence[int] | None,
+) -> dict[str, int]:
+    """As choose_sites, for SwinUNETR: every block of the chosen Swin stages, and the chosen decoder blocks.
+
+    None: every Swin block, as the paper has it, and no decoder block.
+    """
+    encoder_dims = [feature_size * 2**stage for stage in range(len(depths))]
+    decoder_dims = [feature_size * factor for factor in (8, 4, 2, 1, 1)]
+    every = range(len(depths)) if encoder_stages is None else encoder_stages
+    chosen = choose_sites(encoder_dims, decoder_dims, every, () if decoder_stages is None else decoder_stages)
+    blocks = {f"swin_{stage}_{block}": encoder_dims[stage] for stage in every for block in range(depths[stage])}
+    return blocks | {name: channels for name, channels in chosen.items() if name.startswith("decoder_")}
+
+
 def inject_experts(sites: dict[str, int], make: Callable[[int], DMoE]) -> tuple[nn.ModuleDict, list[AdaptedSite]]:
     """One D-MoE per site, made by `make(channels)`, and the receipt that lists them."""
     experts = nn.ModuleDict({name: make(channels) for name, channels in sites.items()})

@@ -1,10 +1,11 @@
 """The networks that nnU-Net plans, split so that features can be adapted between their stages."""
 
 from collections.abc import Callable
-from math import prod
 
 import torch
 from torch import Tensor, nn
+
+from nnunetv2_mastpro.network.inject import choose_sites
 
 Adapt = Callable[[str, Tensor], Tensor]
 
@@ -24,7 +25,7 @@ class UNetBackbone(nn.Module):
         if missing:
             raise TypeError(
                 f"{type(network).__name__} has no {', '.join(missing)}; "
-                "MAST-Pro adapts PlainConvUNet and ResidualEncoderUNet plans"
+                "MAST-Pro adapts PlainConvUNet, ResidualEncoderUNet and its own plans' SwinUNETR"
             )
         self.encoder, self.decoder = network.encoder, network.decoder
         self.decoder.seg_layers = nn.ModuleList()  # the head is generated
@@ -44,6 +45,20 @@ class UNetBackbone(nn.Module):
         """Channels per decoder stage, coarsest first."""
         return self.encoder_dims[-2::-1]
 
+    @property
+    def bottleneck_dim(self) -> int:
+        """Channels that the prompts meet."""
+        return self.encoder_dims[-1]
+
+    @property
+    def supervised_dims(self) -> list[int]:
+        """Channels of the stages that the loss sees, full resolution first; never the coarsest of several."""
+        return self.decoder_dims[::-1][: max(1, len(self.decoder_dims) - 1)]
+
+    def sites(self, encoder_stages, decoder_stages) -> dict[str, int]:
+        """Site -> channels."""
+        return choose_sites(self.encoder_dims, self.decoder_dims, encoder_stages, decoder_stages)
+
     def encode(self, image: Tensor, adapt: Adapt) -> list[Tensor]:
         """image (B, C, spatial) -> features per stage, full resolution first, bottleneck last."""
         stem = getattr(self.encoder, "stem", None)
@@ -62,25 +77,6 @@ class UNetBackbone(nn.Module):
             features = adapt(f"decoder_{index}", stage(joined))
             decoded.append(features)
         return decoded
-
-
-def refuse_patch(patch_size: list[int], strides: list[list[int]]) -> str | None:
-    """Why a U-Net of these strides cannot be trained on the patch, or None if it can."""
-    if any(len(stride) != len(patch_size) for stride in strides):
-        return f"patch_size {list(patch_size)} and strides {strides} differ in their number of axes; give one each"
-    factors = [prod(axis) for axis in zip(*strides, strict=True)]
-    uneven = [axis for axis, (size, factor) in enumerate(zip(patch_size, factors, strict=True)) if size % factor]
-    if uneven:
-        return (
-            f"patch_size {list(patch_size)} is not divisible by the network's total strides {factors} "
-            f"in axis {uneven[0]}; make it a multiple of them"
-        )
-    if prod(size // factor for size, factor in zip(patch_size, factors, strict=True)) == 1:
-        return (
-            f"patch_size {list(patch_size)} leaves one voxel at the bottleneck (total strides {factors}), which "
-            "instance normalisation refuses; double one axis of the patch"
-        )
-    return None
 
 
 def _has(network: nn.Module, path: str) -> bool:

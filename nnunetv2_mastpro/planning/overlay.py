@@ -15,6 +15,7 @@ from nnunetv2_mastpro.resources import plans_dir
 
 NOTE_KEY = "description"  # of an overlay, for its readers
 OWN_KEY = "mastpro"  # our block, which nnU-Net's plans do not have
+READER_KEY = "image_reader_writer"  # nnU-Net's SimpleITKIOWithReorient turns every case to one orientation
 RESAMPLING_KEYS = (
     "spacing",
     "resampling_fn_data",
@@ -42,7 +43,7 @@ def load_overlay(name: str) -> dict:
 def apply_overlay(plans: dict, overlay: dict) -> dict:
     """New plans: objects are merged, all else is replaced, as are the arguments of functions and of another network.
 
-    A configuration whose spacing, resampling or normalisation changed gets a data_identifier of its own, since its
+    A configuration whose reader, spacing, resampling or normalisation changed gets a data_identifier of its own, since its
     preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
     that the network refuses.
     """
@@ -63,6 +64,10 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
         if any(configuration.get(key) != plans["configurations"][name].get(key) for key in RESAMPLING_KEYS):
             configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
         _check_network(configuration, name)
+    if merged.get(READER_KEY) != plans.get(READER_KEY):
+        for name, configuration in merged["configurations"].items():
+            if "data_identifier" in configuration:
+                configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
     return merged
 
 
@@ -160,8 +165,8 @@ def _follow_spacing(configuration: dict, before: dict) -> None:
 
 
 def _check_network(configuration: dict, name: str) -> None:
-    """Stage lists agree with n_stages, the patch with the strides."""
-    from nnunetv2_mastpro.network.unet import refuse_patch
+    """Stage lists agree with n_stages, the patch with the network."""
+    from nnunetv2_mastpro.network.planned import refuse
 
     kwargs = configuration.get("architecture", {}).get("arch_kwargs", {})
     stages = kwargs.get("n_stages")
@@ -171,9 +176,6 @@ def _check_network(configuration: dict, name: str) -> None:
                 f"{key} of configuration {name} has {len(kwargs[key])} entries for n_stages={stages}; "
                 "give one for each stage"
             )
-    if "strides" not in kwargs:
-        return
-    patch_size, strides = configuration["patch_size"], kwargs["strides"]
-    reason = refuse_patch(patch_size, strides)
+    reason = refuse(configuration) if "patch_size" in configuration else None
     if reason:
         raise MASTProError(f"{reason} (configuration {name})")

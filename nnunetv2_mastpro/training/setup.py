@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.network.inject import choose_sites
-from nnunetv2_mastpro.network.unet import refuse_patch
+from nnunetv2_mastpro.network.inject import choose_sites, choose_swin_sites
+from nnunetv2_mastpro.network.planned import SWIN_DEPTHS, is_swin, refuse
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table
 from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
 from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
@@ -45,16 +45,18 @@ def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]
 
 def check_network(configuration: dict, network: NetworkConfig) -> None:
     """Raise MASTProError where the planned network cannot take the planned patch, or has no such stages to adapt."""
-    kwargs = configuration["architecture"]["arch_kwargs"]
-    reason = refuse_patch(configuration["patch_size"], kwargs["strides"]) if "strides" in kwargs else None
+    reason = refuse(configuration)
     if reason:
-        raise MASTProError(f"{reason} in the plans")
-    features = kwargs.get("features_per_stage")
-    if isinstance(features, list):
-        try:
-            choose_sites(features, features[-2::-1], network.encoder_stages, network.decoder_stages)
-        except ValueError as error:
-            raise MASTProError(str(error)) from error
+        raise MASTProError(f"{reason} (in the plans)")
+    kwargs = configuration["architecture"]["arch_kwargs"]
+    features, chosen = kwargs.get("features_per_stage"), (network.encoder_stages, network.decoder_stages)
+    try:
+        if is_swin(configuration):
+            choose_swin_sites(kwargs.get("feature_size", 24), kwargs.get("depths", SWIN_DEPTHS), *chosen)
+        elif isinstance(features, list):
+            choose_sites(features, features[-2::-1], *chosen)
+    except ValueError as error:
+        raise MASTProError(str(error)) from error
 
 
 def check_same_run(folder: Path, block: dict) -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 from nnunetv2.paths import nnUNet_results
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
@@ -15,9 +14,10 @@ from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.network.planned import is_swin
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.prediction import limit, read_settings
@@ -60,6 +60,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.build_network_architecture = build_planned  # training limits nothing
+        self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
             self.folder_with_segs_from_previous_stage = str(training_folder(Path(self.preprocessed_dataset_folder)))
 
@@ -82,44 +84,16 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> MASTProNet:
-        """The network of the plans' resolved "mastpro" block; its embeddings come from trainer or checkpoint."""
-        config = MASTProConfig.from_dict(plans_manager.plans.get("mastpro", {}))
-        if config.resolved is None:
-            raise MASTProError(
-                "the plans beside the checkpoint have no mastpro.resolved block; "
-                "restore the plans.json that the training wrote"
-            )
-        outputs = len(config.resolved.classes) + config.resolved.has_background
-        if outputs != num_output_channels:
-            raise MASTProError(
-                f"the plans' mastpro block describes {outputs} outputs, dataset.json "
-                f"{num_output_channels}; restore the dataset.json of the training"
-            )
-        organs = 0
-        if configuration_manager.previous_stage_name == ANATOMY_STAGE:
-            organs = num_input_channels - len(configuration_manager.normalization_schemes)
-        planned = nnUNetTrainer.build_network_architecture(
-            plans_manager,
-            configuration_manager,
-            num_input_channels - organs,
-            num_output_channels,
-            enable_deep_supervision,
+        """What nnU-Net's prediction asks for: the network, limited as plans and environment say."""
+        network = build_planned(
+            plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
-        network = build_mastpro(
-            planned,
-            config.network,
-            config.resolved,
-            enable_deep_supervision,
-            organs,
-            config.training.anatomy_dropout,
-            config.training.host_task_share,
-            config.training.annotated_task_share,
-        )
-        if not enable_deep_supervision:  # prediction: nnU-Net writes these plans beside its output
-            settings = read_settings(config)
-            for line in limit(network, settings, config):
-                print(line)
-            plans_manager.plans["mastpro"] = dataclasses.replace(config, prediction=settings).to_dict()
+        config = MASTProConfig.from_dict(plans_manager.plans["mastpro"])
+        settings = read_settings(config)
+        for line in limit(network, settings, config):
+            print(line)
+        # nnU-Net writes these plans beside its output
+        plans_manager.plans["mastpro"] = dataclasses.replace(config, prediction=settings).to_dict()
         return network
 
     @property
@@ -150,7 +124,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        self.bare_network.deep_supervision = enabled  # not super(): nnU-Net's flag sits in its decoder
+        # not super(): nnU-Net's flag sits in its decoder, and after validation it asks without looking
+        self.bare_network.deep_supervision = enabled and self.enable_deep_supervision
 
     def parameter_groups(self) -> list[dict]:
         """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""

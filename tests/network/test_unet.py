@@ -70,7 +70,7 @@ def test_parameters_keep_the_planned_names(make_planned, name, axes):
     [
         (
             (),
-            "ModuleDict has no encoder.stages, decoder.stages, decoder.transpconvs; MAST-Pro adapts PlainConvUNet and",
+            "ModuleDict has no encoder.stages, decoder.stages, decoder.transpconvs; MAST-Pro adapts PlainConvUNet, R",
         ),
         (("encoder",), "ModuleDict has no decoder.stages, decoder.transpconvs; MAST-Pro adapts"),
     ],

@@ -163,7 +163,7 @@ def test_shipped_overlays_build_with_nnunet(name):
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    merged = apply_overlay(make_plans(), load_overlay(name))
+    merged = apply_overlay({**make_plans(), "image_reader_writer": "SimpleITKIO"}, load_overlay(name))
     configuration = PlansManager(merged).get_configuration("3d_fullres")
     network = get_network_from_plans(
         configuration.network_arch_class_name,
@@ -173,5 +173,17 @@ def test_shipped_overlays_build_with_nnunet(name):
         4,
         deep_supervision=False,
     )
-    features = configuration.network_arch_init_kwargs["features_per_stage"]
-    assert list(network.encoder.output_channels) == features
+    kwargs = configuration.network_arch_init_kwargs
+    if "swin" in name:
+        assert network.out.conv.conv.in_channels == kwargs["feature_size"]
+    else:
+        assert list(network.encoder.output_channels) == kwargs["features_per_stage"]
+
+
+def test_another_reader_means_other_preprocessed_data():
+    plans = {**make_plans(), "image_reader_writer": "SimpleITKIO", "plans_name": "mine"}
+    merged = apply_overlay(plans, {"image_reader_writer": "SimpleITKIOWithReorient"})
+    before, after = (made["configurations"]["3d_fullres"]["data_identifier"] for made in (plans, merged))
+    assert (before, after) == ("nnUNetPlans_3d_fullres", "mine_3d_fullres")
+    same = apply_overlay(plans, {"image_reader_writer": "SimpleITKIO"})
+    assert same["configurations"]["3d_fullres"]["data_identifier"] == before

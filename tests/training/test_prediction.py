@@ -5,6 +5,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mastpro.config import ClassSpec, HostValue, MASTProConfig, PredictionConfig, Resolved
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.prediction import read_settings
 from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
@@ -68,16 +69,17 @@ def test_what_cannot_be_followed_is_refused(monkeypatch, environment, given, mes
 
 @pytest.fixture
 def build(plans, dataset_json):
-    """`build(deep_supervision)`: what nnU-Net's training and prediction call; gives network and plans."""
+    """`build(training)`: what nnU-Net's training and prediction call; gives network and plans."""
 
-    def make(deep_supervision, anatomy=True):
+    def make(training, anatomy=True):
         if anatomy:
             plans["configurations"]["2d"]["previous_stage"] = "anatomy"
         plans["mastpro"] = resolve(plans, dataset_json)[0].to_dict()
         manager = PlansManager(plans)
         channels = 1 + (3 if anatomy else 0)
         configuration = manager.get_configuration("2d")
-        network = nnUNetTrainerMASTPro.build_network_architecture(manager, configuration, channels, 4, deep_supervision)
+        made_by = build_planned if training else nnUNetTrainerMASTPro.build_network_architecture
+        network = made_by(manager, configuration, channels, 4, training)
         return network, manager.plans
 
     return make

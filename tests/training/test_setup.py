@@ -113,7 +113,7 @@ def configuration(patch_size, strides):
     ],
 )
 def test_patch_that_the_network_refuses(patch_size, strides, said):
-    with pytest.raises(MASTProError, match=f"^patch_size {said}.* in the plans$"):
+    with pytest.raises(MASTProError, match=rf"^patch_size {said}.* \(in the plans\)$"):
         check_network(configuration(patch_size, strides), NetworkConfig())
 
 
