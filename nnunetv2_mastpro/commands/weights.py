@@ -95,9 +95,7 @@ def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
     adapters = read_adapters(args.adapters)
     checkpoint = restore(read_weights(args.source), adapters)
-    return checkpoint, [
-        f"{adapters.file} belongs to {args.source}; the network of its {adapters.checkpoint} is restored"
-    ]
+    return checkpoint, [f"{args.source} and {adapters.file} make the network of {adapters.checkpoint}, to the bit"]
 
 
 def find_plans(dataset: str, name: str) -> Path:

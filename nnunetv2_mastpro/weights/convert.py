@@ -18,14 +18,19 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.recipe import read_number
 from nnunetv2_mastpro.training.setup import check_network, resolve
-from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 from nnunetv2_mastpro.weights.read import Weights
 from nnunetv2_mastpro.weights.sources import BACKBONE, recognise
 
 TRAINER = "nnUNetTrainerMASTPro"
 OF_THE_DATA_SET = ("embeddings", "trained")  # set here, from no source
+
+
+def percent(share: float) -> str:
+    """Rounded down: 100.0% is all of it."""
+    return f"{int(1000 * share) / 10:.1f}%"
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,9 @@ class Receipt:
             (kind, f"{len(names):,} tensors", f"{sum(names.values()):,} numbers", some([*names], 3))
             for kind, names in kinds
         ]
-        shares = f"matched {self.share:.1%} of the parameters of {self.covers.rstrip('.')}"
+        shares = f"matched {percent(self.share)} of the parameters of {self.covers.rstrip('.')}"
         if self.covers != BACKBONE:
-            shares += f", the part that such a file holds, and {self.whole:.1%} of the backbone"
+            shares += f", the part that such a file holds, and {percent(self.whole)} of the backbone"
         return [f"{self.file} is {self.source}", *table(rows), shares]
 
 
@@ -79,7 +84,7 @@ def build_network(plans: dict, configuration: str, dataset_json: dict) -> MASTPr
     settings = manager.get_configuration(configuration)
     channels = determine_num_input_channels(manager, settings, dataset_json)
     outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
-    return nnUNetTrainerMASTPro.build_network_architecture(manager, settings, channels, outputs, True)
+    return build_planned(manager, settings, channels, outputs)
 
 
 def fill(network: MASTProNet, classes: Sequence[ClassSpec], given: Weights) -> Receipt:
@@ -132,7 +137,7 @@ def convert(given: Weights, plans: dict, configuration: str, dataset_json: dict,
     receipt = fill(network, config.resolved.classes, given)
     if receipt.share < min_share:
         raise MASTProError(
-            f"{given.file} is {receipt.source} that matches {receipt.share:.1%} of the parameters of "
+            f"{given.file} is {receipt.source} that matches {percent(receipt.share)} of the parameters of "
             f"{receipt.covers.rstrip('.')} in {plans['plans_name']} {configuration}, less than --min-share "
             f"{min_share:g}; give plans of the file's own network, or another file"
         )

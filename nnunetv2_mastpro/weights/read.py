@@ -16,7 +16,7 @@ from nnunetv2_mastpro.listing import some
 
 NUMBERS = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)  # scores in logs
 STATES = ("network_weights", "state_dict", "net")  # of nnU-Net, of MONAI, of the Universal Model
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, IndexError, TypeError)
+UNREADABLE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError)
 WANTED = "give a checkpoint (.pth, .pt) or a .safetensors file that holds a network's weights"
 
 

@@ -6,7 +6,7 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.state import hash_tensors
 from nnunetv2_mastpro.weights.adapters import Adapters
-from nnunetv2_mastpro.weights.convert import build_network, fill
+from nnunetv2_mastpro.weights.convert import build_network, fill, percent
 from nnunetv2_mastpro.weights.read import Weights
 
 
@@ -25,9 +25,9 @@ def restore(given: Weights, adapters: Adapters) -> dict:
     found = hash_tensors(weights, weights.keys() - adapters.tensors.keys())
     if found != adapters.frozen_sha256:
         raise MASTProError(
-            f"{given.file} ({receipt.source}, {receipt.whole:.1%} of the backbone matched) is not the network that "
-            f"{adapters.file} was trained on: SHA-256 {found}, not {adapters.frozen_sha256}; give --from the file that "
-            "its training started from"
+            f"{adapters.file} was trained on the network of SHA-256 {adapters.frozen_sha256}, {given.file} "
+            f"({receipt.source}, {percent(receipt.whole)} of the backbone matched) gives {found}; give --from the file "
+            "that its training started from"
         )
     wrong = [
         name
