@@ -93,6 +93,10 @@ class TrainingConfig:
 
     def __post_init__(self):
         _one_of(self, "mode", ("auto", "full", "peft"), "training")
+        if self.new_types and self.mode == "full":
+            raise MASTProError(
+                "mode='full' would train more than the new types own; set mastpro.training.mode in the plans to 'auto'"
+            )
         _one_of(self, "augmentation", ("nnunet", "paper", "both"), "training")
         if self.crop_margin_mm is not None:
             _at_least(self, "crop_margin_mm", 0)

@@ -43,8 +43,8 @@ def load_overlay(name: str) -> dict:
 def apply_overlay(plans: dict, overlay: dict) -> dict:
     """New plans: objects are merged, all else is replaced, as are the arguments of functions and of another network.
 
-    A configuration whose reader, spacing, resampling or normalisation changed gets a data_identifier of its own, since its
-    preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
+    A configuration whose reader, spacing, resampling or normalisation changed gets a data_identifier of its own, since
+    its preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
     that the network refuses.
     """
     overlay = {key: value for key, value in overlay.items() if key != NOTE_KEY}

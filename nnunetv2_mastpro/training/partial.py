@@ -22,13 +22,14 @@ from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
 from nnunetv2_mastpro.training.recipe import ShortRuns
-from nnunetv2_mastpro.training.sampling import SampledCases, draw_shares, histogram, repeated, tumors_of
+from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of
 
 
 class PartialLabels(ShortRuns):
     """nnU-Net's trainer for cases that each annotate some of the classes, by `mastpro.cases` of dataset.json.
 
-    Cases are drawn by mastpro.training.sampling_temperature of the plans, and patches centred on tumours.
+    Cases are drawn by mastpro.training.sampling_temperature of the plans; a share of the patches, its foreground_share,
+    is centred on tumours.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class PartialLabels(ShortRuns):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
-        self.temperature = MASTProConfig.from_dict(plans.get("mastpro", {})).training.sampling_temperature
+        self.draws = MASTProConfig.from_dict(plans.get("mastpro", {})).training
         self.classes = self.find_classes(plans, dataset_json)
         self.cases: Cases = read_cases(dataset_json, [entry.label for entry in self.classes])
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.drawn = Counter()
+        self.oversample_foreground_percent = self.draws.foreground_share
 
     def find_classes(self, plans: dict, dataset_json: dict) -> Sequence:
         """The outputs of the network but background, with label, is_tumor and host_structures."""
@@ -87,8 +89,13 @@ class PartialLabels(ShortRuns):
         folder = Path(self.preprocessed_dataset_folder)
         self.types = {case: tumors_of(load_pickle(str(folder / f"{case}.pkl")), self.tumors) for case in cases}
         self.sources = {case: self.cases.source_of(case) for case in cases}
-        shares = draw_shares(self.types, self.sources, self.temperature)
-        return SampledCases(training, repeated(shares), self.tumors.values()), validation
+        shares = draw_shares(self.types, self.sources, self.draws.sampling_temperature)
+        return SampledCases(training, repeated(shares), self.tumors.values(), self.region), validation
+
+    @property
+    def region(self) -> HostRegion | None:
+        """Where patches without a tumour are centred; None: anywhere."""
+        return None
 
     def check_cases(self) -> None:
         """Raise MASTProError where dataset.json names a case that is not there: misspelt, it would count as whole."""

@@ -20,7 +20,8 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     if config.training.new_types and not rows["backbone"][1]:
         yield f"All is frozen but what the new types own: {', '.join(config.training.new_types)}."
     elif rows["backbone"][1]:
-        yield "Everything is trained (no trained MAST-Pro weights were loaded)."
+        reason = "mastpro.training.mode is full" if config.training.mode == "full" else "no trained backbone was loaded"
+        yield f"Everything is trained ({reason})."
     else:
         yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
     yield "Stages with experts: " + ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)

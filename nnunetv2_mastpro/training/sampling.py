@@ -1,11 +1,15 @@
 """Which cases training draws, and where in them a patch is centred.
 
+X, Y, Z the sides of a preprocessed case in voxels.
+
 nnU-Net's loader draws uniformly from a list of cases and then centres a share of the patches on a class of the case,
 so both are chosen by what the loader is given: names as often as they are to be drawn, and the places of tumours alone.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
 
 NO_TUMOR = "no tumour type"
 RESOLUTION = 20  # list entries per case: shares of the draws are right to about a twentieth of a case's
@@ -42,14 +46,43 @@ def repeated(shares: Mapping[str, float]) -> list[str]:
     return [case for case, share in shares.items() for _ in range(max(1, round(share * total)))]
 
 
+class HostRegion:
+    """Where patches without a tumour are centred: in a case's host organs, up to `margin` voxels (X, Y, Z) outside.
+
+    The loader must centre every patch on one of the places that it is given, and a share `foreground_share` of them
+    then is a tumour's.
+    """
+
+    places_kept = 10_000  # of a case, as nnU-Net keeps of a class
+
+    def __init__(self, margin: Sequence[int], foreground_share: float):
+        self.margin, self.foreground_share = np.array(margin), foreground_share
+        self.known: dict[str, np.ndarray] = {}
+
+    def choose(self, case: str, organs, tumors: dict) -> dict:
+        """class_locations of one kind: `tumors`, or around the organs of the map (X, Y, Z), if it has any."""
+        if tumors and np.random.uniform() < self.foreground_share:
+            return tumors
+        if case not in self.known:
+            places = np.argwhere(np.asarray(organs[:]) > 0)
+            kept = np.random.choice(len(places), min(len(places), self.places_kept), replace=False)
+            self.known[case] = places[kept]
+        if not len(self.known[case]):
+            return {}
+        moved = self.known[case] + np.random.randint(-self.margin, self.margin + 1, self.known[case].shape)
+        inside = moved.clip(0, np.array(organs.shape) - 1)
+        return {1: np.pad(inside, ((0, 0), (1, 0)))}  # nnU-Net's places begin with a channel
+
+
 class SampledCases:
     """A data set of nnU-Net, as its loader sees it: the cases of `identifiers`, patches centred on tumours.
 
-    A case without a voxel of `tumors` (labels or regions of nnU-Net's class_locations) keeps all its classes.
+    A case without a voxel of `tumors` (labels or regions of nnU-Net's class_locations) keeps all its classes. With a
+    `region` all other patches are centred there.
     """
 
-    def __init__(self, dataset, identifiers: list[str], tumors: Iterable):
-        self.dataset, self.identifiers = dataset, identifiers
+    def __init__(self, dataset, identifiers: list[str], tumors: Iterable, region: HostRegion | None = None):
+        self.dataset, self.identifiers, self.region = dataset, identifiers, region
         self.tumors = [_as_key(tumor) for tumor in tumors]
 
     def __getattr__(self, name: str):
@@ -60,11 +93,13 @@ class SampledCases:
     def load_case(self, identifier: str):
         """As nnU-Net's; of the properties' class_locations those of tumours."""
         data, segmentation, previous, properties = self.dataset.load_case(identifier)
-        return data, segmentation, previous, {**properties, "class_locations": self._locations(properties)}
+        places = self._locations(identifier, properties["class_locations"], previous)
+        return data, segmentation, previous, {**properties, "class_locations": places}
 
-    def _locations(self, properties: dict) -> dict:
-        places = properties["class_locations"]
+    def _locations(self, case: str, places: dict, organs) -> dict:
         tumors = {key: where for key, where in places.items() if _as_key(key) in self.tumors and len(where)}
+        if self.region is not None:
+            return self.region.choose(case, organs, tumors)
         if not tumors:
             return places
         whole = {key: where for key, where in places.items() if isinstance(key, tuple) and -1 in key}  # for ignore

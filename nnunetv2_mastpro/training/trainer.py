@@ -16,10 +16,9 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.planned import is_swin
-from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
-from nnunetv2_mastpro.training.partial import PartialLabels
+from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network
@@ -35,15 +34,16 @@ from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 from nnunetv2_mastpro.weights.adapters import write_adapters
 
 
-class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
+class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
     """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
 
-    From scratch it trains everything. Started with `-pretrained_weights` of a trained MAST-Pro checkpoint it
-    freezes the backbone and trains the rest (PEFT, Sec. 2.3) at the paper's learning rate. Where the plans name new
-    types (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
+    From scratch it trains everything. Started with `-pretrained_weights` whose backbone is trained (the buffer
+    `trained` says so) it freezes the backbone and trains the rest (PEFT, Sec. 2.3) at peft_learning_rate of the plans;
+    mastpro.training.mode of the plans asks for one of the two. Where the plans name new types
+    (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
     """
 
-    peft_learning_rate = 5e-5
+    mode: str | None = None  # what the trainer asks for in place of the plans
 
     def __init__(
         self,
@@ -54,6 +54,9 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         device: torch.device = torch.device("cuda"),
     ):
         self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
+        if self.mode is not None:
+            training = dataclasses.replace(self.mastpro.training, mode=self.mode)
+            self.mastpro = dataclasses.replace(self.mastpro, training=training)
         check_network(PlansManager(plans).get_configuration(configuration).configuration, self.mastpro.network)
         plans["mastpro"] = self.mastpro.to_dict()
         if nnUNet_results.is_set():
@@ -70,11 +73,6 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
 
     def listeners(self) -> list[torch.nn.Module]:
         return [*super().listeners(), self.loss, self.bare_network]
-
-    @property
-    def takes_anatomy(self) -> bool:
-        """Whether the plans give the network host-organ maps."""
-        return self.configuration_manager.previous_stage_name == ANATOMY_STAGE
 
     @staticmethod
     def build_network_architecture(
@@ -147,13 +145,13 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.initial_lr = training.added_learning_rate
         else:
             self.bare_network.freeze_backbone()
-            self.initial_lr = self.peft_learning_rate
+            self.initial_lr = training.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
 
     def start_from_pretrained(self) -> None:
-        """PEFT with the data set's own prompts, or, for new types, with those that the weights were trained with.
+        """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
 
         Raises MASTProError for weights of classes in another order, and for new types of other prompts.
         """
@@ -168,7 +166,8 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
             self.print_to_log_file(
                 f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
             )
-        self.freeze()
+        if self.mastpro.training.mode != "full":
+            self.freeze()
         if not self.mastpro.training.new_types:
             self.restore_prompts()
 
@@ -187,17 +186,27 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         if not self.was_initialized:
             self.initialize()
         self.check_maps()
-        if self.current_epoch == 0 and self.bare_network.trained:
+        self.decide_what_is_trained()
+        super().on_train_start()
+
+    def decide_what_is_trained(self) -> None:
+        """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
+        training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
+        if self.current_epoch == 0 and pretrained:
             self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
-        elif self.current_epoch == 0 and self.mastpro.training.new_types:
+        elif self.current_epoch == 0 and training.new_types:
             raise MASTProError(
-                f"the plans add {', '.join(self.mastpro.training.new_types)} to a trained model, but no weights of it "
+                f"the plans add {', '.join(training.new_types)} to a trained model, but no weights of it "
                 "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
+            )
+        elif self.current_epoch == 0 and training.mode == "peft":
+            raise MASTProError(
+                "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
+                "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
             )
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)
-        super().on_train_start()
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
@@ -246,4 +255,11 @@ class nnUNetTrainerMASTPro(PartialLabels, AdamWRecipe):
         super().load_checkpoint(filename_or_checkpoint)
 
 
+class nnUNetTrainerMASTProPretrain(nnUNetTrainerMASTPro):
+    """Stage 1 of the paper: trains the whole network, from given weights too."""
+
+    mode = "full"
+
+
 globals().update(epoch_variants(nnUNetTrainerMASTPro, __name__))
+globals().update(epoch_variants(nnUNetTrainerMASTProPretrain, __name__))

@@ -26,9 +26,7 @@ def test_parameters_add_up(make_network):
 
 def test_frozen_backbone(make_network):
     network, config, origins = make_network()
-    assert "Everything is trained (no trained MAST-Pro weights were loaded)." in describe_network(
-        network, config, origins
-    )
+    assert "Everything is trained (no trained backbone was loaded)." in describe_network(network, config, origins)
     network.freeze_backbone()
     lines = [*describe_network(network, config, origins)]
     table = read_table(lines)

@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from nnunetv2_mastpro.training.sampling import SampledCases, draw_shares, histogram, repeated, tumors_of
+from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of
 
 TYPES = {"a": ["liver"], "b": ["liver"], "c": ["liver"], "d": ["kidney"], "e": ["liver", "kidney"], "f": []}
 SOURCES = {"a": "A", "b": "A", "c": "B", "d": "B", "e": "B", "f": "B"}
@@ -85,3 +85,40 @@ def test_tumors_of_a_case():
 def test_histogram_counts_samples():
     shown = histogram(Counter(a=2, e=1, f=1), TYPES, SOURCES)
     assert shown == "Samples drawn: from A 50 %, B 50 %; with kidney 25 %, liver 75 %, no tumour type 25 %"
+
+
+def with_region(places, margin, share):
+    organs = np.zeros((6, 8, 10), np.int8)
+    organs[2:4, 3, 5] = 1
+    region = HostRegion(margin, share)
+    return region, lambda: region.choose("x", organs, places), organs
+
+
+def test_patches_without_tumour_are_centred_in_the_host_organs():
+    _, choose, _ = with_region({2: PLACES[1]}, (0, 0, 0), 0.0)
+    assert sorted(choose()[1].tolist()) == [[0, 2, 3, 5], [0, 3, 3, 5]]
+
+
+def test_the_margin_is_reached_and_not_left():
+    _, choose, _ = with_region({}, (3, 1, 0), 1.0)  # no tumour: the organs in spite of the share
+    found = np.concatenate([choose()[1] for _ in range(200)])
+    assert (found.min(0).tolist(), found.max(0).tolist()) == ([0, 0, 2, 5], [0, 5, 4, 5])
+
+
+def test_share_of_tumour_patches():
+    np.random.seed(0)
+    tumors = {2: PLACES[1]}
+    _, choose, _ = with_region(tumors, (1, 1, 1), 0.5)
+    assert np.mean([choose() is tumors for _ in range(400)]) == pytest.approx(0.5, abs=0.08)
+
+
+def test_a_case_without_organs_is_drawn_anywhere():
+    region, _, organs = with_region({}, (1, 1, 1), 0.5)
+    assert region.choose("empty", np.zeros_like(organs), {}) == {}
+
+
+def test_the_map_is_read_once_per_case():
+    region, choose, organs = with_region({}, (0, 0, 0), 0.5)
+    first = choose()
+    organs[:] = 0
+    assert np.array_equal(choose()[1], first[1])

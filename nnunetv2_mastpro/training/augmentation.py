@@ -1,0 +1,61 @@
+"""The paper's augmentation (Sec. 3.1), besides nnU-Net's or instead of it: 90-degree rotations and intensity shifts.
+
+The paper gives no probabilities; these are those of MONAI's SwinUNETR recipe. A shift there is up to a tenth of the
+intensity window, which is about 0.4 standard deviations of what nnU-Net's normalisation gives.
+"""
+
+from collections.abc import Sequence
+
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, ImageOnlyTransform
+from batchgeneratorsv2.transforms.intensity.brightness import BrightnessAdditiveTransform
+from batchgeneratorsv2.transforms.nnunet.seg_to_onehot import MoveSegAsOneHotToDataTransform
+from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
+from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+from nnunetv2_mastpro.errors import MASTProError
+
+ROTATION_PROBABILITY, SHIFT_PROBABILITY, LARGEST_SHIFT = 0.1, 0.5, 0.4
+
+
+def equal_axes(patch_size: Sequence[int]) -> set[int]:
+    """Axes of the most frequent length: a patch turned by 90 degrees in them keeps its shape.
+
+    Raises MASTProError where no two sides are equal.
+    """
+    sizes = list(patch_size)
+    common = max(sizes, key=sizes.count)
+    axes = {axis for axis, size in enumerate(sizes) if size == common}
+    if len(axes) < 2:
+        raise MASTProError(
+            f"patch_size {sizes} has no two equal sides, so a patch cannot be rotated by 90 degrees; change it, or "
+            "give mastpro.training.augmentation 'nnunet' in the plans"
+        )
+    return axes
+
+
+def augmented(stock: ComposeTransforms, patch_size: Sequence[int], kind: str) -> ComposeTransforms:
+    """nnU-Net's training transforms with the paper's after the cropping; `kind` "paper" drops nnU-Net's random ones.
+
+    What conditions the network on organ masks, and what prepares the target, stays.
+    """
+    place = 1 + next(n for n, entry in enumerate(stock.transforms) if isinstance(entry, SpatialTransform))
+    before, after = list(stock.transforms[:place]), list(stock.transforms[place:])
+    if kind == "paper":
+        before[-1].p_rotation = before[-1].p_scaling = 0
+        masks = next((n for n, e in enumerate(after) if isinstance(e, MoveSegAsOneHotToDataTransform)), len(after))
+        after = [entry for entry in after[:masks] if not _is_random(entry)] + after[masks:]
+    shift = BrightnessAdditiveTransform(-LARGEST_SHIFT, LARGEST_SHIFT)  # its two limits, in spite of their names
+    own = [
+        RandomTransform(Rot90Transform(1, allowed_axes=equal_axes(patch_size)), ROTATION_PROBABILITY),
+        RandomTransform(shift, SHIFT_PROBABILITY),
+    ]
+    return ComposeTransforms([*before, *own, *after])
+
+
+def _is_random(transform: BasicTransform) -> bool:
+    """Whether it is one of nnU-Net's image transforms, or its mirroring."""
+    inner = transform.transform if isinstance(transform, RandomTransform) else transform
+    return isinstance(inner, MirrorTransform) or (inner is not transform and isinstance(inner, ImageOnlyTransform))

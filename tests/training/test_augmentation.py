@@ -1,0 +1,85 @@
+"""The paper's augmentation beside nnU-Net's and instead of it."""
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from torch.testing import assert_close
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training import augmentation
+from nnunetv2_mastpro.training.augmentation import LARGEST_SHIFT, augmented, equal_axes
+
+SIZE = (8, 8, 8)
+
+
+def stock(cascaded=False, mirror_axes=(0, 1, 2)):
+    return nnUNetTrainer.get_training_transforms(
+        SIZE, (-0.5, 0.5), None, mirror_axes, False, [False], cascaded, [1, 2] if cascaded else None
+    )
+
+
+@pytest.fixture
+def sample():
+    torch.manual_seed(0)
+    np.random.seed(0)
+    labels = torch.randint(0, 3, (1, *SIZE), dtype=torch.int16)
+    return {"image": torch.randn(1, *SIZE), "segmentation": labels}
+
+
+@pytest.fixture
+def always(monkeypatch):
+    for name in ("ROTATION_PROBABILITY", "SHIFT_PROBABILITY"):
+        monkeypatch.setattr(augmentation, name, 1)
+
+
+def turned(tensor):
+    """All 90-degree rotations in one plane."""
+    return [torch.rot90(tensor, k, axes) for k in (1, 2, 3) for axes in ((1, 2), (1, 3), (2, 3))]
+
+
+@pytest.mark.usefixtures("always")
+def test_the_papers_alone_turns_and_shifts_and_does_no_more(sample):
+    image, labels = sample["image"].clone(), sample["segmentation"].clone()
+    transforms = augmented(stock(), SIZE, "paper")
+    shifts = []
+    for _ in range(20):
+        found = transforms(image=image.clone(), segmentation=labels.clone())
+        place = next(n for n, other in enumerate(turned(labels)) if torch.equal(other, found["segmentation"]))
+        shift = found["image"] - turned(image)[place]
+        assert_close(shift, torch.full_like(shift, shift.mean().item()), atol=1e-5, rtol=0)
+        shifts.append(shift.mean().item())
+    assert max(np.abs(shifts)) <= LARGEST_SHIFT
+    assert min(shifts) < -0.1 < 0.1 < max(shifts)
+
+
+def test_both_keeps_all_of_nnunets():
+    before = stock().transforms
+    after = augmented(stock(), SIZE, "both").transforms
+    kinds = [repr(type(getattr(entry, "transform", entry))) for entry in after]
+    expected = [repr(type(getattr(entry, "transform", entry))) for entry in before]
+    assert len(after) == len(before) + 2
+    assert [kind for kind in kinds if "Rot90" not in kind and "BrightnessAdditive" not in kind] == expected
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("kind", ["paper", "both"])
+def test_organ_masks_turn_with_the_image_and_are_not_shifted(sample, kind):
+    labels = sample["segmentation"]
+    both = torch.cat([labels, labels])  # the host-organ map as nnU-Net's previous stage
+    found = augmented(stock(cascaded=True), SIZE, kind)(image=sample["image"], segmentation=both)
+    assert found["image"].shape == (3, *SIZE)
+    assert set(found["image"][1:].unique().tolist()) <= {0, 1}
+    if kind == "paper":
+        assert any(
+            "RandomBinaryOperator" in repr(type(t.transform))
+            for t in augmented(stock(cascaded=True), SIZE, kind).transforms
+            if hasattr(t, "transform")
+        )
+
+
+def test_axes_that_can_be_turned():
+    assert equal_axes((96, 96, 96)) == {0, 1, 2}
+    assert equal_axes((64, 96, 96)) == {1, 2}
+    with pytest.raises(MASTProError, match=r"\[32, 64, 96\] has no two equal sides.*augmentation 'nnunet'"):
+        equal_axes((32, 64, 96))

@@ -1,0 +1,104 @@
+"""The two stages: what is trained, by trainer, by plans and by what was loaded."""
+
+import pytest
+from torch import nn
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro, nnUNetTrainerMASTProPretrain
+
+
+def start(trainer, loaded):
+    """As nnU-Net does after -pretrained_weights, up to the first step."""
+    trainer.network.trained.fill_(loaded)
+    trainer.network.embeddings.add_(1)  # the source's prompts
+    lines = []
+    trainer.print_to_log_file = lambda *text, **_: lines.append(" ".join(map(str, text)))
+    trainer.decide_what_is_trained()
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("trainer", "mode", "loaded", "frozen"),
+    [
+        (nnUNetTrainerMASTPro, "auto", True, True),
+        (nnUNetTrainerMASTPro, "auto", False, False),
+        (nnUNetTrainerMASTPro, "full", True, False),
+        (nnUNetTrainerMASTPro, "peft", True, True),
+        (nnUNetTrainerMASTProPretrain, "auto", True, False),
+        (nnUNetTrainerMASTProPretrain, "peft", False, False),
+    ],
+)
+def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
+    plans["mastpro"]["training"] = {"mode": mode, "peft_learning_rate": 1e-4, "learning_rate": 2e-3}
+    made = make_trainer(trainer)
+    lines = start(made, loaded)
+    assert made.network.backbone_is_trained == (not frozen)
+    assert made.initial_lr == (1e-4 if frozen else 2e-3)
+    optimized = [p for group in made.optimizer.param_groups for p in group["params"]]
+    assert len(optimized) == sum(p.requires_grad for p in made.network.parameters())
+    if loaded:  # an edited prompt survives the loading
+        assert (made.network.embeddings == made.embeddings.vectors).all()
+    said = "The backbone is frozen" if frozen else "Everything is trained"
+    assert any(said in line for line in lines)
+
+
+def test_peft_without_weights_is_refused(make_trainer, plans):
+    plans["mastpro"]["training"] = {"mode": "peft"}
+    with pytest.raises(MASTProError, match="no weights with a trained backbone were given; give a MAST-Pro"):
+        start(make_trainer(), loaded=False)
+
+
+def test_the_stage_is_written_into_the_plans(make_trainer):
+    made = make_trainer(nnUNetTrainerMASTProPretrain, initialize=False)
+    assert made.plans_manager.plans["mastpro"]["training"]["mode"] == "full"
+
+
+def test_share_of_patches_centred_on_tumours(make_trainer, plans):
+    plans["mastpro"]["training"] = {"foreground_share": 0.5}
+    assert make_trainer(initialize=False).oversample_foreground_percent == 0.5
+
+
+def test_patches_near_the_organs(make_trainer, plans):
+    plans["mastpro"]["training"] = {"crop_margin_mm": 20, "foreground_share": 0.5}
+    plans["configurations"]["2d"].update(previous_stage="anatomy", spacing=[5.0, 8.0])
+    made = make_trainer(initialize=False)
+    assert made.oversample_foreground_percent == 1
+    assert made.region.margin.tolist() == [4, 2]
+    assert made.region.foreground_share == 0.5
+
+
+def test_patches_near_organs_that_are_not_given(make_trainer, plans):
+    plans["mastpro"]["training"] = {"crop_margin_mm": 20}
+    with pytest.raises(MASTProError, match="crop_margin_mm keeps .* plans without organ masks do not allow"):
+        make_trainer(initialize=False)
+
+
+@pytest.mark.parametrize(("kind", "mirrored"), [("paper", None), ("both", (0, 1))])
+def test_augmentation_by_plans(make_trainer, plans, kind, mirrored):
+    plans["mastpro"]["training"] = {"augmentation": kind}
+    made = make_trainer(initialize=False)
+    *_, axes = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    assert axes == made.inference_allowed_mirroring_axes == mirrored
+    transforms = made.get_training_transforms([16, 16], (-0.5, 0.5), None, axes, False, [False])
+    assert any("Rot90" in type(getattr(entry, "transform", entry)).__name__ for entry in transforms.transforms)
+
+
+def test_augmentation_that_the_patch_refuses(make_trainer, plans):
+    plans["mastpro"]["training"] = {"augmentation": "paper"}
+    plans["configurations"]["2d"]["patch_size"] = [16, 20]
+    with pytest.raises(MASTProError, match="no two equal sides"):
+        make_trainer(initialize=False)
+
+
+def test_swin_has_no_deep_supervision(make_trainer, plans):
+    from nnunetv2_mastpro.network.planned import SWIN_UNETR
+
+    architecture = {"network_class_name": SWIN_UNETR, "arch_kwargs": {"feature_size": 12}, "_kw_requires_import": []}
+    plans["configurations"]["2d"].update(architecture=architecture, patch_size=[64, 64, 64], spacing=[2.0, 2.0, 2.0])
+    made = make_trainer()
+    assert not made.enable_deep_supervision
+    made.set_deep_supervision_enabled(True)  # as nnU-Net does at the end of validation
+    assert not made.bare_network.deep_supervision
+    assert isinstance(made.loss.segmentation, nn.Module)
+    assert "DeepSupervision" not in type(made.loss.segmentation).__name__
+    assert len(made.network.receipt) == 8
