@@ -82,10 +82,10 @@ def _convert(args: argparse.Namespace) -> tuple[dict, list[str]]:
         raise MASTProError(f"-c {configuration} is not in {plans['plans_name']}; give one of {known}")
     share = MIN_SHARE if args.min_share is None else args.min_share
     start = convert(read_weights(args.source), plans, configuration, dataset_json, share)
-    told = "trained with experts and prompts only: the backbone is frozen (PEFT)"
+    told = "freezes the backbone (PEFT), unless mastpro.training.mode in the plans is 'full'"
     if not start.freezes:
-        told = "trained as a whole: the backbone is not wholly pretrained, so it is not frozen"
-    return start.checkpoint, [*start.receipt.lines(), f"With -pretrained_weights the network is {told}."]
+        told = "trains everything, since the backbone is not wholly pretrained"
+    return start.checkpoint, [*start.receipt.lines(), f"With -pretrained_weights nnUNetTrainerMASTPro {told}."]
 
 
 def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
