@@ -22,6 +22,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "add-tumour": "nnunetv2_mastpro.commands.add_tumour",
     "pack": "nnunetv2_mastpro.commands.pack",
     "unpack": "nnunetv2_mastpro.commands.unpack",
+    "weights": "nnunetv2_mastpro.commands.weights",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
