@@ -7,6 +7,16 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from nnunetv2_mastpro.errors import MASTProError
+
+
+def check_new(path: Path) -> None:
+    """Raise MASTProError unless -o can become a new file."""
+    if path.exists():
+        raise MASTProError(f"{path} is there already; give -o another file, or move it away")
+    if not path.parent.is_dir():
+        raise MASTProError(f"{path.parent} is no folder; make it, or give -o a file in one that is there")
+
 
 def write_atomically(contents: Mapping[Path, bytes]) -> None:
     """Writes all files, or leaves each as it was when one cannot be staged.

@@ -17,7 +17,7 @@ import torch
 
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
-from nnunetv2_mastpro.config import Resolved
+from nnunetv2_mastpro.config import MASTProConfig, Resolved
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -174,7 +174,9 @@ def write_start(addition: Addition) -> Path:
     file = addition.fold_folder / START
     file.parent.mkdir(parents=True, exist_ok=True)
     staged = file.with_name(f".{START}.tmp")
-    torch.save({"network_weights": append_types(model.weights, classes, fresh)}, staged)
+    config = dataclasses.replace(MASTProConfig.from_dict(addition.plans["mastpro"]), resolved=addition.resolved)
+    init_args = {"plans": {**addition.plans, "mastpro": config.to_dict()}, "configuration": addition.configuration}
+    torch.save({"network_weights": append_types(model.weights, classes, fresh), "init_args": init_args}, staged)
     os.replace(staged, file)
     return file
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
-
-NUMBERS = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)  # scores in nnU-Net's log
+from nnunetv2_mastpro.weights.read import read_safely
 
 
 @dataclass(frozen=True)
@@ -64,16 +60,8 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
 
 def read_checkpoint(file: Path) -> dict:
     """A checkpoint of nnU-Net's trainer, without running code that it may hold. Raises MASTProError."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1, numpy 2
-    allowed = [*names, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
     remedy = "give a checkpoint that nnUNetv2_train wrote, such as checkpoint_final.pth"
-    try:
-        with torch.serialization.safe_globals(allowed):
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().split("\n")[0][:200]
-        raise MASTProError(f"{file} cannot be read as a checkpoint ({reason}); {remedy}") from error
+    checkpoint = read_safely(file, remedy)
     keys = ("network_weights", "init_args", "trainer_name")
     missing = [key for key in keys if not isinstance(checkpoint, dict) or key not in checkpoint]
     if missing:

@@ -13,7 +13,7 @@ from torch import Tensor
 from nnunetv2_mastpro import __version__
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import shared_hash, sites, take_type
@@ -47,10 +47,7 @@ def write_pack(model: Model, label: str, path: Path, licence: str | None = None)
         raise MASTProError(
             f"--type {label!r} is no tumour type of {model.folder}; {nearest(label, tumors)}Known: {', '.join(tumors)}"
         )
-    if path.exists():
-        raise MASTProError(f"{path} is there already; give -o another file, or move it away")
-    if not path.parent.is_dir():
-        raise MASTProError(f"{path.parent} is no folder; make it, or give -o a file in one that is there")
+    check_new(path)
     index = [entry.label for entry in model.classes].index(label)
     metadata = {
         "format": FORMAT,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -21,14 +21,19 @@ def shared_names(weights: Mapping[str, Tensor]) -> list[str]:
     return sorted(name for name in weights if not OWNED.fullmatch(name))
 
 
-def shared_hash(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of what is shared."""
+def hash_tensors(weights: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    """SHA-256 over names, types, shapes and bytes, by sorted name."""
     digest = hashlib.sha256()
-    for name in shared_names(weights):
+    for name in sorted(names):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def shared_hash(weights: Mapping[str, Tensor]) -> str:
+    """Of what is shared."""
+    return hash_tensors(weights, shared_names(weights))
 
 
 def sites(weights: Mapping[str, Tensor]) -> dict[str, int]:

@@ -32,6 +32,7 @@ from nnunetv2_mastpro.training.setup import (
     resolve,
 )
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
+from nnunetv2_mastpro.weights.adapters import write_adapters
 
 
 class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
@@ -239,6 +240,17 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         self.print_to_log_file(f"Experts never kept in this epoch: {shares.count(0)} of {len(shares)}")
         content = json.dumps({"epoch": self.current_epoch, **report}, indent=2)
         write_atomically({Path(self.output_folder, "expert_usage.json"): content.encode()})
+
+    def save_checkpoint(self, filename: str) -> None:
+        super().save_checkpoint(filename)
+        if self.local_rank == 0 and not self.disable_checkpointing:
+            write_adapters(
+                self.bare_network,
+                self.my_init_kwargs,
+                type(self).__name__,
+                self.inference_allowed_mirroring_axes,
+                Path(filename),
+            )
 
     def load_checkpoint(self, filename_or_checkpoint: str) -> None:
         if not self.was_initialized:

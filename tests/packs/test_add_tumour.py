@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs import add
 from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.weights.read import read_weights
 
 DATASET = "Dataset012_Lung"
 GROWN = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "lung_tumor": 4}
@@ -78,6 +80,7 @@ def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, c
     assert "resolved" not in block
     assert block["prompts"]["added"] == block["training"]["new_types"] == ["lung_tumor"]
     assert block["network"] == before["mastpro"]["network"]
+    assert [entry.label for entry in read_weights(Path(start)).classes] == [*GROWN][1:]
     weights = torch.load(start)["network_weights"]
     old = torch.load(base / "fold_0" / "checkpoint_final.pth")["network_weights"]
     assert shared_hash(weights) == shared_hash(old)

@@ -1,0 +1,170 @@
+"""Plans of a small U-Net and of a small SwinUNETR beside their dataset.json, and networks that others have trained."""
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.network.planned import SWIN_UNETR
+from nnunetv2_mastpro.training.build import build_planned
+from nnunetv2_mastpro.training.setup import resolve
+
+SMALL = {"generic_experts": 4, "specific_experts": 2, "rank": 2, "attention_dim": 8, "kernel_hidden": 8}
+SHARED = {
+    "data_identifier": "nnUNetPlans_all",
+    "preprocessor_name": "DefaultPreprocessor",
+    "batch_size": 2,
+    "normalization_schemes": ["CTNormalization"],
+    "use_mask_for_norm": [False],
+    "batch_dice": True,
+}
+UNET = {
+    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+    "arch_kwargs": {
+        "n_stages": 3,
+        "features_per_stage": [4, 6, 8],
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "kernel_sizes": [[3, 3]] * 3,
+        "strides": [[1, 1], [2, 2], [2, 2]],
+        "n_conv_per_stage": [1, 1, 1],
+        "n_conv_per_stage_decoder": [1, 1],
+        "conv_bias": True,
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "dropout_op": None,
+        "dropout_op_kwargs": None,
+        "nonlin": "torch.nn.LeakyReLU",
+        "nonlin_kwargs": {"inplace": True},
+    },
+    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+}
+SWIN = {"network_class_name": SWIN_UNETR, "arch_kwargs": {"feature_size": 12}, "_kw_requires_import": []}
+PLANS = {
+    "dataset_name": "Dataset004_Liver",
+    "plans_name": "nnUNetPlans",
+    "image_reader_writer": "SimpleITKIO",
+    "label_manager": "LabelManager",
+    "transpose_forward": [0, 1, 2],
+    "transpose_backward": [0, 1, 2],
+    "configurations": {
+        "2d": {**SHARED, "patch_size": [16, 16], "spacing": [1.0] * 2, "architecture": UNET},
+        "3d_fullres": {**SHARED, "patch_size": [64] * 3, "spacing": [1.5] * 3, "architecture": SWIN},
+    },
+    "mastpro": {"network": SMALL},
+}
+LABELS = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3}
+DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    for name in ("MASTPRO_TASKS", "MASTPRO_SKIP_EMPTY", "MASTPRO_EPOCH_ITERATIONS", "MASTPRO_SEED"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def write_plans(tmp_path) -> Callable[..., Path]:
+    """`write_plans(labels={...}, change=...)`: a plans file with dataset.json beside it, in a folder of its own."""
+
+    def write(name="plans", labels=LABELS, change=lambda plans: None, **dataset) -> Path:
+        plans = copy.deepcopy(PLANS)
+        change(plans)
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
+        (folder / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels, **dataset}))
+        return folder / "nnUNetPlans.json"
+
+    return write
+
+
+@pytest.fixture
+def build() -> Callable:
+    """`build(plans_file, "2d")`: the network as the trainer builds it, and the data set's embeddings."""
+
+    def make(file, configuration="2d", channels=1):
+        plans, dataset_json = (json.loads(path.read_text()) for path in (file, file.with_name("dataset.json")))
+        config, embeddings = resolve(plans, dataset_json)
+        manager = PlansManager({**plans, "mastpro": config.to_dict()})
+        outputs = len(config.resolved.classes) + config.resolved.has_background
+        network = build_planned(manager, manager.get_configuration(configuration), channels, outputs)
+        return network, embeddings.vectors, {**plans, "mastpro": config.to_dict()}, dataset_json
+
+    return make
+
+
+@pytest.fixture
+def stock_checkpoint(tmp_path) -> Callable[..., Path]:
+    """A checkpoint as nnU-Net's own trainer writes it, of the planned network with random weights."""
+
+    def make(file, configuration="2d", outputs=7, name="stock.pth") -> Path:
+        manager = PlansManager(json.loads(file.read_text()))
+        settings = manager.get_configuration(configuration)
+        deep = configuration == "2d"
+        network = nnUNetTrainer.build_network_architecture(manager, settings, 1, outputs, deep)
+        randomise(network, 3)
+        init_args = {"plans": manager.plans, "configuration": configuration, "fold": 0, "dataset_json": DATASET}
+        checkpoint = {"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": "nnUNetTrainer"}
+        torch.save(checkpoint, tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def mastpro_checkpoint(tmp_path, build) -> Callable[..., Path]:
+    """A checkpoint of a trained MAST-Pro network of other plans."""
+
+    def make(file, configuration="2d", name="mastpro.pth", trained=True) -> Path:
+        network, _, plans, dataset_json = build(file, configuration)
+        randomise(network, 4)
+        network.trained.fill_(trained)
+        init_args = {"plans": plans, "configuration": configuration, "fold": 0, "dataset_json": dataset_json}
+        checkpoint = {"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": "x"}
+        torch.save(checkpoint, tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def convert(tmp_path, capsys) -> Callable:
+    """`convert(source, plans_file, "2d")`: the command; gives the checkpoint's path and what was printed."""
+
+    def run(source, file, configuration="2d", *options, output="start.pth"):
+        target = tmp_path / output
+        arguments = ["--from", str(source), "--plans", str(file), "-c", configuration, "-o", str(target), *options]
+        assert cli.main(["weights", *arguments]) == 0, capsys.readouterr().err
+        return target, capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
+def refused(tmp_path, capsys) -> Callable[..., str]:
+    """`refused(*arguments)`: runs the command, which must fail with one sentence and write nothing; gives that."""
+
+    def run(*arguments) -> str:
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+        assert cli.main(["weights", *map(str, arguments)]) == 2
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+        shown = capsys.readouterr()
+        assert shown.err.startswith("mastpro: error: ")
+        assert shown.err.count("\n") == 1
+        assert not shown.out
+        return shown.err
+
+    return run
+
+
+def randomise(network: torch.nn.Module, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
