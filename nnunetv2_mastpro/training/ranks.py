@@ -37,3 +37,8 @@ def send_no_buffers(network: DistributedDataParallel) -> DistributedDataParallel
     """
     network.broadcast_buffers = False
     return network
+
+
+def wrap_anew(network: DistributedDataParallel) -> DistributedDataParallel:
+    """DDP as before around the same network: it fixes when it is built which parameters have gradients."""
+    return send_no_buffers(DistributedDataParallel(network.module, device_ids=network.device_ids))

@@ -20,7 +20,7 @@ from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
-from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers
+from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import (
@@ -154,8 +154,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
             self.initial_lr = training.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
-            anew = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
-            self.network = send_no_buffers(anew)
+            self.network = wrap_anew(self.network)
 
     def start_from_pretrained(self) -> None:
         """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
