@@ -16,6 +16,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "doctor": "nnunetv2_mastpro.commands.doctor",
     "prompts": "nnunetv2_mastpro.commands.prompts",
     "anatomy": "nnunetv2_mastpro.commands.anatomy",
+    "convert": "nnunetv2_mastpro.commands.convert",
     "merge": "nnunetv2_mastpro.commands.merge",
     "plan": "nnunetv2_mastpro.commands.plan",
     "add-tumour": "nnunetv2_mastpro.commands.add_tumour",
@@ -25,6 +26,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
+    "recipe": "nnunetv2_mastpro.commands.recipe",
     "demo": "nnunetv2_mastpro.commands.demo",
 }
 RC_BAD_INPUT = 2  # what argparse ends with too

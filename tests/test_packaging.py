@@ -41,6 +41,12 @@ def test_every_data_file_is_package_data(setup_cfg):
             assert any(path in package.glob(pattern) for pattern in patterns), path
 
 
+def test_overlays_and_recipes_are_package_data(setup_cfg):
+    patterns = lines(setup_cfg["options.package_data"]["nnunetv2_mastpro.plans"])
+    shipped = {path for pattern in patterns for path in (REPOSITORY / "plans").glob(pattern)}
+    assert shipped == {path for path in (REPOSITORY / "plans").rglob("*") if path.is_file()}
+
+
 def test_every_import_is_a_requirement(setup_cfg):
     required = {
         re.match(r"[\w.-]+", line).group().lower().replace("_", "-")

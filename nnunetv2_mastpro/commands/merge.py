@@ -40,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folds", type=int, metavar="N", help="in splits_final.json (default: as an earlier merge has, else 5)"
     )
+    parser.add_argument(
+        "--folds-of",
+        metavar="DATASET",
+        help="cases that this data set has too, by name, get its folds: for one that pretrains the other's model",
+    )
     parser.add_argument("--prefix", action="store_true", help="put the source's id before case names: D003_liver_7")
     parser.add_argument(
         "--link", action="store_true", help="link the images into imagesTr instead of naming their paths"

@@ -1,4 +1,4 @@
-"""Steps of the demo: each is run once, logged, and remembered, so that a second run goes on where the first ended."""
+"""Steps of the demo and of recipes: each is run once, logged, and remembered; a second run goes on where one ended."""
 
 import json
 import os
@@ -16,14 +16,17 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import find_executable, shell_line
 
-STATE_FILE = "demo.json"
 TAIL_LINES = 15
 POLL_S = 0.5
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, or a function of a progress bar. `outputs` are removed before it runs and must be there after it."""
+    """A command, or a function of a progress bar. `outputs` are removed before it runs and must be there after it.
+
+    `resume`: of a step that was begun with the same command, gives the command that goes on with what it left, or None
+    where it has to begin anew. `source`: it reads nothing that other steps write, so it stays when an earlier one runs.
+    """
 
     name: str
     title: str
@@ -32,20 +35,26 @@ class Step:
     function: Callable | None = None
     total: int | None = None  # units of the bar
     follow: Callable[[], tuple[int, str]] | None = None  # units done, and what to say beside the bar
+    resume: Callable[[], tuple[str, ...] | None] | None = None
+    source: bool = False
 
 
 class State:
-    """What has been finished in a demo folder, in demo.json. Raises MASTProError for a folder that is no demo's."""
+    """What has been finished in a demo's folder, in demo.json, or in that of another `kind` of run.
 
-    def __init__(self, folder: Path, settings: Mapping):
-        self.path, self.settings = folder / STATE_FILE, dict(settings)
-        self.steps: dict[str, dict] = {}
+    Raises MASTProError for a folder of something else.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping, kind: str = "demo"):
+        self.path, self.settings, self.kind = folder / f"{kind}.json", dict(settings), kind
+        self.steps: dict[str, dict] = {}  # finished
+        self.begun: dict[str, list[str]] = {}  # name -> command
         if folder.exists() and not folder.is_dir():
-            raise MASTProError(f"{folder} is a file, not a folder; give -o a new or empty folder, or an earlier demo")
+            raise MASTProError(f"{folder} is a file, not a folder; give -o a new or empty folder, or an earlier {kind}")
         if self.path.is_file():
             self._read(folder)
         elif folder.is_dir() and any(folder.iterdir()):
-            raise MASTProError(f"{folder} is not empty and holds no earlier demo; give -o a new or empty folder")
+            raise MASTProError(f"{folder} is not empty and holds no earlier {kind}; give -o a new or empty folder")
         else:
             folder.mkdir(parents=True, exist_ok=True)
             self._write()
@@ -53,9 +62,11 @@ class State:
     def _read(self, folder: Path) -> None:
         try:
             saved = json.loads(self.path.read_text(encoding="utf-8"))
-            before, self.steps = saved["settings"], saved["steps"]
+            before, self.steps, self.begun = saved["settings"], saved["steps"], saved.get("begun", {})
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise MASTProError(f"{self.path} cannot be read as an earlier demo's; give -o a new folder") from error
+            raise MASTProError(
+                f"{self.path} cannot be read as an earlier {self.kind}'s; give -o a new folder"
+            ) from error
         changed = [
             f"{key}={before.get(key)!r} (now {value!r})"
             for key, value in self.settings.items()
@@ -63,7 +74,7 @@ class State:
         ]
         if changed:
             raise MASTProError(
-                f"{folder} holds a demo made with {', '.join(changed)}; give the same, or -o another folder"
+                f"{folder} holds a {self.kind} made with {', '.join(changed)}; give the same, or -o another folder"
             )
 
     def seconds(self, step: Step) -> float | None:
@@ -73,36 +84,48 @@ class State:
             return None
         return record["seconds"]
 
+    def begin(self, step: Step) -> bool:
+        """Remembers that the step is running; whether it had been begun with the same command, and not finished."""
+        before = self.begun.get(step.name)
+        self.steps.pop(step.name, None)
+        self.begun[step.name] = list(step.command)
+        self._write()
+        return before == list(step.command)
+
     def finish(self, step: Step, seconds: float) -> None:
+        self.begun.pop(step.name, None)
         self.steps[step.name] = {"title": step.title, "command": list(step.command), "seconds": round(seconds, 1)}
         self._write()
 
     def forget(self, names: Sequence[str]) -> None:
         for name in names:
             self.steps.pop(name, None)
+            self.begun.pop(name, None)
         self._write()
 
     def _write(self) -> None:
-        content = json.dumps({"settings": self.settings, "steps": self.steps}, indent=2)
+        content = json.dumps({"settings": self.settings, "steps": self.steps, "begun": self.begun}, indent=2)
         write_atomically({self.path: content.encode()})
 
 
 def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str]) -> None:
-    """In order; finished ones are skipped, and once one has run, all that follow it run again."""
+    """In order; finished ones are skipped, and once one has run, all that follow it run again, but for sources."""
     logs.mkdir(parents=True, exist_ok=True)
     for number, step in enumerate(steps):
         seconds = state.seconds(step)
         if seconds is not None:
             print(f"\n{step.title}: finished earlier, in {spell(seconds)}", flush=True)
             continue
-        state.forget([later.name for later in steps[number:]])
-        for path in step.outputs:
+        state.forget([later.name for later in steps[number + 1 :] if not later.source])
+        going_on = step.resume() if state.begin(step) and step.resume else None
+        for path in () if going_on else step.outputs:
             remove(path)
         print(f"\n{step.title}", flush=True)
         started = time.monotonic()
         if step.command:
-            print(f"$ {shell_line(step.command)}", flush=True)
-            run_command(step, logs / f"{step.name}.log", environ)
+            command = going_on or step.command
+            print(f"$ {shell_line(command)}", flush=True)
+            run_command(step, command, logs / f"{step.name}.log", environ)
         else:
             with progress(step.total) as show:
                 step.function(show)
@@ -114,12 +137,12 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
         print(f"  done in {spell(seconds)}", flush=True)
 
 
-def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
+def run_command(step: Step, command: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
     """Output goes to the log; raises MASTProError with its tail when the command fails."""
-    executable = find_executable(step.command[0])
+    executable = find_executable(command[0])
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(
-            [executable, *step.command[1:]],
+            [executable, *command[1:]],
             env=dict(environ),
             stdin=subprocess.DEVNULL,
             stdout=stream,
@@ -139,8 +162,8 @@ def run_command(step: Step, log: Path, environ: Mapping[str, str]) -> None:
         tail = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()[-TAIL_LINES:]
         print("\n".join(f"  | {line}" for line in tail), file=sys.stderr, flush=True)
         raise MASTProError(
-            f"{step.command[0]} ended with status {process.returncode}; its whole output is in {log}; "
-            "repair what it names and run mastpro demo with the same folder again"
+            f"{command[0]} ended with status {process.returncode}; its whole output is in {log}; "
+            "repair what it names and run the same again: it goes on where it was"
         )
 
 

@@ -24,7 +24,7 @@ from nnunetv2_mastpro.merging.classes import Classes, make_classes
 from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
-from nnunetv2_mastpro.merging.sources import RawCase, Source, read_sources
+from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources
 from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
 from nnunetv2_mastpro.processes import each
@@ -57,7 +57,7 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("no case annotates a class that is kept; correct the map")
     disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
-    earlier = read_folds(target.preprocessed / SPLITS)
+    earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
         group_cases(merged, scans, mapping),
         {case.name: case.source for case in merged},
@@ -72,7 +72,7 @@ def merge(args: Namespace, workers: int) -> int:
                 *notes(images, without, unite),
                 *disputes,
                 *vague(sources, classes),
-                *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
+                *(fold_notes(splits, earlier) if earlier or (target.preprocessed / SPLITS).is_file() else ()),
             ]
         )
     )
@@ -91,6 +91,19 @@ def merge(args: Namespace, workers: int) -> int:
         )
     )
     return 0
+
+
+def folds_of(dataset: str | None) -> list[list[str]]:
+    """Val cases of another data set's folds. Raises MASTProError where it has none."""
+    if dataset is None:
+        return []
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    path = Path(nnUNet_preprocessed.get(), find_raw(dataset), SPLITS)
+    folds = read_folds(path)
+    if not folds:
+        raise MASTProError(f"--folds-of {dataset}: {path} has no folds; give a data set that mastpro merge wrote")
+    return folds
 
 
 def model_values(folder: Path) -> dict[str, int]:

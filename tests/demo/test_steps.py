@@ -82,6 +82,67 @@ def test_what_a_half_finished_step_left_is_removed(demo):
     assert list((demo.folder / "b").iterdir()) == []
 
 
+def test_what_can_go_on_does(demo):
+    """Begun with the same command, it runs the one that goes on, on what it left; else it begins anew."""
+    target, started = demo.folder / "b", demo.folder / "b" / "started"
+
+    def begun(text):
+        code = f"import pathlib; pathlib.Path({str(target)!r}).mkdir(exist_ok=True); "
+        return ("python", "-c", code + f"pathlib.Path({str(started)!r}).write_text({text!r}); raise SystemExit(1)")
+
+    append = f"open({str(started)!r}, 'a').write(', went on')"
+    go_on = ("python", "-c", append)
+
+    def step(text, resume=lambda: go_on):
+        return Step("b", "b", (target,), begun(text), resume=resume)
+
+    first = python_step("a", demo.folder)
+    with pytest.raises(MASTProError, match="it goes on where it was"):
+        demo([first, step("begun")])
+    with pytest.raises(MASTProError, match="status 1"):  # another command
+        demo([first, step("begun otherwise")])
+    with pytest.raises(MASTProError, match="status 1"):  # nothing to go on from
+        demo([first, step("begun otherwise", resume=lambda: None)])
+    state = demo([first, step("begun otherwise")])
+    assert started.read_text() == "begun otherwise, went on"
+    assert state.steps["b"]["command"] == list(begun("begun otherwise"))
+    assert state.begun == {}
+
+
+def test_a_step_that_was_begun_does_not_go_on_with_other_input(demo):
+    target = demo.folder / "b"
+    begun = ("python", "-c", f"import pathlib; pathlib.Path({str(target)!r}).write_text('old'); raise SystemExit(1)")
+    step = Step("b", "b", (target,), begun, resume=lambda: ("python", "-c", "pass"))
+    with pytest.raises(MASTProError, match="status 1"):
+        demo([python_step("a", demo.folder), step])
+    (demo.folder / "a").unlink()
+    with pytest.raises(MASTProError, match="status 1"):
+        demo([python_step("a", demo.folder), step])
+
+
+def test_sources_stay_when_an_earlier_step_runs(demo):
+    steps = [
+        python_step("a", demo.folder, source=True),
+        python_step("b", demo.folder, source=True),
+        python_step("c", demo.folder),
+    ]
+    demo(steps)
+    for name in "bc":
+        (demo.folder / name).write_text("kept")
+    (demo.folder / "a").unlink()
+    demo(steps)
+    assert [(demo.folder / name).read_text() for name in "abc"] == ["made", "kept", "made"]
+
+
+def test_another_kind_has_another_record(tmp_path):
+    State(tmp_path, SETTINGS, "recipe")
+    assert (tmp_path / "recipe.json").is_file()
+    with pytest.raises(MASTProError, match="holds a recipe made with seed=0"):
+        State(tmp_path, {"seed": 1}, "recipe")
+    with pytest.raises(MASTProError, match="holds no earlier demo"):
+        State(tmp_path, SETTINGS)
+
+
 def test_a_failing_command_shows_its_tail_and_log(demo, capsys):
     step = python_step("a", demo.folder, "for i in range(40): print('line', i)\nraise SystemExit(3)")
     with pytest.raises(MASTProError, match=r"python ended with status 3; its whole output is in .*a\.log.*again"):

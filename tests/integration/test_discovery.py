@@ -45,9 +45,10 @@ def test_folders_belong_to_this_installation():
 
 
 def test_plans_are_json():
-    overlays = sorted(plans_dir().glob("*.json"))
+    overlays, recipes = (sorted(plans_dir().glob(pattern)) for pattern in ("*.json", "recipes/*.json"))
     assert overlays
-    for path in overlays:
+    assert recipes
+    for path in overlays + recipes:
         assert isinstance(json.loads(path.read_text()), dict), path
 
 

@@ -307,3 +307,15 @@ def test_incomplete_arguments(three, capsys, arguments, match):
 def test_folders_of_nnunet_are_needed(three, capsys, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     check_refused(three, capsys, ["-d", 3, 6], "nnUNet_preprocessed is not set")
+
+
+def test_folds_of_another_data_set(three, capsys):
+    """Pretraining must not see what the other model is validated on."""
+    assert three.merge("-d", 3, KIDNEY, 10, "--folds", 3, output="901", name="All") == 0
+    assert three.merge("-d", 3, KIDNEY, "--folds", 3, "--folds-of", 901) == 0
+    assert "note: the 12 earlier cases keep their folds, 0 new ones" in capsys.readouterr().out
+    path = three.raw.parent / "nnUNet_preprocessed" / "Dataset901_All" / "splits_final.json"
+    for both, all_cases in zip(three.merged.splits, json.loads(path.read_text()), strict=True):
+        assert set(both["val"]) == {case for case in all_cases["val"] if not case.startswith("colon")}
+    assert three.merge("-d", 3, "--folds-of", 10, output="902", name="Other") == 2
+    assert "has no folds; give a data set that mastpro merge wrote" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Data sets as they are downloaded -> nnU-Net's raw format."""

@@ -1,0 +1,58 @@
+"""SwinUNETR by stock commands: plan with the overlay, preprocess, train, predict, on plans of a small network."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+pytestmark = pytest.mark.slow
+
+
+def few_features(plans):
+    configuration = plans["configurations"]["3d_fullres"]
+    configuration["architecture"]["arch_kwargs"]["feature_size"] = 12
+    configuration.update(batch_size=1)
+    return plans
+
+
+@pytest.fixture(scope="module")
+def trained(lab, kinds):
+    """Kind and results folder of a training of two steps."""
+    kind = dataclasses.replace(kinds["small"], plans="SwinSmall")
+    lab.preprocessed(kind.dataset)
+    lab.command("mastpro", "plan", "-d", kind.dataset, "--overlay", "swinunetr_small", "-n", "Swin")
+    lab.write_plans(kind.dataset, "Swin", kind.plans, few_features)
+    lab.command("nnUNetv2_preprocess", "-d", kind.dataset, "-plans_name", kind.plans, "-c", "3d_fullres", "-np", "1")
+    return kind, lab.train(kind)
+
+
+def test_training_adapts_every_block_and_logs_it(trained):
+    _, results = trained
+    (log,) = (results / "fold_0").glob("training_log_*.txt")
+    text = log.read_text()
+    assert "Everything is trained (no trained backbone was loaded)." in text
+    assert all(f"swin_{stage}_{block} (" in text for stage in range(4) for block in range(2))
+    block = json.loads((results / "plans.json").read_text())["mastpro"]
+    assert (block["training"]["learning_rate"], block["training"]["foreground_share"]) == (5e-5, 0.5)
+
+
+def test_prediction_lies_on_the_image(lab, trained, tmp_path):
+    kind, _ = trained
+    lab.predict(kind, tmp_path, "-npp", "0", "-nps", "0")
+    for path in sorted(lab.images(kind.dataset).glob("*.nii.gz")):
+        image, prediction = sitk.ReadImage(path), sitk.ReadImage(tmp_path / path.name.replace("_0000", ""))
+        assert prediction.GetSize() == image.GetSize()
+        assert prediction.GetOrigin() == pytest.approx(image.GetOrigin(), abs=1e-3)
+        assert prediction.GetDirection() == pytest.approx(image.GetDirection(), abs=1e-3)
+        assert set(np.unique(sitk.GetArrayFromImage(prediction)).tolist()) <= {0, 1, 2}
+
+
+def test_fine_tuning_keeps_the_backbone(lab, trained):
+    """Stage 2 from stage 1's checkpoint."""
+    kind, results = trained
+    source = results / "fold_0" / "checkpoint_final.pth"
+    tuned = lab.train(kind, "-pretrained_weights", str(source), trainer="nnUNetTrainerMASTPro_1epoch", fold="1")
+    (log,) = (tuned / "fold_1").glob("training_log_*.txt")
+    assert "The backbone is frozen" in log.read_text()
