@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.training.ranks import mean_over
 
 
 class MASTProLoss(nn.Module):
@@ -15,8 +16,8 @@ class MASTProLoss(nn.Module):
 
     `segmentation` is nnU-Net's own loss. The category term (Sec. 2.2) is binary cross-entropy of the presence
     logits of `supervised` classes; a class that is not seen in a patch with ignored voxels is left out, since it
-    may be under them, and so is one that the sample does not annotate by `annotated` (B, T). What a network returns in
-    evaluation gets the segmentation loss alone.
+    may be under them, and so is one that the sample does not annotate by `annotated` (B, T). With `ddp` its mean is
+    over the samples of all processes. What a network returns in evaluation gets the segmentation loss alone.
     """
 
     def __init__(
@@ -28,11 +29,12 @@ class MASTProLoss(nn.Module):
         ignore_label: int | None,
         presence_weight: float,
         balance_weight: float,
+        ddp: bool = False,
     ):
         super().__init__()
         self.segmentation = segmentation
         self.supervised, self.has_regions, self.ignore_label = supervised, has_regions, ignore_label
-        self.presence_weight, self.balance_weight = presence_weight, balance_weight
+        self.presence_weight, self.balance_weight, self.ddp = presence_weight, balance_weight, ddp
         self.annotated: Tensor | None = None
         self.seen = torch.zeros(0)  # (B, T): classes known to be in the last training batch's samples
 
@@ -56,9 +58,8 @@ class MASTProLoss(nn.Module):
         known = present | ~ignored[:, None]
         if self.annotated is not None:
             known = known & self.annotated[:, self.supervised].to(known.device)
-        known = known.float()
         losses = F.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
-        return (losses * known).sum() / known.sum().clamp(min=1)
+        return mean_over(losses, known, self.ddp)
 
     def present(self, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Which classes are in each sample (B, T), and which samples have ignored voxels (B); both bool."""

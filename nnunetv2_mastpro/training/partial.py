@@ -21,6 +21,7 @@ from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
+from nnunetv2_mastpro.training.ranks import gathered
 from nnunetv2_mastpro.training.recipe import ShortRuns
 from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of
 
@@ -109,6 +110,7 @@ class PartialLabels(ShortRuns):
 
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
+        self.loss.train()
         self.drawn.clear()
 
     def train_step(self, batch: dict) -> dict:
@@ -118,7 +120,13 @@ class PartialLabels(ShortRuns):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
-        self.print_to_log_file(histogram(self.drawn, self.types, self.sources))
+        drawn = sum(gathered(self.drawn), Counter())
+        if self.local_rank == 0:
+            self.print_to_log_file(histogram(drawn, self.types, self.sources))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        self.loss.eval()
 
     def validation_step(self, batch: dict) -> dict:
         """As nnU-Net's, sample by sample, without the classes that a sample does not annotate."""

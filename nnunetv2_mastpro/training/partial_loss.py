@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from torch import Tensor, nn
 
+from nnunetv2_mastpro.training.ranks import mean_over
+
 SMOOTH = 1e-5  # as nnU-Net's
 
 
@@ -21,6 +23,9 @@ class PartialLabelLoss(nn.Module):
     summed probability. Regions: channels that are not annotated are masked. Dice is averaged over annotated classes,
     with nnU-Net's batch and DDP semantics over the samples that annotate the class. With everything annotated it is
     nnU-Net's loss, but that with regions and an ignore label BCE is averaged over channels too.
+
+    With `ddp` every mean is over the samples of all processes, but in evaluation (`eval()`): validation takes samples
+    one by one, and processes may have more or fewer.
 
     `nested`: [u][a], whether class u lies inside class a.
     """
@@ -56,7 +61,7 @@ class PartialLabelLoss(nn.Module):
         allowed = self.allowed(unknown, annotated)
         allowed = allowed.gather(1, labels[..., None].expand(-1, -1, logits.shape[1])).mT  # (B, K, N)
         surprise = -log_p.masked_fill(~allowed, -torch.inf).logsumexp(1)  # (B, N)
-        cross_entropy = (surprise * valid).sum() / valid.sum().clamp(min=1)
+        cross_entropy = mean_over(surprise, valid, self.together)
         found = log_p[:, 1:].exp()
         found = found + unknown.to(found.dtype) @ found
         truth = F.one_hot(labels, logits.shape[1]).mT[:, 1:]
@@ -78,7 +83,7 @@ class PartialLabelLoss(nn.Module):
         target = target.float()
         counts = annotated[..., None] & valid  # (B, T, N)
         losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        cross_entropy = (losses * counts).sum() / counts.sum().clamp(min=1)
+        cross_entropy = mean_over(losses, counts, self.together)
         return cross_entropy - self.dice(logits.sigmoid(), target, valid, annotated)
 
     def dice(self, found: Tensor, truth: Tensor, valid: Tensor, annotated: Tensor) -> Tensor:
@@ -86,15 +91,21 @@ class PartialLabelLoss(nn.Module):
         known = annotated.to(found.dtype)
         sums = [(part * valid).sum(2) * known for part in (found * truth, found, truth)]  # each (B, T)
         if self.batch_dice:
-            *sums, known = (self.over_batch(part) for part in (*sums, known))
+            *sums, known = self.over_batch(torch.stack([*sums, known], 1))
             known = (known > 0).to(found.dtype)
         both, predicted, present = sums
         dice = (2 * both + SMOOTH) / (predicted + present + SMOOTH)
-        return (dice * known).sum() / known.sum().clamp(min=1)
+        return mean_over(dice, known, self.together and not self.batch_dice)
 
-    def over_batch(self, part: Tensor) -> Tensor:
-        """(B, T) -> (T), over all processes."""
-        return (AllGatherGrad.apply(part).flatten(0, 1) if self.ddp else part).sum(0)
+    def over_batch(self, parts: Tensor) -> Tensor:
+        """(B, parts, T) -> (parts, T), over all processes."""
+        parts = parts.sum(0)
+        return AllGatherGrad.apply(parts).sum(0) if self.together else parts
+
+    @property
+    def together(self) -> bool:
+        """Whether other processes' samples count."""
+        return self.ddp and self.training
 
 
 def nesting(classes: Sequence) -> list[list[bool]]:

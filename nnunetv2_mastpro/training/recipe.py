@@ -2,7 +2,8 @@
 
 Environment, for short runs (tests, demo, benchmarks):
 MASTPRO_EPOCH_ITERATIONS  training steps per epoch (nnU-Net: 250); a fifth as many validation steps
-MASTPRO_SEED              seeds the weights and the main process; nnU-Net's loader processes draw freely
+MASTPRO_SEED              seeds the weights and the main process, each rank otherwise; nnU-Net's loader processes draw
+                          freely
 """
 
 import os
@@ -74,9 +75,10 @@ class ShortRuns(nnUNetTrainer):
 
     def initialize(self) -> None:
         if self.seed is not None:
-            random.seed(self.seed)
-            np.random.seed(self.seed)
-            torch.manual_seed(self.seed)
+            seed = (self.seed + self.local_rank) % NUMBER_LIMIT  # weights are the first rank's in all
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
         super().initialize()
 
 

@@ -20,6 +20,7 @@ from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
+from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import (
@@ -96,12 +97,16 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
 
     @property
     def bare_network(self) -> MASTProNet:
-        """The network without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return network._orig_mod if isinstance(network, OptimizedModule) else network
+        """The network without the wrappers of DDP and torch.compile, in whichever order."""
+        network = self.network
+        while isinstance(network, (DistributedDataParallel, OptimizedModule)):
+            network = network.module if isinstance(network, DistributedDataParallel) else network._orig_mod
+        return network
 
     def initialize(self) -> None:
         super().initialize()
+        if self.is_ddp:
+            send_no_buffers(self.network)
         self.restore_prompts()
 
     def restore_prompts(self) -> None:
@@ -119,6 +124,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
             ignore_label=self.label_manager.ignore_label,
             presence_weight=self.mastpro.training.presence_weight,
             balance_weight=self.mastpro.training.balance_weight,
+            ddp=self.is_ddp,
         )
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
@@ -148,7 +154,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
             self.initial_lr = training.peft_learning_rate
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
-            self.network = DistributedDataParallel(self.network.module, device_ids=self.network.device_ids)
+            self.network = wrap_anew(self.network)
 
     def start_from_pretrained(self) -> None:
         """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
@@ -221,7 +227,9 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         self.bare_network.trained.fill_(True)
+        sums = gathered(self.usage.sums.cpu())
         if self.local_rank == 0:
+            self.usage.sums = sum(sums)
             self.write_usage()
 
     def write_usage(self) -> None:

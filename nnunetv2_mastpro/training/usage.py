@@ -15,7 +15,10 @@ ALL = "all"  # patches
 
 
 class ExpertUsage:
-    """Shares of an epoch, of this process's patches. `types`: labels of the tumour types, in the network's order."""
+    """Shares of an epoch. `types`: labels of the tumour types, in the network's order.
+
+    `sums` are of this process's patches; add those of others for theirs.
+    """
 
     def __init__(self, network: MASTProNet, types: Sequence[str]):
         self.experts, self.types = dict(network.experts.items()), tuple(types)
