@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def read_safely(file: Path, remedy: str):
     names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1, numpy 2
     allowed = [*names, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
     try:
-        with torch.serialization.safe_globals(allowed):
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; what cannot be read is told below
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         lines = str(error).strip().split("\n")  # torch's first line advises to run the code

@@ -24,7 +24,7 @@ def trained(lab, kinds):
     lab.preprocessed(kind.dataset)
     lab.command("mastpro", "plan", "-d", kind.dataset, "--overlay", "swinunetr_small", "-n", "Swin")
     lab.write_plans(kind.dataset, "Swin", kind.plans, few_features)
-    lab.command("nnUNetv2_preprocess", "-d", kind.dataset, "-plans_name", kind.plans, "-c", "3d_fullres", "-np", "1")
+    lab.command("nnUNetv2_preprocess", "-d", "701", "-plans_name", kind.plans, "-c", "3d_fullres", "-np", "1")
     return kind, lab.train(kind)
 
 
