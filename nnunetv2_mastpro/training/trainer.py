@@ -227,13 +227,14 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         self.bare_network.trained.fill_(True)
-        sums = gathered(self.usage.sums.cpu())
-        if self.local_rank == 0:
-            self.usage.sums = sum(sums)
-            self.write_usage()
+        self.write_usage()
 
     def write_usage(self) -> None:
         """expert_usage.json: how often each expert was kept in the last epoch, by stage and type in the patch."""
+        sums = gathered(self.usage.sums.cpu())
+        if self.local_rank != 0:
+            return
+        self.usage.sums = sum(sums)
         report = self.usage.report()
         shares = [share for types in report["kept"].values() for owner in types[ALL].values() for share in owner]
         self.print_to_log_file(f"Experts never kept in this epoch: {shares.count(0)} of {len(shares)}")

@@ -88,7 +88,7 @@ def on_cpu(trainer: type, job: dict, record: dict) -> type:
 
         def on_train_start(self):
             super().on_train_start()
-            record.update(start=state_of(self), trained=[name for name, _ in trained_of(self)])
+            record.update(start=state_of(self), trained=[name for name, _ in trained_of(self, aliases=True)])
             if "cases" in job:
                 loader = self.dataloader_train.data_loader
                 loader.get_indices = lambda: job["cases"][self.local_rank][: loader.batch_size]
@@ -128,8 +128,10 @@ def state_of(trainer) -> dict:
     return {name: tensor.clone() for name, tensor in bare(trainer).state_dict().items()}
 
 
-def trained_of(trainer) -> list[tuple]:
-    return [(name, parameter) for name, parameter in bare(trainer).named_parameters() if parameter.requires_grad]
+def trained_of(trainer, aliases: bool = False) -> list[tuple]:
+    """Names and parameters; with `aliases` under all the names that the state has for them."""
+    named = bare(trainer).named_parameters(remove_duplicate=not aliases)
+    return [(name, parameter) for name, parameter in named if parameter.requires_grad]
 
 
 def share_of(batch: dict, trainer) -> dict:
