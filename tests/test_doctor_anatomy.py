@@ -94,7 +94,7 @@ def test_not_preprocessed_is_a_warning(folders):
     (folders[1] / DATA / "a.pkl").unlink()
     found = texts(check_anatomy(*folders), WARN)
     assert f"{DATA} is not preprocessed yet" in found[0].text
-    assert "nnUNetv2_preprocess -d Dataset004_Liver -plans_name P" in found[0].remedy
+    assert "nnUNetv2_preprocess -d 4 -plans_name P" in found[0].remedy
 
 
 def test_a_configuration_that_nobody_preprocessed_is_left_alone(folders):

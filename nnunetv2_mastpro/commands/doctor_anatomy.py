@@ -45,7 +45,10 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
     """As the trainer does before a training."""
     cases = sorted(path.stem for path in data.glob("*.pkl"))
     if not cases:
-        remedy = f"nnUNetv2_preprocess -d {plans.parent.name} -plans_name {plans.stem}, then mastpro anatomy"
+        from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+        number = convert_dataset_name_to_id(plans.parent.name)  # the command takes no names
+        remedy = f"nnUNetv2_preprocess -d {number} -plans_name {plans.stem}, then mastpro anatomy"
         return Finding(WARN, f"{plans.name}: {data.name} is not preprocessed yet", remedy)
     try:
         check_training_maps(training_folder(data), data, cases, hosts)
