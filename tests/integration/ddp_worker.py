@@ -88,7 +88,11 @@ def on_cpu(trainer: type, job: dict, record: dict) -> type:
 
         def on_train_start(self):
             super().on_train_start()
-            record.update(start=state_of(self), trained=[name for name, _ in trained_of(self, aliases=True)])
+            record.update(
+                seed=torch.initial_seed(),
+                start=state_of(self),
+                trained=[name for name, _ in trained_of(self, aliases=True)],
+            )
             if "cases" in job:
                 loader = self.dataloader_train.data_loader
                 loader.get_indices = lambda: job["cases"][self.local_rank][: loader.batch_size]

@@ -239,6 +239,7 @@ def test_a_continued_run_starts_where_it_was_on_every_rank(quick, fold):
 def test_ranks_draw_for_themselves(quick):
     first, second = (rank["keys"] for rank in quick["scratch"])
     assert first != second
+    assert [rank["seed"] for rank in quick["scratch"]] == [0, 1]  # alike, the first draws are alike
 
 
 def test_every_ranks_samples_are_counted_once(lab, quick, fold, case_names):
