@@ -27,6 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig, Resolved
 from nnunetv2_mastpro.network.build import build_mastpro
+from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
 from nnunetv2_mastpro.network.swin import PlannedSwinUNETR
 
@@ -52,7 +53,7 @@ def make(kind: str, feature_size: int, checkpointed: bool) -> nn.Module:
 def loss_of(output: torch.Tensor | TrainingOutput, target: torch.Tensor) -> torch.Tensor:
     """Cross-entropy, and for MAST-Pro what else it trains on."""
     if isinstance(output, TrainingOutput):
-        return loss_of(output.logits, target) + output.presence.float().square().mean() + output.balance
+        return loss_of(output.logits, target) + output.presence.float().square().mean() + load_balance(output.choices)
     return nn.functional.cross_entropy(output.float(), target)
 
 

@@ -21,6 +21,17 @@ def keep_top_k(logits: Tensor, allowed: Tensor, k: int, dim: int = 1) -> Tensor:
     return masked.masked_fill(~kept, lowest)
 
 
+def load_balance(choices: Tensor) -> Tensor:
+    """Mean over sites and groups of n sum_e f_e P_e, n the experts that are allowed; 1 where usage is uniform.
+
+    choices (..., 3, G, E), as a DMoE gives them -> scalar. Several processes that average the first two of the three,
+    which have no gradient, get on average what one process gets of all samples.
+    """
+    chosen, allowed, probability = choices.unbind(-3)
+    terms = (allowed > 0).sum(-1) * (chosen * probability).sum(-1)
+    return terms.mean() if terms.numel() else terms.sum()
+
+
 class Router(nn.Module):
     """R^g and R^t, Eq. 4: logits of every expert from the features.
 
@@ -59,8 +70,8 @@ class DMoE(nn.Module):
     computes only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their
     number: another type takes no part in any sum.
 
-    In training mode a forward pass also returns the load-balancing term, and leaves in `kept` (B, E) the share of
-    voxels (sample routing: 0 or 1) at which each expert was kept.
+    In training mode a forward pass also returns the choices that load balance is computed of, and leaves in `kept`
+    (B, E) the share of voxels (sample routing: 0 or 1) at which each expert was kept.
     """
 
     def __init__(
@@ -90,19 +101,19 @@ class DMoE(nn.Module):
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
         self.kept = torch.zeros(0, sum(owners))  # no buffer: DDP would send the first process's to the others
 
-    def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, load-balancing term (scalar)."""
+    def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
+        """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, choices (3, groups, E) in training."""
         types = range(self.num_tasks) if types is None or not self.num_tasks else types
         seen = x.mean(tuple(range(2, x.ndim)), keepdim=True) if self.routing == "sample" else x
         allowed = self.allowed(task_mask)
         logits = self.router(seen, task_mask, types)
         gates = self.gate(logits, allowed)
-        balance = self.balance(logits, gates, allowed) if self.training else logits.new_zeros(())
+        choices = self.choices(logits, gates, allowed) if self.training else None
         if self.training:
             with torch.no_grad():
                 self.kept = (gates > 0).flatten(2).float().mean(2)
         mix = self.mix_chosen if self.routing == "sample" else self.mix_all
-        return mix(x, gates.to(x.dtype), types), balance
+        return mix(x, gates.to(x.dtype), types), choices
 
     def allowed(self, task_mask: Tensor) -> Tensor:
         """(B, E) bool: generic experts always, a type's own where its task is on."""
@@ -120,10 +131,12 @@ class DMoE(nn.Module):
         ]
         return torch.cat(kept, 1).softmax(1)
 
-    def balance(self, logits: Tensor, gates: Tensor, allowed: Tensor) -> Tensor:
-        """E sum_e f_e P_e per group: share of choices times mean probability before top-k; 1 when uniform."""
+    def choices(self, logits: Tensor, gates: Tensor, allowed: Tensor) -> Tensor:
+        """(3, G, E): per group in which there is a choice, and 0 outside it, over samples and voxels f_e, the share of
+        its choices that keep expert e; whether any sample may use e; and P_e, the mean probability of e before top-k.
+        """
         over = (0, *range(2, logits.ndim))
-        terms = []
+        groups = [logits.new_zeros(3, 0, logits.shape[1])]
         for start, stop, k in (
             (0, self.num_generic, self.top_k_generic),
             (self.num_generic, logits.shape[1], self.top_k_specific),
@@ -134,8 +147,9 @@ class DMoE(nn.Module):
             lowest = torch.finfo(logits.dtype).min
             probability = logits[:, start:stop].masked_fill(~mask, lowest).softmax(1) * mask
             chosen = (gates[:, start:stop] > 0).to(logits.dtype).mean(over) / k
-            terms.append(mask.any(0).sum() * (chosen * probability.mean(over)).sum())
-        return torch.stack(terms).mean() if terms else logits.sum() * 0
+            group = torch.stack([chosen, mask.flatten(1).any(0).to(logits.dtype), probability.mean(over)])
+            groups.append(F.pad(group, (start, logits.shape[1] - stop)).unsqueeze(1))
+        return torch.cat(groups, 1)
 
     def own_parameters(self, index: int) -> list[nn.Parameter]:
         """What tumour type `index` owns: rows of the router, ways down and up; nothing where types own no experts."""

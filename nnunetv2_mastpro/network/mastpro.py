@@ -25,7 +25,7 @@ class TrainingOutput(NamedTuple):
 
     logits: list[Tensor] | Tensor  # per supervised stage (B, outputs, spatial), or one tensor
     presence: Tensor  # (B, T): is the class in the patch
-    balance: Tensor  # scalar: load balance, mean over the adapted sites
+    choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of
 
 
 class MASTProNet(nn.Module):
@@ -92,13 +92,13 @@ class MASTProNet(nn.Module):
             task_mask = self.select_tasks(image, organs, classes)
         elif types is not None:
             task_mask = task_mask[:, types]
-        balances = []
+        choices = []
 
         def adapt(site: str, features: Tensor) -> Tensor:
             if site not in self.experts:
                 return features
-            features, balance = self.experts[site](features, task_mask, types)  # Eq. 3-5
-            balances.append(balance)
+            features, chosen = self.experts[site](features, task_mask, types)  # Eq. 3-5
+            choices.append(chosen)
             return features
 
         text = self.prompts(classes)  # (T, D)
@@ -116,7 +116,7 @@ class MASTProNet(nn.Module):
         if not self.training:
             return logits
         presence = kernels.presence if self.background is None else kernels.presence[:, 1:]
-        return TrainingOutput(logits, presence, torch.stack(balances).mean())
+        return TrainingOutput(logits, presence, torch.stack(choices))
 
     def looked_for(self) -> list[int] | None:
         """The classes that take part where some are left out, else None. Nothing is left out in training."""

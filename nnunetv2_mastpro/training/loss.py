@@ -4,9 +4,11 @@ B batch, T classes.
 """
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
 from nnunetv2_mastpro.training.ranks import mean_over
 
@@ -17,7 +19,8 @@ class MASTProLoss(nn.Module):
     `segmentation` is nnU-Net's own loss. The category term (Sec. 2.2) is binary cross-entropy of the presence
     logits of `supervised` classes; a class that is not seen in a patch with ignored voxels is left out, since it
     may be under them, and so is one that the sample does not annotate by `annotated` (B, T). With `ddp` its mean is
-    over the samples of all processes. What a network returns in evaluation gets the segmentation loss alone.
+    over the samples of all processes, and so is load balance. What a network returns in evaluation gets the
+    segmentation loss alone.
     """
 
     def __init__(
@@ -47,7 +50,7 @@ class MASTProLoss(nn.Module):
         return (
             loss
             + self.presence_weight * self.category(output.presence, full_resolution)
-            + self.balance_weight * output.balance
+            + self.balance_weight * self.balance(output.choices)
         )
 
     def category(self, presence: Tensor, target: Tensor) -> Tensor:
@@ -60,6 +63,14 @@ class MASTProLoss(nn.Module):
             known = known & self.annotated[:, self.supervised].to(known.device)
         losses = F.binary_cross_entropy_with_logits(logits, present.float(), reduction="none")
         return mean_over(losses, known, self.ddp)
+
+    def balance(self, choices: Tensor) -> Tensor:
+        """choices (sites, 3, groups, experts) -> scalar; its mean over processes is that of all samples together."""
+        if self.ddp:
+            shared = choices[:, :2].detach() / dist.get_world_size()
+            dist.all_reduce(shared)
+            choices = torch.cat([shared, choices[:, 2:]], 1)
+        return load_balance(choices)
 
     def present(self, target: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
         """Which classes are in each sample (B, T), and which samples have ignored voxels (B); both bool."""

@@ -31,7 +31,6 @@ STEPS = 2
 TRAINER = "nnUNetTrainerMASTPro_1epoch"
 LONGER, SECOND = "nnUNetTrainerMASTPro_5epochs", "nnUNetTrainerMASTPro_10epochs"  # for results folders of their own
 ONE_TYPE_EACH = {"host_task_share": 0.0, "annotated_task_share": 1.0}  # the types that a sample annotates are selected
-ALL_TYPES = {"host_task_share": 0.0, "annotated_task_share": 0.0, "balance_weight": 0.0}
 SWIN = {
     "network_class_name": "nnunetv2_mastpro.network.swin.PlannedSwinUNETR",
     "arch_kwargs": {"feature_size": 12, "use_checkpoint": True},
@@ -185,7 +184,7 @@ def quick(on_ranks, plan, case_names, fold):
     plan("Masked", training=ONE_TYPE_EACH)
     plan("Uneven", batch_size=3)
     for batch_dice in (True, False):
-        plan(f"Compared{batch_dice}", configuration={"batch_dice": batch_dice}, training=ALL_TYPES)
+        plan(f"Compared{batch_dice}", configuration={"batch_dice": batch_dice}, training=ONE_TYPE_EACH)
     longer = {"what": what("Masked", LONGER), "cases": each}
     return on_ranks(
         [
@@ -299,7 +298,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
     plan("Added", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Token", network={"routing": "token", "router": "joint"}, training=ONE_TYPE_EACH)
     for batch_dice in (True, False):
-        plan(f"Whole{batch_dice}", WHOLE, configuration={"batch_dice": batch_dice}, training=ALL_TYPES)
+        plan(f"Whole{batch_dice}", WHOLE, configuration={"batch_dice": batch_dice}, training=ONE_TYPE_EACH)
     with_maps = {"what": what(maps, LONGER), "cases": each}
     token = {"cases": each, "epochs": 1}
     from_token = {**token, "pretrained": str(fold("Token") / checkpoint)}

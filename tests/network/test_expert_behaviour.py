@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.network.experts import load_balance
+
 CHANNELS, TASKS, SAMPLES = 4, 3, 3
 GENERIC, SPECIFIC = 4, 2  # experts, shared and per type; as make_moe has them
 MASKS = {"all": [1, 1, 1], "some": [1, 0, 1], "one": [0, 1, 0]}
@@ -31,8 +33,8 @@ def test_a_masked_type_takes_no_part(make_moe, routing, joint):
     """Other types' outputs stay bit for bit, its own parameters get zeros, which DDP wants, and no count."""
     task_mask = torch.tensor([MASKS["some"]] * SAMPLES)  # without type 1
     moe = make_moe(routing=routing, joint_router=joint)
-    before, balance = moe(features(), task_mask)
-    (before.square().sum() + balance).backward()
+    before, choices = moe(features(), task_mask)
+    (before.square().sum() + load_balance(choices)).backward()
     mine = [moe.router.specific[1], moe.down[2], moe.up[2]]
     for parameter in mine:
         assert_close(parameter.grad, torch.zeros_like(parameter), rtol=0, atol=0)
@@ -44,7 +46,7 @@ def test_a_masked_type_takes_no_part(make_moe, routing, joint):
         for parameter in mine:
             parameter.mul_(-7).add_(3)
     after = moe(features(), task_mask)
-    assert_close(after, (before, balance), rtol=0, atol=0)
+    assert_close(after, (before, choices), rtol=0, atol=0)
     assert not after[0].equal(moe(features(), torch.ones(SAMPLES, TASKS))[0])
 
 
@@ -89,8 +91,8 @@ def test_balance_is_one_where_routing_is_uniform(make_moe, routing, mask):
     with torch.no_grad():
         for parameter in moe.router.parameters():
             parameter.zero_()
-    _, balance = moe(features(), torch.tensor([MASKS[mask]] * SAMPLES))
-    assert_close(balance, torch.tensor(1.0))
+    _, choices = moe(features(), torch.tensor([MASKS[mask]] * SAMPLES))
+    assert_close(load_balance(choices), torch.tensor(1.0))
 
 
 def test_balance_grows_where_one_expert_takes_all(make_moe):
@@ -99,17 +101,31 @@ def test_balance_grows_where_one_expert_takes_all(make_moe):
     with torch.no_grad():
         moe.router.generic.zero_()
         moe.router.generic[2] = 5
-    _, balance = moe(x, torch.ones(SAMPLES, 0))
-    assert_close(balance, torch.tensor(float(GENERIC)), rtol=1e-4, atol=0)
+    _, choices = moe(x, torch.ones(SAMPLES, 0))
+    assert_close(load_balance(choices), torch.tensor(float(GENERIC)), rtol=1e-4, atol=0)
+
+
+def test_balance_of_halves_is_that_of_the_whole(make_moe):
+    """Once they share what has no gradient: as two processes do with two of four samples each, value and gradient."""
+    moe, x = make_moe(), torch.cat([features(), features() * -3])
+    masks = torch.tensor([MASKS["some"], MASKS["all"]]).repeat_interleave(SAMPLES, 0)
+    parameters = list(moe.router.parameters())
+    whole = load_balance(moe(x, masks)[1])
+    halves = [moe(half, mask)[1] for half, mask in zip(x.chunk(2), masks.chunk(2), strict=True)]
+    shared = (halves[0] + halves[1])[:2].detach() / 2
+    joined = sum(load_balance(torch.cat([shared, half[2:]])) for half in halves) / 2
+    assert_close(joined, whole)
+    assert_close(torch.autograd.grad(joined, parameters), torch.autograd.grad(whole, parameters))
+    assert not torch.isclose(sum(map(load_balance, halves)) / 2, whole, rtol=1e-3)
 
 
 def test_balance_teaches_the_losers(make_moe):
     """An expert that is never kept gets its router's gradient from the balance term alone."""
     moe = make_moe(num_tasks=0, top_k_generic=1)
     x = torch.ones(SAMPLES, CHANNELS, 2, 2)
-    out, balance = moe(x, torch.ones(SAMPLES, 0))
+    out, choices = moe(x, torch.ones(SAMPLES, 0))
     (from_output,) = torch.autograd.grad(out.square().sum(), [moe.router.generic], retain_graph=True)
-    (from_balance,) = torch.autograd.grad(balance, [moe.router.generic])
+    (from_balance,) = torch.autograd.grad(load_balance(choices), [moe.router.generic])
     losers = moe.kept.sum(0) == 0
     assert losers.sum() == GENERIC - 1
     assert (from_output[losers] == 0).all()
@@ -118,8 +134,8 @@ def test_balance_teaches_the_losers(make_moe):
 
 def test_what_is_kept_is_told_in_training_only_and_is_not_saved(make_moe):
     moe, task_mask = make_moe(), torch.ones(SAMPLES, TASKS)
-    _, balance = moe.eval()(features(), task_mask)
-    assert balance == 0
+    _, choices = moe.eval()(features(), task_mask)
+    assert choices is None
     assert moe.kept.shape == (0, GENERIC + TASKS * SPECIFIC)
     moe.train()(features(), task_mask)
     assert moe.kept.sum(1).tolist() == [3] * SAMPLES

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.network.experts import load_balance
 
 CLASSES = {"liver": False, "liver_tumor": True, "kidney_tumor": True}
 GROWN = {**CLASSES, "lung_tumor": True}
@@ -157,7 +158,7 @@ def test_only_what_the_new_type_owns_is_trained(make_planned, make_network, rand
         network.train()
         out = network(make_image())
         optimizer.zero_grad()
-        (sum(stage.square().mean() for stage in out.logits) + out.presence.sum() + out.balance).backward()
+        (sum(stage.square().mean() for stage in out.logits) + out.presence.sum() + load_balance(out.choices)).backward()
         assert all(network.get_parameter(name).grad is not None for name in trained)
         optimizer.step()
         network.eval()(make_image())

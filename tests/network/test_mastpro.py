@@ -85,7 +85,7 @@ def test_forward_is_its_equations(make_network, randomize, make_image, has_backg
     network = randomize(make_network(has_background=has_background))
     stages = record_stages(network.backbone, network.experts)
     fusions, heads = record(network.fusion), record(network.head)
-    balances = [record(moe) for moe in network.experts.values()]
+    sites = [record(moe) for moe in network.experts.values()]
     output = network(make_image(), ONE_TYPE_EACH)
     ((image, text, selected, anatomy), attended), ((given, prompts), kernels) = fusions[0], heads[0]
     assert anatomy is None
@@ -100,7 +100,7 @@ def test_forward_is_its_equations(make_network, randomize, make_image, has_backg
         expected = torch.einsum("bchw,btc->bthw", stages[site], kernel[..., :-1]) + kernel[..., -1, None, None]  # Eq. 8
         assert_close(logits, expected, rtol=1e-4, atol=1e-4)
     assert_close(output.presence, kernels.presence[:, 1:] if has_background else kernels.presence, rtol=0, atol=0)
-    assert_close(output.balance, sum(calls[0][1][1] for calls in balances) / len(balances))
+    assert_close(output.choices, torch.stack([calls[0][1][1] for calls in sites]), rtol=0, atol=0)
 
 
 def test_exchanged_sentences_exchange_logits(make_network, randomize, make_image):

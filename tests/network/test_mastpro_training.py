@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
 
 ONE_TYPE_EACH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # liver_tumor in the first sample, kidney_tumor in the second
@@ -17,7 +18,7 @@ TUMORS = {"liver_tumor": True, "kidney_tumor": True}
 def some_loss(output):
     """Cross-entropy on every supervised stage, presence, balance, of labels drawn once."""
     generator = torch.Generator().manual_seed(0)
-    loss = 0.01 * output.balance
+    loss = 0.01 * load_balance(output.choices)
     for logits in output.logits:
         target = torch.randint(0, logits.shape[1], (len(logits), *logits.shape[2:]), generator=generator)
         loss = loss + F.cross_entropy(logits.float(), target)
@@ -121,7 +122,7 @@ def test_bfloat16(variant, make_planned, make_network, make_image):
         loss = some_loss(output)
     loss.backward()
     assert {logits.dtype for logits in output.logits} == {torch.bfloat16}
-    assert all(tensor.isfinite().all() for tensor in (*output.logits, output.presence, output.balance))
+    assert all(tensor.isfinite().all() for tensor in (*output.logits, output.presence, output.choices))
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     exact = network(make_image(axes))
     assert_close(output.logits[0].float(), exact.logits[0], rtol=0.1, atol=0.1)

@@ -9,6 +9,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import NetworkConfig
+from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.planned import SWIN_UNETR, refuse
 from nnunetv2_mastpro.network.swin import PlannedSwinUNETR, SwinBackbone
 
@@ -144,7 +145,7 @@ def test_half_precision_step(planned, make_network, image):
     network.freeze_backbone()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = network(image)
-        loss = output.logits.float().square().mean() + output.presence.float().sum() + output.balance
+        loss = output.logits.float().square().mean() + output.presence.float().sum() + load_balance(output.choices)
     loss.backward()
     assert loss.isfinite()
     grads = [p.grad for p in network.parameters() if p.requires_grad]

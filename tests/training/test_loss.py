@@ -7,6 +7,7 @@ from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
 from nnunetv2_mastpro.training.loss import MASTProLoss
 
@@ -50,7 +51,8 @@ def make_batch(*, has_regions=False, ignore=False, seed=0, spatial=(6, 5)):
     coarser = target[..., ::2, ::2]
     logits = [torch.randn(4, outputs, *t.shape[2:], generator=generator) for t in (target, coarser)]
     presence = torch.randn(4, CLASSES, generator=generator).requires_grad_()
-    output = TrainingOutput(logits, presence, torch.tensor(1.3, requires_grad=True))
+    choices = torch.rand(2, 3, 2, 6, generator=generator).requires_grad_()
+    output = TrainingOutput(logits, presence, choices)
     return output, [target.float(), coarser.float()]
 
 
@@ -124,7 +126,9 @@ def test_loss_is_the_sum_of_its_parts(has_regions, presence_weight, balance_weig
     output, target = make_batch(has_regions=has_regions)
     segmentation = loss.segmentation(output.logits, target)
     category = loop_category(output.presence, target[0], supervised=(1, 2), has_regions=has_regions, ignore=False)
-    assert_close(loss(output, target), segmentation + presence_weight * category + balance_weight * output.balance)
+    assert_close(
+        loss(output, target), segmentation + presence_weight * category + balance_weight * load_balance(output.choices)
+    )
     assert segmentation != 0
 
 
@@ -134,7 +138,7 @@ def test_without_deep_supervision():
     output, (target, _) = make_batch()
     output = output._replace(logits=output.logits[0])
     category = loop_category(output.presence, target, supervised=(1, 2), has_regions=False, ignore=False)
-    expected = loss.segmentation(output.logits, target) + 0.1 * category + 0.01 * output.balance
+    expected = loss.segmentation(output.logits, target) + 0.1 * category + 0.01 * load_balance(output.choices)
     assert_close(loss(output, target), expected)
 
 
