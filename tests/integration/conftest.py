@@ -253,9 +253,11 @@ def lab(hippocampus, make_workspace, run_command, request) -> Lab:
     made = Lab(hippocampus, workspace, run_command)
     chosen = {item.callspec.params.get("kind") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(2) as pool:
-        for name in ("3d_fullres", "regions", "ignore", "resenc", "2d"):  # the first two plan data sets of their own
-            if name in chosen:
-                pool.submit(made.predicted, name)
+        names = ("3d_fullres", "regions", "ignore", "resenc", "2d")  # the first two plan data sets of their own
+        started = {name: pool.submit(made.predicted, name) for name in names if name in chosen}
+    for name, task in started.items():
+        if task.exception() is not None:
+            print(f"{name}: {task.exception()}")
     return made
 
 
