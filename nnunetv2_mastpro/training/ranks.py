@@ -30,10 +30,10 @@ def mean_over(values: Tensor, counts: Tensor, ddp: bool) -> Tensor:
 
 
 def send_no_buffers(network: DistributedDataParallel) -> DistributedDataParallel:
-    """Keep DDP from sending the first process's buffers before each forward pass, and give the network back.
+    """Keep DDP from sending the first process's buffers before each training step, and give the network back.
 
-    They are alike everywhere, and in nnU-Net's validation each process predicts another number of patches: one that
-    has more than the first would wait for ever.
+    They are alike everywhere. DDP also sends them before the first prediction of a process, and --val gives a process
+    none where there are fewer cases than GPUs.
     """
     network.broadcast_buffers = False
     return network
