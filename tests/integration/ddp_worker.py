@@ -90,6 +90,7 @@ def on_cpu(trainer: type, job: dict, record: dict) -> type:
             super().on_train_start()
             record.update(
                 seed=torch.initial_seed(),
+                sends_buffers=getattr(self.network, "broadcast_buffers", None),
                 start=state_of(self),
                 trained=[name for name, _ in trained_of(self, aliases=True)],
             )
