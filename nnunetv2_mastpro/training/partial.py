@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from batchgenerators.utilities.file_and_folder_operations import load_pickle
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
-from nnunetv2_mastpro.training.ranks import gathered
+from nnunetv2_mastpro.training.ranks import check_batch, gathered
 from nnunetv2_mastpro.training.recipe import ShortRuns
 from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of
 
@@ -66,6 +67,8 @@ class PartialLabels(ShortRuns):
     def _build_loss(self) -> nn.Module:
         stock = super()._build_loss()
         if not self.cases.partial:
+            if self.is_ddp and self.configuration_manager.batch_dice:
+                check_batch(self.configuration_manager.batch_size, dist.get_world_size())
             return stock
         loss = PartialLabelLoss(
             nested=nesting(self.classes),

@@ -6,6 +6,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunetv2_mastpro.errors import MASTProError
+
 
 def gathered(value: Any) -> list:
     """Every process's value, in the order of ranks; all must call it."""
@@ -27,6 +29,15 @@ def mean_over(values: Tensor, counts: Tensor, ddp: bool) -> Tensor:
         dist.all_reduce(total)
         processes = dist.get_world_size()
     return (values * counts).sum() * processes / total.clamp(min=1)
+
+
+def check_batch(batch_size: int, processes: int) -> None:
+    """Raise MASTProError where processes get shares of unequal size, at which nnU-Net's batch Dice hangs or stops."""
+    if batch_size % processes:
+        raise MASTProError(
+            f"the plans' batch_size {batch_size} does not divide by {processes} GPUs, and nnU-Net's batch Dice wants "
+            "equal shares; change batch_size in the plans, or -num_gpus"
+        )
 
 
 def send_no_buffers(network: DistributedDataParallel) -> DistributedDataParallel:

@@ -6,6 +6,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.training.ranks import gathered, mean_over, wrap_anew
 
 
@@ -68,6 +69,19 @@ def test_the_bare_network_is_found(make_trainer, request, order):
     else:
         trainer.network = torch.compile(DistributedDataParallel(network), backend="eager")
     assert trainer.bare_network is network
+
+
+def test_a_batch_that_ranks_cannot_share_alike(make_trainer, monkeypatch):
+    """nnU-Net's own batch Dice gathers arrays of a row per sample."""
+    trainer = make_trainer()
+    trainer.is_ddp = True
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    trainer._build_loss()
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    with pytest.raises(
+        MASTProError, match="batch_size 2 does not divide by 3 GPUs, .*; change batch_size in the plans"
+    ):
+        trainer._build_loss()
 
 
 @pytest.mark.parametrize(("seed", "rank", "expected"), [(3, 0, 3), (3, 1, 4), (2**32 - 1, 1, 0)])
