@@ -7,10 +7,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from nnunetv2_mastpro.checkpoints import read_safely
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
-from nnunetv2_mastpro.weights.read import read_safely
 
 
 @dataclass(frozen=True)

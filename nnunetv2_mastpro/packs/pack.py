@@ -5,12 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
-from nnunetv2_mastpro import __version__
+from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
@@ -21,6 +20,7 @@ from nnunetv2_mastpro.packs.state import shared_hash, sites, take_type
 FORMAT = "nnunetv2_mastpro pack 1"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
 NOT_SAID = "not said"
+WANTED = "give files that mastpro pack wrote"
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def write_pack(model: Model, label: str, path: Path, licence: str | None = None)
         "base_sha256": shared_hash(model.weights),
         "configuration": model.checkpoint["init_args"]["configuration"],
         "licence": licence or NOT_SAID,
-        "versions": json.dumps(
-            {"nnunetv2_mastpro": __version__, **{name: version(name) for name in ("nnunetv2", "torch")}}
-        ),
+        "versions": version_header(),
     }
     tensors = {name: tensor.contiguous() for name, tensor in take_type(model.weights, model.classes, index).items()}
     write_atomically({path: save(tensors, metadata=metadata)})
@@ -67,23 +65,14 @@ def write_pack(model: Model, label: str, path: Path, licence: str | None = None)
 
 def read_pack(path: Path) -> Pack:
     """Raises MASTProError for what is no pack, or a damaged one."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    with told_as(path, "a pack", WANTED):
+        metadata, tensors = read_with_header(path)
         if metadata.get("format") != FORMAT:
-            raise MASTProError(f"{path} is no pack ({FORMAT}); give files that mastpro pack wrote")
+            raise MASTProError(f"{path} is no pack ({FORMAT}); {WANTED}")
         entry = json.loads(metadata["class"])
         spec = ClassSpec(**{**entry, "host_structures": tuple(entry["host_structures"])})
         values = {key: metadata[key] for key in ("encoder", "base_sha256", "configuration", "licence")}
         network, versions = (json.loads(metadata[key]) for key in ("network", "versions"))
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, MASTProError):
-            raise
-        reason = str(error).strip().split("\n")[0][:200]
-        raise MASTProError(f"{path} cannot be read as a pack ({reason}); give files that mastpro pack wrote") from error
     return Pack(path, spec, network, versions=versions, tensors=tensors, **values)
 
 

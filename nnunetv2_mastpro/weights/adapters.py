@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from torch import Tensor
 
-from nnunetv2_mastpro import __version__
+from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import MASTProNet
@@ -54,9 +53,7 @@ def write_adapters(
         "frozen_sha256": hash_tensors(weights, weights.keys() - set(names)),
         "classes": json.dumps(told["plans"]["mastpro"]["resolved"]["classes"]),
         "inference_allowed_mirroring_axes": json.dumps(mirroring_axes),
-        "versions": json.dumps(
-            {"nnunetv2_mastpro": __version__, **{name: version(name) for name in ("nnunetv2", "torch")}}
-        ),
+        "versions": version_header(),
         **{key: json.dumps(value) for key, value in told.items()},
     }
     tensors = {name: weights[name].detach().cpu().contiguous() for name in names}
@@ -65,12 +62,8 @@ def write_adapters(
 
 def read_adapters(file: Path) -> Adapters:
     """Raises MASTProError for anything else, and for a damaged file."""
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="pt") as stream:
-            metadata = stream.metadata() or {}
-            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+    with told_as(file, "adapters", WANTED):
+        metadata, tensors = read_with_header(file)
         if metadata.get("format") != FORMAT:
             raise MASTProError(f"{file} is no file of adapters ({FORMAT}); {WANTED}")
         axes = json.loads(metadata["inference_allowed_mirroring_axes"])
@@ -83,10 +76,3 @@ def read_adapters(file: Path) -> Adapters:
             mirroring_axes=None if axes is None else tuple(axes),
             checkpoint=metadata["checkpoint"],
         )
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, MASTProError):
-            raise
-        reason = str(error).strip().split("\n")[0][:200]
-        raise MASTProError(
-            f"{file} cannot be read as adapters ({reason}); give the {NAME} of a PEFT training"
-        ) from error

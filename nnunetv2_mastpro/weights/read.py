@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import Tensor
 
+from nnunetv2_mastpro.checkpoints import read_safely, told_as
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 
-NUMBERS = (np.float16, np.float32, np.float64, np.int32, np.int64, np.bool_)  # scores in logs
 STATES = ("network_weights", "state_dict", "net")  # of nnU-Net, of MONAI, of the Universal Model
-UNREADABLE = (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError, TypeError)
 WANTED = "give a checkpoint (.pth, .pt) or a .safetensors file that holds a network's weights"
 
 
@@ -35,21 +30,6 @@ class Weights:
         plans = self.content.get("init_args", {}).get("plans", {})
         resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
         return () if resolved is None else resolved.classes
-
-
-def read_safely(file: Path, remedy: str):
-    """What torch.save wrote: tensors, plain numbers and containers. Raises MASTProError for anything else."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1, numpy 2
-    allowed = [*names, np.dtype, *{type(np.dtype(number)) for number in NUMBERS}]
-    try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickle protocols; what cannot be read is told below
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        lines = str(error).strip().split("\n")  # torch's first line advises to run the code
-        reason = next((line.strip() for line in lines if "Unpickler error" in line), lines[0])[:200]
-        raise MASTProError(f"{file} cannot be read as a checkpoint ({reason}); {remedy}") from error
 
 
 def read_weights(file: Path) -> Weights:
@@ -73,10 +53,7 @@ def _is_safetensors(file: Path) -> bool:
 
 
 def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    try:
+    with told_as(file, "safetensors", WANTED):
         return load_file(file)
-    except (SafetensorError, ValueError) as error:
-        raise MASTProError(f"{file} cannot be read as safetensors ({error}); {WANTED}") from error
