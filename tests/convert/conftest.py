@@ -1,6 +1,8 @@
 """Tiny downloads, written in the layouts of the real ones."""
 
+import locale
 import multiprocessing.dummy
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +15,14 @@ from nnunetv2_mastpro import cli
 SHAPE = (6, 10, 12)  # slices, rows, columns
 SPACING_MM, ORIGIN_MM = (0.8, 0.9, 2.5), (-40.0, -35.0, 100.0)
 TAGS = {"position": "0020|0032", "orientation": "0020|0037", "series": "0020|000e", "instance": "0020|0013"}
+
+
+@pytest.fixture(autouse=True)
+def callers_locale() -> Iterator[None]:
+    """Writing DICOM sets the process's locale to C, and later tests would read other programs' output as ASCII."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 def volume(values: np.ndarray, spacing_mm=SPACING_MM, origin_mm=ORIGIN_MM) -> sitk.Image:
