@@ -1,4 +1,4 @@
-"""Where the folders that ship beside the package lie: in a wheel inside it, in a checkout beside it. Stdlib only."""
+"""Where folders lie: those that ship with the package, in a wheel or a checkout, and nnU-Net's own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from pathlib import Path
 from nnunetv2_mastpro.errors import MASTProError
 
 PACKAGE = Path(__file__).resolve().parent
+
+
+def nnunet_folder(name: str, otherwise: str = "") -> Path:
+    """nnUNet_raw, nnUNet_preprocessed. Raises MASTProError where it is not set; `otherwise`: what else would do."""
+    from nnunetv2 import paths
+
+    folder = getattr(paths, name).get()
+    if not folder:
+        raise MASTProError(f"{name} is not set; export {name}=FOLDER as nnU-Net's set-up asks{otherwise}")
+    return Path(folder)
 
 
 def trainers_dir() -> Path:

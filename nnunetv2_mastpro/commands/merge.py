@@ -57,9 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 on success. Raises MASTProError before a file is written."""
-
     from nnunetv2_mastpro.merging.job import merge
     from nnunetv2_mastpro.processes import number_of_processes
 
-    workers = number_of_processes(args.num_processes)
-    return merge(args, workers)
+    return merge(args, number_of_processes(args.num_processes))

@@ -11,8 +11,8 @@ import json
 import warnings
 from pathlib import Path
 
-from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import table
+from nnunetv2_mastpro.resources import nnunet_folder
 
 TRAINER = "nnUNetTrainerMASTPro"
 
@@ -33,15 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the plans, then says what they mean and what comes next; 0 on success. Raises MASTProError."""
-    from nnunetv2.paths import nnUNet_preprocessed
-
     from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.planning.overlay import write_plans
 
-    if not nnUNet_preprocessed.get():
-        raise MASTProError("nnUNet_preprocessed is not set; export nnUNet_preprocessed=FOLDER as nnU-Net's set-up asks")
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
     paths = dataset_json_paths(args.dataset)
-    folder = Path(nnUNet_preprocessed.get()) / paths[0].parent.name
+    folder = preprocessed / paths[0].parent.name
     anatomy = describe_anatomy(paths) if args.anatomy else []
     target = write_plans(folder, args.source, args.overlay, args.name, anatomy=args.anatomy, overwrite=args.overwrite)
     print("\n".join([f"wrote {target}", *anatomy, *next_commands(target, args.anatomy)]))

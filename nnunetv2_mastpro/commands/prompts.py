@@ -15,6 +15,7 @@ from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
 from nnunetv2_mastpro.prompts.knowledge_base import find_organ
 from nnunetv2_mastpro.prompts.resolve import Prompt, looks_like_tumor, readable, resolve_prompts
 from nnunetv2_mastpro.prompts.sentences import plain_sentence, tumor_sentence
+from nnunetv2_mastpro.resources import nnunet_folder
 
 MAX_TIMEOUT_S = 3600
 
@@ -64,12 +65,11 @@ def run(args: argparse.Namespace) -> int:
 
 def dataset_json_paths(dataset: str) -> list[Path]:
     """The copies of a dataset's dataset.json: the one in nnUNet_raw first, then the preprocessed one."""
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+    from nnunetv2.paths import nnUNet_preprocessed
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    folders = [Path(folder.get()) for folder in (nnUNet_raw, nnUNet_preprocessed) if folder.get()]
-    if not nnUNet_raw.get():
-        raise MASTProError("nnUNet_raw is not set; export nnUNet_raw=FOLDER as nnU-Net's set-up asks")
+    preprocessed = nnUNet_preprocessed.get()
+    folders = [nnunet_folder("nnUNet_raw"), *([Path(preprocessed)] if preprocessed else [])]
     try:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:

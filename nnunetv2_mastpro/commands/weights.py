@@ -100,13 +100,11 @@ def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 def find_plans(dataset: str, name: str) -> Path:
     """The plans file of a data set. Raises MASTProError where there is none."""
-    from nnunetv2.paths import nnUNet_preprocessed
-
     from nnunetv2_mastpro.commands.prompts import dataset_json_paths
+    from nnunetv2_mastpro.resources import nnunet_folder
 
-    if not nnUNet_preprocessed.get():
-        raise MASTProError("nnUNet_preprocessed is not set; export nnUNet_preprocessed=FOLDER as nnU-Net's set-up asks")
-    return Path(nnUNet_preprocessed.get()) / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
+    folder = nnunet_folder("nnUNet_preprocessed")
+    return folder / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
 
 
 def read_plans(file: Path) -> tuple[dict, dict]:

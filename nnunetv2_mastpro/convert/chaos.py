@@ -13,7 +13,7 @@ import numpy as np
 
 from nnunetv2_mastpro.convert.files import all_files, nothing_found
 from nnunetv2_mastpro.convert.table import Case, Dataset
-from nnunetv2_mastpro.convert.volumes import read_series, read_volume, series_files
+from nnunetv2_mastpro.convert.volumes import lying_on, read_series, read_volume, series_files
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
@@ -43,8 +43,6 @@ def find_cases(folder: Path, dataset: Dataset, trust_size: bool) -> list[Case]:
 
 def read(case: Case, dataset: Dataset) -> tuple[sitk.Image, sitk.Image]:
     """Raises MASTProError where masks and slices differ in number or size, or cannot be paired."""
-    import SimpleITK as sitk
-
     files = series_files(case.image)
     if len(files) != len(case.labels):
         raise MASTProError(f"{case.image} has {len(files)} slices and {len(case.labels)} masks; download both again")
@@ -59,9 +57,7 @@ def read(case: Case, dataset: Dataset) -> tuple[sitk.Image, sitk.Image]:
     values = downwards[::-1] if upwards == files else downwards  # (slices of the image, rows, columns)
     if values.shape != image.GetSize()[::-1]:
         raise MASTProError(f"{case.labels[0]} has {values.shape[1:]} pixels, its slice {image.GetSize()[1::-1]}")
-    label = sitk.GetImageFromArray(values)
-    label.CopyInformation(image)
-    return image, label
+    return image, lying_on(values, image)
 
 
 def _mask(path: Path) -> np.ndarray:

@@ -16,7 +16,7 @@ import numpy as np
 
 from nnunetv2_mastpro.convert.files import nothing_found
 from nnunetv2_mastpro.convert.table import Case, Dataset
-from nnunetv2_mastpro.convert.volumes import read_series, series_files
+from nnunetv2_mastpro.convert.volumes import lying_on, read_series, series_files
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ def find_cases(folder: Path, dataset: Dataset, trust_size: bool) -> list[Case]:
 
 def read(case: Case, dataset: Dataset) -> tuple[sitk.Image, sitk.Image]:
     """Masks painted in the order of the classes, the liver first. Raises MASTProError where slices have no mask."""
-    import SimpleITK as sitk
-
     files = series_files(case.image)
     image = read_series(files)
     values = np.zeros(image.GetSize()[::-1], np.uint8)  # (slices, rows, columns)
@@ -70,9 +68,7 @@ def read(case: Case, dataset: Dataset) -> tuple[sitk.Image, sitk.Image]:
         for folder in case.labels:
             if _class_of(folder.name, dataset) == name:
                 values[_mask(folder, files, values.shape)] = value
-    label = sitk.GetImageFromArray(values)
-    label.CopyInformation(image)
-    return image, label
+    return image, lying_on(values, image)
 
 
 def _mask(folder: Path, files: list[Path], shape: tuple[int, ...]) -> np.ndarray:

@@ -18,6 +18,7 @@ from nnunetv2_mastpro.convert.volumes import rewrite_labels, write_volume
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import each
+from nnunetv2_mastpro.resources import nnunet_folder
 
 MARK = "convert"  # mastpro.convert of dataset.json
 CONVERTED_BY = "mastpro convert"
@@ -60,14 +61,11 @@ def convert(args: Namespace, workers: int) -> int:
 
 def find_target(output: Path | None, identifier: int, dataset: Dataset) -> Path:
     """The folder to write, which exists only where a conversion of this data set wrote it. Raises MASTProError."""
-    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    if output is None and not nnUNet_raw.get():
-        raise MASTProError("nnUNet_raw is not set; export nnUNet_raw=FOLDER as nnU-Net's set-up asks, or give -o")
+    root = nnunet_folder("nnUNet_raw", ", or give -o") if output is None else output
     if not 0 < identifier < 1000:
         raise MASTProError(f"-d {identifier} is not within 1 and 999; give the id of the new data set")
-    root = Path(nnUNet_raw.get()) if output is None else output
     if not root.is_dir():
         raise MASTProError(f"{root} is no folder; make it, or give another -o")
     target = root / f"Dataset{identifier:03d}_{dataset.name.replace('-', '')}"

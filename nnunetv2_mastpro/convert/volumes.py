@@ -52,6 +52,15 @@ def place(image: sitk.Image, geometry: Geometry) -> sitk.Image:
     return image
 
 
+def lying_on(values: np.ndarray, image: sitk.Image) -> sitk.Image:
+    """Values (slices, rows, columns) on the image's grid."""
+    import SimpleITK as sitk
+
+    made = sitk.GetImageFromArray(values)
+    made.CopyInformation(image)
+    return made
+
+
 def series_files(folder: Path) -> list[Path]:
     """Slices of the one DICOM series of a folder, along its axis. Raises MASTProError for none, several and gaps."""
     import SimpleITK as sitk
@@ -103,9 +112,7 @@ def rewrite_labels(label: sitk.Image, table: Mapping[int, int], path: Path) -> s
     rewritten = np.zeros(values.shape, np.uint8)
     for value in found:
         rewritten[values == value] = table[int(value)]
-    result = sitk.GetImageFromArray(rewritten)
-    result.CopyInformation(label)
-    return result
+    return lying_on(rewritten, label)
 
 
 def write_volume(image: sitk.Image, path: Path) -> None:

@@ -31,6 +31,7 @@ from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
+from nnunetv2_mastpro.resources import nnunet_folder
 
 FOLDS = 5
 
@@ -97,9 +98,7 @@ def folds_of(dataset: str | None) -> list[list[str]]:
     """Val cases of another data set's folds. Raises MASTProError where it has none."""
     if dataset is None:
         return []
-    from nnunetv2.paths import nnUNet_preprocessed
-
-    path = Path(nnUNet_preprocessed.get(), find_raw(dataset), SPLITS)
+    path = nnunet_folder("nnUNet_preprocessed") / find_raw(dataset) / SPLITS
     folds = read_folds(path)
     if not folds:
         raise MASTProError(f"--folds-of {dataset}: {path} has no folds; give a data set that mastpro merge wrote")

@@ -17,6 +17,7 @@ from nnunetv2_mastpro.merging.sources import MARK, READER, Source
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.resources import nnunet_folder
 
 SPLITS = "splits_final.json"
 
@@ -38,11 +39,10 @@ class Target:
 
 def find_target(identifier: int, name: str | None) -> Target:
     """Raises MASTProError for a bad name, and where a data set of this id is there that no merge wrote."""
-    from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    if not nnUNet_preprocessed.get():
-        raise MASTProError("nnUNet_preprocessed is not set; export nnUNet_preprocessed=FOLDER as nnU-Net's set-up asks")
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
     if not 0 < identifier < 1000:
         raise MASTProError(f"-o {identifier} is not within 1 and 999; give the id of the merged data set")
     there = [str(found) for found in find_candidate_datasets(identifier)]
@@ -63,7 +63,7 @@ def find_target(identifier: int, name: str | None) -> Target:
             raise MASTProError(f"{raw} is there and was not written by mastpro merge; give another -o or -n")
         if any(not image.is_symlink() for image in (raw / "imagesTr").glob("*")):
             raise MASTProError(f"{raw / 'imagesTr'} holds more than the links of a merge; move the images away")
-    return Target(full, raw, Path(nnUNet_preprocessed.get(), full), earlier)
+    return Target(full, raw, preprocessed / full, earlier)
 
 
 def make_dataset_json(

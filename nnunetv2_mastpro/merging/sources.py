@@ -14,6 +14,7 @@ from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
+from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import Cases, read_cases
 
 READER = "overwrite_image_reader_writer"
@@ -81,25 +82,21 @@ def read_sources(datasets: Sequence[str]) -> list[Source]:
 
 def find_raw(dataset: str) -> str:
     """Name of a data set in nnUNet_raw, by its id or name."""
-    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
-    if not nnUNet_raw.get():
-        raise MASTProError("nnUNet_raw is not set; export nnUNet_raw=FOLDER as nnU-Net's set-up asks")
+    raw = nnunet_folder("nnUNet_raw")
     try:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
-        raise MASTProError(f"no single data set {dataset} in {nnUNet_raw.get()}; check -d: ids or names") from error
-    if not Path(nnUNet_raw.get(), name, "dataset.json").is_file():
-        raise MASTProError(f"source {name} has no dataset.json in {nnUNet_raw.get()}; check -d: ids or names")
+        raise MASTProError(f"no single data set {dataset} in {raw}; check -d: ids or names") from error
+    if not (raw / name / "dataset.json").is_file():
+        raise MASTProError(f"source {name} has no dataset.json in {raw}; check -d: ids or names")
     return name
 
 
 def read_source(name: str) -> Source:
     """Raises MASTProError for labels, cases or files that are not as nnU-Net asks."""
-    from nnunetv2.paths import nnUNet_raw
-
-    folder = Path(nnUNet_raw.get(), name)
+    folder = nnunet_folder("nnUNet_raw") / name
     content = read_dataset_json(folder / "dataset.json")
     try:
         cases = read_cases(content, foreground_labels(content))
