@@ -123,11 +123,14 @@ def measure(feature_size: int, side: int, batch: int, repeats: int) -> None:
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for checkpointed in (False, True):
         networks = {kind: make(kind, feature_size, checkpointed) for kind in KINDS}
+        optimizers = {
+            kind: torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-5)
+            for kind, network in networks.items()
+        }
         times: dict[str, list[dict]] = {kind: [] for kind in KINDS}
         for _ in range(repeats + 1):
             for kind, network in networks.items():
-                optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-5)
-                found = time_step(network, optimizer, image, target)
+                found = time_step(network, optimizers[kind], image, target)
                 times[kind].append({**found, "prediction": time_prediction(network, image)})
         rows = {}
         for kind, network in networks.items():

@@ -107,7 +107,11 @@ class TrainingConfig:
                 )
         for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
-        for name in ("anatomy_dropout", "host_task_share", "annotated_task_share", "sampling_temperature") + (
+        for name in (
+            "anatomy_dropout",
+            "host_task_share",
+            "annotated_task_share",
+            "sampling_temperature",
             "foreground_share",
         ):
             if not 0 <= getattr(self, name) <= 1:

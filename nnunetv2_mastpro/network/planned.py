@@ -8,7 +8,7 @@ from math import prod
 
 SWIN_UNETR = "nnunetv2_mastpro.network.swin.PlannedSwinUNETR"
 SWIN_STEP, SWIN_SMALLEST = 32, 64  # at 32 the bottleneck is one voxel, which instance normalisation refuses
-SWIN_DEPTHS = (2, 2, 2, 2)  # MONAI's default: blocks per stage
+SWIN_FEATURES, SWIN_DEPTHS = 24, (2, 2, 2, 2)  # MONAI's defaults: feature size, blocks per stage
 
 
 def is_swin(configuration: Mapping) -> bool:
@@ -39,7 +39,7 @@ def refuse_swin(patch_size: Sequence[int], spacing_mm: Sequence[float] | None, k
             f"patch_size {list(patch_size)} has a side of {wrong[0]}, but SwinUNETR wants multiples of {SWIN_STEP} "
             f"that are at least {SWIN_SMALLEST}"
         )
-    if kwargs.get("feature_size", 24) % 12:
+    if kwargs.get("feature_size", SWIN_FEATURES) % 12:
         return f"feature_size {kwargs['feature_size']} of SwinUNETR is not a multiple of 12"
     return None
 

@@ -65,17 +65,15 @@ class SwinBackbone(nn.Module):
     """
 
     axes = 3
-    deep_supervision = False
 
     def __init__(self, network: SwinUNETR):
         super().__init__()
         self.feature_size = network.out.conv.conv.in_channels
         self.normalize = network.normalize
         self.swinViT = network.swinViT
-        for name in ("encoder1", "encoder2", "encoder3", "encoder4", "encoder10"):
-            setattr(self, name, getattr(network, name))
-        for name in ("decoder5", "decoder4", "decoder3", "decoder2", "decoder1"):
-            setattr(self, name, getattr(network, name))
+        for name, part in network.named_children():
+            if name not in ("swinViT", "out"):
+                setattr(self, name, part)
 
     @property
     def bottleneck_dim(self) -> int:

@@ -58,16 +58,15 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
             MASTProConfig.from_dict(block)
         changed = {key: {**before.get(key, {}), **copy.deepcopy(values)} for key, values in own.items()}
         merged[OWN_KEY] = {**before, **changed}
-    for name in overlay.get("configurations", {}):
-        configuration = merged["configurations"][name]
-        _follow_spacing(configuration, plans["configurations"][name])
-        if any(configuration.get(key) != plans["configurations"][name].get(key) for key in RESAMPLING_KEYS):
+    read_anew = merged.get(READER_KEY) != plans.get(READER_KEY)
+    for name, configuration in merged["configurations"].items():
+        before = plans["configurations"][name]
+        resampled = any(configuration.get(key) != before.get(key) for key in RESAMPLING_KEYS)
+        if resampled or (read_anew and "data_identifier" in configuration):
             configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
-        _check_network(configuration, name)
-    if merged.get(READER_KEY) != plans.get(READER_KEY):
-        for name, configuration in merged["configurations"].items():
-            if "data_identifier" in configuration:
-                configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
+    for name in overlay.get("configurations", {}):
+        _follow_spacing(merged["configurations"][name], plans["configurations"][name])
+        _check_network(merged["configurations"][name], name)
     return merged
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.inject import choose_sites, choose_swin_sites
-from nnunetv2_mastpro.network.planned import SWIN_DEPTHS, is_swin, refuse
+from nnunetv2_mastpro.network.planned import SWIN_DEPTHS, SWIN_FEATURES, is_swin, refuse
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table
 from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
 from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
@@ -52,7 +52,7 @@ def check_network(configuration: dict, network: NetworkConfig) -> None:
     features, chosen = kwargs.get("features_per_stage"), (network.encoder_stages, network.decoder_stages)
     try:
         if is_swin(configuration):
-            choose_swin_sites(kwargs.get("feature_size", 24), kwargs.get("depths", SWIN_DEPTHS), *chosen)
+            choose_swin_sites(kwargs.get("feature_size", SWIN_FEATURES), kwargs.get("depths", SWIN_DEPTHS), *chosen)
         elif isinstance(features, list):
             choose_sites(features, features[-2::-1], *chosen)
     except ValueError as error:
