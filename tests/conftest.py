@@ -1,5 +1,6 @@
 """What every test may ask for: data, a nnU-Net workspace of its own, and the console scripts of this environment."""
 
+import json
 import os
 import subprocess
 import sys
@@ -36,6 +37,18 @@ def pytest_report_header() -> str:
     if (folder / "hippocampus").is_dir():
         return f"real data: {folder}"
     return f"no real data in {folder} (MASTPRO_TEST_DATA names another folder): stock commands run on made-up images"
+
+
+@pytest.fixture
+def small_plans() -> dict:
+    """Plans as nnU-Net writes them, of a two-dimensional network of some thousand parameters."""
+    return json.loads(Path(__file__).with_name("small_plans.json").read_text())
+
+
+@pytest.fixture
+def small_dataset() -> dict:
+    """Their dataset.json: an organ and two tumour types of the knowledge base, so that no encoder is loaded."""
+    return json.loads(Path(__file__).with_name("small_dataset.json").read_text())
 
 
 @pytest.fixture(scope="session")

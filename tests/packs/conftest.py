@@ -14,50 +14,6 @@ from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
 TRAINER = "nnUNetTrainerMASTPro_1epoch"
-PLANS = {
-    "dataset_name": "Dataset004_Liver",
-    "plans_name": "BasePlans",
-    "image_reader_writer": "SimpleITKIO",
-    "label_manager": "LabelManager",
-    "transpose_forward": [0, 1, 2],
-    "transpose_backward": [0, 1, 2],
-    "configurations": {
-        "2d": {
-            "data_identifier": "nnUNetPlans_2d",
-            "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2,
-            "patch_size": [16, 16],
-            "spacing": [1.0, 1.0],
-            "median_image_size_in_voxels": [16.0, 16.0],
-            "normalization_schemes": ["CTNormalization"],
-            "use_mask_for_norm": [False],
-            "batch_dice": True,
-            "architecture": {
-                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-                "arch_kwargs": {
-                    "n_stages": 3,
-                    "features_per_stage": [4, 6, 8],
-                    "conv_op": "torch.nn.modules.conv.Conv2d",
-                    "kernel_sizes": [[3, 3]] * 3,
-                    "strides": [[1, 1], [2, 2], [2, 2]],
-                    "n_conv_per_stage": [1, 1, 1],
-                    "n_conv_per_stage_decoder": [1, 1],
-                    "conv_bias": True,
-                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-                    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                    "dropout_op": None,
-                    "dropout_op_kwargs": None,
-                    "nonlin": "torch.nn.LeakyReLU",
-                    "nonlin_kwargs": {"inplace": True},
-                },
-                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-            },
-        }
-    },
-}
-SMALL = {"generic_experts": 4, "specific_experts": 2, "rank": 2, "attention_dim": 8, "kernel_hidden": 8}
-LABELS = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3}
-DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
 
 
 @pytest.fixture(autouse=True)
@@ -72,21 +28,22 @@ def environment(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def dataset_json() -> dict:
-    """Its labels are in the knowledge base, so that no encoder is loaded."""
-    return copy.deepcopy(DATASET)
+def dataset_json(small_dataset) -> dict:
+    """For a test to change."""
+    return small_dataset
 
 
 @pytest.fixture
-def make_model(tmp_path) -> Callable[..., Path]:
+def make_model(tmp_path, small_plans, small_dataset) -> Callable[..., Path]:
     """`make_model("base", rank=2)`: a results folder with random weights, as if trained.
 
     `like`: another folder, whose tensors it takes where it has them too. `mastpro`: sections of the plans' block.
     """
 
-    def make(name="base", dataset_json=DATASET, like=None, mastpro=None, anatomy=False, seed=1, **network) -> Path:
-        plans = copy.deepcopy(PLANS)
-        plans["mastpro"] = {"network": {**SMALL, **network}, **(mastpro or {})}
+    def make(name="base", dataset_json=None, like=None, mastpro=None, anatomy=False, seed=1, **network) -> Path:
+        plans = {**copy.deepcopy(small_plans), "plans_name": "BasePlans"}
+        dataset_json = dataset_json or small_dataset
+        plans["mastpro"] = {"network": {**plans["mastpro"]["network"], **network}, **(mastpro or {})}
         if anatomy:
             plans["configurations"]["2d"]["previous_stage"] = "anatomy"
         config, embeddings = resolve(plans, dataset_json)

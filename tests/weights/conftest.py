@@ -15,51 +15,7 @@ from nnunetv2_mastpro.network.planned import SWIN_UNETR
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.setup import resolve
 
-SMALL = {"generic_experts": 4, "specific_experts": 2, "rank": 2, "attention_dim": 8, "kernel_hidden": 8}
-SHARED = {
-    "data_identifier": "nnUNetPlans_all",
-    "preprocessor_name": "DefaultPreprocessor",
-    "batch_size": 2,
-    "normalization_schemes": ["CTNormalization"],
-    "use_mask_for_norm": [False],
-    "batch_dice": True,
-}
-UNET = {
-    "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-    "arch_kwargs": {
-        "n_stages": 3,
-        "features_per_stage": [4, 6, 8],
-        "conv_op": "torch.nn.modules.conv.Conv2d",
-        "kernel_sizes": [[3, 3]] * 3,
-        "strides": [[1, 1], [2, 2], [2, 2]],
-        "n_conv_per_stage": [1, 1, 1],
-        "n_conv_per_stage_decoder": [1, 1],
-        "conv_bias": True,
-        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
-        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-        "dropout_op": None,
-        "dropout_op_kwargs": None,
-        "nonlin": "torch.nn.LeakyReLU",
-        "nonlin_kwargs": {"inplace": True},
-    },
-    "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-}
 SWIN = {"network_class_name": SWIN_UNETR, "arch_kwargs": {"feature_size": 12}, "_kw_requires_import": []}
-PLANS = {
-    "dataset_name": "Dataset004_Liver",
-    "plans_name": "nnUNetPlans",
-    "image_reader_writer": "SimpleITKIO",
-    "label_manager": "LabelManager",
-    "transpose_forward": [0, 1, 2],
-    "transpose_backward": [0, 1, 2],
-    "configurations": {
-        "2d": {**SHARED, "patch_size": [16, 16], "spacing": [1.0] * 2, "architecture": UNET},
-        "3d_fullres": {**SHARED, "patch_size": [64] * 3, "spacing": [1.5] * 3, "architecture": SWIN},
-    },
-    "mastpro": {"network": SMALL},
-}
-LABELS = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3}
-DATASET = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 2, "file_ending": ".nii.gz"}
 
 
 @pytest.fixture(autouse=True)
@@ -69,16 +25,20 @@ def environment(monkeypatch):
 
 
 @pytest.fixture
-def write_plans(tmp_path) -> Callable[..., Path]:
+def write_plans(tmp_path, small_plans, small_dataset) -> Callable[..., Path]:
     """`write_plans(labels={...}, change=...)`: a plans file with dataset.json beside it, in a folder of its own."""
 
-    def write(name="plans", labels=LABELS, change=lambda plans: None, **dataset) -> Path:
-        plans = copy.deepcopy(PLANS)
+    def write(name="plans", labels=None, change=lambda plans: None, **dataset) -> Path:
+        plans = copy.deepcopy(small_plans)
+        in_3d = {"patch_size": [64] * 3, "spacing": [1.5] * 3, "architecture": copy.deepcopy(SWIN)}
+        plans["configurations"]["3d_fullres"] = {**plans["configurations"]["2d"], **in_3d}
         change(plans)
         folder = tmp_path / name
         folder.mkdir()
         (folder / "nnUNetPlans.json").write_text(json.dumps(plans))
-        (folder / "dataset.json").write_text(json.dumps({**DATASET, "labels": labels, **dataset}))
+        (folder / "dataset.json").write_text(
+            json.dumps({**small_dataset, "labels": labels or small_dataset["labels"], **dataset})
+        )
         return folder / "nnUNetPlans.json"
 
     return write
@@ -100,7 +60,7 @@ def build() -> Callable:
 
 
 @pytest.fixture
-def stock_checkpoint(tmp_path) -> Callable[..., Path]:
+def stock_checkpoint(tmp_path, small_dataset) -> Callable[..., Path]:
     """A checkpoint as nnU-Net's own trainer writes it, of the planned network with random weights."""
 
     def make(file, configuration="2d", outputs=7, name="stock.pth") -> Path:
@@ -109,7 +69,7 @@ def stock_checkpoint(tmp_path) -> Callable[..., Path]:
         deep = configuration == "2d"
         network = nnUNetTrainer.build_network_architecture(manager, settings, 1, outputs, deep)
         randomise(network, 3)
-        init_args = {"plans": manager.plans, "configuration": configuration, "fold": 0, "dataset_json": DATASET}
+        init_args = {"plans": manager.plans, "configuration": configuration, "fold": 0, "dataset_json": small_dataset}
         checkpoint = {"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": "nnUNetTrainer"}
         torch.save(checkpoint, tmp_path / name)
         return tmp_path / name
