@@ -19,8 +19,8 @@ from pathlib import Path
 from text_matters import dice
 
 from nnunetv2_mastpro.demo import pipeline
-from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, Step, run_steps
 
 BASE = 520
 PLANS, NEW_PLANS = "BasePlans", "AddedPlans"

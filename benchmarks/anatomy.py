@@ -24,8 +24,8 @@ from variants import run_variant
 
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.results import read_dice
-from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, Step, run_steps
 
 WITHHELD = replace(pipeline.MASTPRO, key="withheld", title="MAST-Pro, maps withheld")
 POSTPROCESSED = replace(pipeline.TEXT_ONLY, key="postprocessed", title="MAST-Pro, text only, postprocessed")

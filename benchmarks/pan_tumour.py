@@ -22,8 +22,8 @@ from variants import run_variant
 
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.results import read_dice
-from nnunetv2_mastpro.demo.steps import State, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, run_steps
 
 EPOCHS = f"{pipeline.EPOCHS}epochs"
 MODELS = {

@@ -20,8 +20,8 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_mastpro.demo import pipeline
-from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, Step, run_steps
 
 TYPES = pipeline.TYPES
 

@@ -18,8 +18,8 @@ from statistics import median
 
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.results import read_dice
-from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, Step, run_steps
 
 VARIANTS = {
     "default": {},

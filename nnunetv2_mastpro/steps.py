@@ -2,12 +2,13 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,3 +216,22 @@ def spell(seconds: float) -> str:
     """4 min 5 s."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def read_training_log(fold: Path) -> tuple[int, str]:
+    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice."""
+    log = max(fold.glob("training_log_*.txt"), default=None)
+    if log is None:
+        return 0, ""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    losses = re.findall(r"train_loss (\S+)", text)
+    dice = re.findall(r"Pseudo dice \[(.*)\]", text)
+    note = f"epochs, loss {losses[-1]}" if losses else "epochs"
+    if dice:
+        note += ", pseudo-Dice " + " ".join(f"{float(value):.2f}" for value in _numbers(dice[-1]))
+    return text.count("Epoch time"), note
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """nnU-Net writes np.float32(0.5) or 0.5."""
+    return (match.group(1) for match in re.finditer(r"(nan|\d+\.?\d*(?:e-?\d+)?)(?=\)|,|$)", text))

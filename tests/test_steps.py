@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from nnunetv2_mastpro.demo.steps import State, Step, run_steps
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps
 
 SETTINGS = {"seed": 0}
 
@@ -208,3 +208,12 @@ def test_a_broken_record_is_refused(tmp_path, content):
     (tmp_path / "demo.json").write_text(content)
     with pytest.raises(MASTProError, match=r"demo\.json cannot be read"):
         State(tmp_path, SETTINGS)
+
+
+def test_the_training_log_is_followed(tmp_path):
+    assert read_training_log(tmp_path) == (0, "")
+    (tmp_path / "training_log_2026_1_1.txt").write_text("Epoch time: 1 s\n")
+    (tmp_path / "training_log_2026_1_2.txt").write_text(
+        "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n"
+    )
+    assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")

@@ -45,8 +45,8 @@ def run(args: argparse.Namespace) -> int:
 def run_models(folder: Path, seed: int, models: list) -> None:
     """The demo with these models; the first is the one that the demo is about."""
     from nnunetv2_mastpro.demo import pipeline
-    from nnunetv2_mastpro.demo.steps import State, run_steps, spell
     from nnunetv2_mastpro.errors import MASTProError
+    from nnunetv2_mastpro.steps import State, run_steps, spell
 
     if not 0 <= seed < 2**32:
         raise MASTProError(f"--seed {seed} is not within 0 and {2**32 - 1}; give another")

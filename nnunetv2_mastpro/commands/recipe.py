@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
-    from nnunetv2_mastpro.demo.steps import Step
     from nnunetv2_mastpro.recipes.experiment import Experiment
     from nnunetv2_mastpro.recipes.sequence import Choices
+    from nnunetv2_mastpro.steps import Step
 
 DEVICES = ("cuda", "cpu", "mps")
 RESULTS = ("_train", "_predict", "_evaluate")  # steps whose outputs a user looks at
@@ -58,10 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 when all steps ended. Raises MASTProError before the first for what cannot work."""
-    from nnunetv2_mastpro.demo.steps import State, run_steps
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.recipes import sequence
     from nnunetv2_mastpro.recipes.experiment import load_recipe
+    from nnunetv2_mastpro.steps import State, run_steps
 
     experiment = load_recipe(args.name)
     choices = choose(args, experiment)

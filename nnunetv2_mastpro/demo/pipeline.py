@@ -8,8 +8,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, Grid
-from nnunetv2_mastpro.demo.results import read_training_log
-from nnunetv2_mastpro.demo.steps import Step
+from nnunetv2_mastpro.steps import Step, read_training_log
 
 DATASET_ID, DATASET = 500, "Dataset500_PanTumorPhantom"  # merged from the sources
 TYPES = LIVER, KIDNEY, LUNG = ("liver_tumor", "kidney_tumor", "lung_tumor")  # every patient may have any

@@ -10,9 +10,9 @@ from pathlib import Path
 from string import Template
 
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION
-from nnunetv2_mastpro.demo.steps import spell
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import shell_line
+from nnunetv2_mastpro.steps import spell
 
 PACKAGES = ("nnunetv2_mastpro", "nnunetv2", "dynamic_network_architectures", "torch")
 

@@ -1,29 +1,9 @@
-"""What the demo's commands wrote, read again: nnU-Net's training log and summaries."""
+"""What the demo's commands wrote, read again: nnU-Net's summaries."""
 
 import json
 import math
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-
-def read_training_log(fold: Path) -> tuple[int, str]:
-    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice."""
-    log = max(fold.glob("training_log_*.txt"), default=None)
-    if log is None:
-        return 0, ""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    losses = re.findall(r"train_loss (\S+)", text)
-    dice = re.findall(r"Pseudo dice \[(.*)\]", text)
-    note = f"epochs, loss {losses[-1]}" if losses else "epochs"
-    if dice:
-        note += ", pseudo-Dice " + " ".join(f"{float(value):.2f}" for value in _numbers(dice[-1]))
-    return text.count("Epoch time"), note
-
-
-def _numbers(text: str) -> Iterator[str]:
-    """nnU-Net writes np.float32(0.5) or 0.5."""
-    return (match.group(1) for match in re.finditer(r"(nan|\d+\.?\d*(?:e-?\d+)?)(?=\)|,|$)", text))
 
 
 def read_dice(summary: Path, types: Sequence[str]) -> dict[str, float]:

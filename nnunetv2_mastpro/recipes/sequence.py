@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mastpro.demo.results import read_training_log
-from nnunetv2_mastpro.demo.steps import Step
 from nnunetv2_mastpro.recipes.experiment import DataSet, Experiment, Stage, Template
+from nnunetv2_mastpro.steps import Step, read_training_log
 
 Value = str | tuple[str, ...]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")

@@ -11,8 +11,8 @@ from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.dataset import write_volume
 from nnunetv2_mastpro.demo.pictures import draw_overlays
 from nnunetv2_mastpro.demo.report import dice_rows, text_table, write_page
-from nnunetv2_mastpro.demo.results import read_counts, read_dice, read_training_log
-from nnunetv2_mastpro.demo.steps import State
+from nnunetv2_mastpro.demo.results import read_counts, read_dice
+from nnunetv2_mastpro.steps import State
 
 NAN = float("nan")
 
@@ -146,15 +146,6 @@ def test_pictures_show_the_contours(finished):
     assert colored[:, first.shape[1] // 2 :].sum() > 50
     assert colored[:, : first.shape[1] // 2].sum() == 0
     assert (second.max(2) - second.min(2) > 100)[: first.shape[0] * 3 // 4].sum() == 0
-
-
-def test_the_training_log_is_followed(tmp_path):
-    assert read_training_log(tmp_path) == (0, "")
-    (tmp_path / "training_log_2026_1_1.txt").write_text("Epoch time: 1 s\n")
-    (tmp_path / "training_log_2026_1_2.txt").write_text(
-        "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n"
-    )
-    assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
 
 
 @pytest.mark.parametrize("seed", [0, 3])
