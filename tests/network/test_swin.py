@@ -122,6 +122,36 @@ def test_checkpointing_changes_no_gradient(make_network, randomize, image):
         assert_close(gradients[1][name], gradient, msg=name)
 
 
+def kept_bytes(network, image) -> int:
+    """Of what a forward pass keeps for backward, each storage once."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()  # held, so that no other takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        network(image)
+    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize(
+    ("less", "more"),
+    [
+        ({"fused_attention": True}, {"fused_attention": False}),
+        ({"use_checkpoint": True}, {"use_checkpoint": False}),
+    ],
+)
+def test_options_that_save_memory_in_peft(make_network, image, less, more):
+    kept = []
+    for options in (less, more):
+        network = make_network(PlannedSwinUNETR(1, 5, feature_size=12, **options), deep_supervision=False).train()
+        network.freeze_backbone()
+        kept.append(kept_bytes(network, image))
+    assert kept[0] < 0.9 * kept[1]
+
+
 def test_frozen_backbone_gets_no_gradient(planned, make_network, image):
     network = make_network(planned, deep_supervision=False).train()
     network.freeze_backbone()

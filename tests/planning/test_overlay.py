@@ -180,6 +180,17 @@ def test_shipped_overlays_build_with_nnunet(name):
         assert list(network.encoder.output_channels) == kwargs["features_per_stage"]
 
 
+def test_swinunetr_is_the_papers_set_up():
+    """Sec. 3.1 and 3.2."""
+    merged = apply_overlay({**make_plans(), "image_reader_writer": "SimpleITKIO"}, load_overlay("swinunetr"))
+    configuration, training = merged["configurations"]["3d_fullres"], merged["mastpro"]["training"]
+    assert merged["image_reader_writer"] == "SimpleITKIOWithReorient"
+    assert (configuration["spacing"], configuration["patch_size"]) == ([1.5] * 3, [96] * 3)
+    assert (configuration["batch_size"], configuration["architecture"]["arch_kwargs"]["feature_size"]) == (4, 48)
+    assert (training["learning_rate"], training["peft_learning_rate"]) == (5e-5, 5e-5)
+    assert (training["foreground_share"], training["augmentation"]) == (0.5, "both")
+
+
 def test_another_reader_means_other_preprocessed_data():
     plans = {**make_plans(), "image_reader_writer": "SimpleITKIO", "plans_name": "mine"}
     merged = apply_overlay(plans, {"image_reader_writer": "SimpleITKIOWithReorient"})
