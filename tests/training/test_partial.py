@@ -119,6 +119,20 @@ def test_cases_are_drawn_by_type_and_source(make_partial, plans, tmp_path, monke
     )
 
 
+def test_training_alone_keeps_patches_near_the_organs(make_partial, plans, monkeypatch):
+    plans["mastpro"]["training"] = {"crop_margin_mm": 4}
+    plans["configurations"]["2d"].update(previous_stage="anatomy", spacing=[2.0, 4.0])
+    trainer = make_partial(nnUNetTrainerMASTPro)
+    Path(trainer.preprocessed_dataset_folder, "a.b2nd").touch()
+    write_pickle({"class_locations": {1: [], 2: [], 3: []}}, f"{trainer.preprocessed_dataset_folder}/a.pkl")
+    monkeypatch.setattr(trainer, "do_split", lambda: (["a"], ["e"]))
+    monkeypatch.setattr(trainer, "check_cases", lambda: None)
+    trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
+    training, validation = trainer.get_tr_and_val_datasets()
+    assert training.region.margin.tolist() == [2, 1]
+    assert not hasattr(validation, "region")
+
+
 def test_a_case_that_is_not_there_is_told_before_training(make_partial):
     trainer = make_partial(nnUNetTrainerMASTPro)
     trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)

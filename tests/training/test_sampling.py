@@ -99,6 +99,14 @@ def test_patches_without_tumour_are_centred_in_the_host_organs():
     assert sorted(choose()[1].tolist()) == [[0, 2, 3, 5], [0, 3, 3, 5]]
 
 
+def test_the_loader_gets_the_places_of_the_region():
+    region, _, organs = with_region({}, (0, 0, 0), 0.0)
+    stored = Stored({2: PLACES[1]})
+    stored.load_case = lambda case: ("image", "labels", organs, {"class_locations": stored.places})
+    properties = SampledCases(stored, ["x"], [2], region).load_case("x")[3]
+    assert sorted(properties["class_locations"][1].tolist()) == [[0, 2, 3, 5], [0, 3, 3, 5]]
+
+
 def test_the_margin_is_reached_and_not_left():
     _, choose, _ = with_region({}, (3, 1, 0), 1.0)  # no tumour: the organs in spite of the share
     found = np.concatenate([choose()[1] for _ in range(200)])
