@@ -25,7 +25,7 @@ help:
 	@echo "OUT=folder           where make demo writes (now: $(OUT))"
 
 demo: $(STAMP)
-	@echo "[mastpro] demo: phantom data, training, prediction; 10 to 14 minutes on 2 idle cores"
+	@echo "[mastpro] demo: phantom data, training, prediction; 12 to 16 minutes on 2 idle cores"
 	@$(BIN)/mastpro demo -o "$(OUT)"
 
 test: $(STAMP)
