@@ -93,6 +93,12 @@ def first_stage(data: Path) -> list[Step]:
             ("mastpro", "plan", "-d", number[one], "--overlay", OVERLAY, "-n", PLANS),
         ),
         Step(
+            "fingerprint",
+            "Look at the data of stage 2",
+            (preprocessed / two / "dataset_fingerprint.json",),
+            ("nnUNetv2_extract_fingerprint", "-d", number[two], "-np", str(WORKERS)),
+        ),
+        Step(
             "move",
             "Give stage 2 the plans of stage 1",
             (preprocessed / two / f"{MOVED}.json",),
