@@ -95,8 +95,8 @@ def first_stage(data: Path) -> list[Step]:
         Step(
             "fingerprint",
             "Look at the data of stage 2",
-            (preprocessed / two / "dataset_fingerprint.json",),
-            ("nnUNetv2_extract_fingerprint", "-d", number[two], "-np", str(WORKERS)),
+            (preprocessed / two / "dataset.json",),
+            ("nnUNetv2_plan_and_preprocess", "-d", number[two], "--no_pp", "-npfp", str(WORKERS)),
         ),
         Step(
             "move",
