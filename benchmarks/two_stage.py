@@ -107,7 +107,7 @@ def first_stage(data: Path) -> list[Step]:
         Step(
             "preprocess",
             "Preprocess stage 2",
-            (preprocessed / two / f"{MOVED}_3d_fullres",),
+            (preprocessed / two / f"{MOVED}_nnUNetPlans_3d_fullres",),
             ("nnUNetv2_preprocess", "-d", number[two], "-plans_name", MOVED, *configuration),
         ),
         training("Stage 1", "first", number[one], PLANS, FULL, model),
