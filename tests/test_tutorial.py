@@ -43,4 +43,4 @@ def test_the_commands_of_the_tutorial(folder, workspace, run_command):
     done = run_command(["/bin/bash", "tutorial.sh"], env={**workspace.env, "PATH": path}, cwd=folder, timeout=1500)
     assert "This is a renal oncocytoma in the kidney, appearing as a round, homogeneous mass" in done.stdout
     assert len(list((folder / "predictions").glob("*.nii.gz"))) == len(list((folder / "unseen").iterdir())) == 2
-    assert "oncocytoma" in (folder / "report" / "report.html").read_text(encoding="utf-8")
+    assert "oncocytoma" in (folder / "report" / "index.html").read_text(encoding="utf-8")
