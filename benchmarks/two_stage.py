@@ -1,12 +1,14 @@
 """Two stages on the phantom: PEFT on new tumour types against full fine-tuning and training from scratch.
 
-    python benchmarks/two_stage.py -o OUT [--seeds 0 1 2] [--modes peft full scratch] [--peft-rates 1e-3]
+    python benchmarks/two_stage.py -o OUT [--seeds 0 1 2] [--modes peft full scratch] [--peft-rates 3e-3]
+        [--first liver_tumor kidney_tumor] [--second lung_tumor colon_tumor] [--network '{"rank": 16}']
 
-Stage 1 trains the whole network (nnUNetTrainerMASTProPretrain) on liver and kidney tumours. `mastpro weights` takes it
-over to a data set of lung and colon tumours, of other patients, whose plans are those of stage 1 by nnU-Net's own
+Stage 1 trains the whole network (nnUNetTrainerMASTProPretrain) on the first tumour types. `mastpro weights` takes it
+over to a data set of the second types, of other patients, whose plans are those of stage 1 by nnU-Net's own
 nnUNetv2_move_plans_between_datasets. Stage 2 trains there, each way with equal steps: PEFT (the backbone stays), all of
 the network from the same weights, all of it from scratch. Unseen cases are predicted by stock commands, and once with
-the weights as they came. Writes results.json and prints a Markdown table. Started again with the same OUT it goes on.
+the weights as they came. --network changes mastpro.network of the plans of both stages. Writes results.json and prints
+a Markdown table. Started again with the same OUT it goes on.
 """
 
 import argparse
@@ -16,33 +18,52 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
+from nnunetv2_mastpro.demo.phantom import TUMOR_TYPES
 from nnunetv2_mastpro.demo.pipeline import GRID, OVERLAY, WORKERS
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps
 
-FIRST, SECOND = ("liver_tumor", "kidney_tumor"), ("lung_tumor", "colon_tumor")  # types of the two stages
+ONE, TWO = "Dataset501_StageOne", "Dataset502_StageTwo"
 NUM_FIRST, NUM_SECOND, NUM_TEST = 24, 18, 8
-SETS = (
-    PhantomSet("Dataset501_StageOne", FIRST, FIRST, tuple(range(NUM_FIRST))),
-    PhantomSet(
-        "Dataset502_StageTwo",
-        SECOND,
-        SECOND,
-        tuple(range(1000, 1000 + NUM_SECOND)),
-        tuple(range(2000, 2000 + NUM_TEST)),
-    ),
-)
-PLANS, MOVED = "Small", "SmallOfStageOne"
+OVERLAID, PLANS, MOVED = "Overlaid", "Small", "SmallOfStageOne"
 EPOCHS, FIRST_STEPS, SECOND_STEPS = 10, 60, 40  # training steps an epoch
 FULL = f"nnUNetTrainerMASTProPretrain_{EPOCHS}epochs"
+NUMBERS = {name: name[len("Dataset") :].partition("_")[0] for name in (ONE, TWO)}
 TRAINERS = {"peft": f"nnUNetTrainerMASTPro_{EPOCHS}epochs", "full": FULL, "scratch": FULL, "untuned": FULL}
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is trained on what."""
+
+    first: tuple[str, ...]  # tumour types of the stages
+    second: tuple[str, ...]
+    network: Mapping  # over mastpro.network of the plans
+
+    def sets(self) -> list[PhantomSet]:
+        """Patients of the one stage are not those of the other."""
+        tests = tuple(range(2000, 2000 + NUM_TEST))
+        return [
+            PhantomSet(ONE, self.first, self.first, tuple(range(NUM_FIRST))),
+            PhantomSet(TWO, self.second, self.second, tuple(range(1000, 1000 + NUM_SECOND)), tests),
+        ]
+
+    def settings(self) -> dict:
+        """What must be equal for a folder to be continued."""
+        return {
+            "types": [list(self.first), list(self.second)],
+            "network": dict(self.network),
+            "cases": [NUM_FIRST, NUM_SECOND, NUM_TEST],
+            "steps": [EPOCHS, FIRST_STEPS, SECOND_STEPS],
+        }
 
 
 def environment(data: Path, results: Path, steps: int, seed: int) -> dict[str, str]:
@@ -64,58 +85,63 @@ def results_of(folder: Path, dataset: str, trainer: str, plans: str) -> Path:
     return folder / dataset / f"{trainer}__{plans}__3d_fullres"
 
 
-def first_stage(data: Path) -> list[Step]:
+def first_stage(data: Path, design: Design) -> list[Step]:
     """Data, plans and the pretrained network; start.pth is what stage 2 starts from."""
-    raw, preprocessed = data / "nnUNet_raw", data / "nnUNet_preprocessed"
-    one, two = (phantoms.name for phantoms in SETS)
-    model = results_of(data / "nnUNet_results", one, FULL, PLANS)
-    number = {name: name[len("Dataset") :].partition("_")[0] for name in (one, two)}
+    raw, preprocessed, sets = data / "nnUNet_raw", data / "nnUNet_preprocessed", design.sets()
+    model = results_of(data / "nnUNet_results", ONE, FULL, PLANS)
 
     def write(show) -> None:
         raw.mkdir(parents=True, exist_ok=True)
-        done = iter(range(1, sum(map(len, SETS)) + 1))
-        for phantoms in SETS:
+        done = iter(range(1, sum(map(len, sets)) + 1))
+        for phantoms in sets:
             write_dataset(raw, phantoms, GRID, WORKERS, lambda: show(next(done), "cases"))
 
     configuration = ("-c", "3d_fullres", "-np", str(WORKERS))
     return [
-        Step("phantom", "Write both data sets", (raw / one, raw / two), function=write, total=sum(map(len, SETS))),
+        Step("phantom", "Write both data sets", (raw / ONE, raw / TWO), function=write, total=sum(map(len, sets))),
         Step(
             "plan",
             "Plan and preprocess stage 1",
-            (preprocessed / one / "nnUNetPlans_3d_fullres",),
-            ("nnUNetv2_plan_and_preprocess", "-d", number[one], *configuration),
+            (preprocessed / ONE / "nnUNetPlans_3d_fullres",),
+            ("nnUNetv2_plan_and_preprocess", "-d", NUMBERS[ONE], *configuration),
         ),
         Step(
             "overlay",
             "A network and patch for a CPU",
-            (preprocessed / one / f"{PLANS}.json",),
-            ("mastpro", "plan", "-d", number[one], "--overlay", OVERLAY, "-n", PLANS),
+            (preprocessed / ONE / f"{OVERLAID}.json",),
+            ("mastpro", "plan", "-d", NUMBERS[ONE], "--overlay", OVERLAY, "-n", OVERLAID),
+        ),
+        Step(
+            "network",
+            f"Sizes of the experts, {dict(design.network) or 'the default ones'}",
+            (preprocessed / ONE / f"{PLANS}.json",),
+            function=changed(preprocessed / ONE, OVERLAID, PLANS, "network", design.network),
         ),
         Step(
             "fingerprint",
             "Look at the data of stage 2",
-            (preprocessed / two / "dataset.json",),
-            ("nnUNetv2_plan_and_preprocess", "-d", number[two], "--no_pp", "-npfp", str(WORKERS)),
+            (preprocessed / TWO / "dataset.json",),
+            ("nnUNetv2_plan_and_preprocess", "-d", NUMBERS[TWO], "--no_pp", "-npfp", str(WORKERS)),
         ),
         Step(
             "move",
             "Give stage 2 the plans of stage 1",
-            (preprocessed / two / f"{MOVED}.json",),
-            ("nnUNetv2_move_plans_between_datasets", "-s", number[one], "-t", number[two], "-sp", PLANS, "-tp", MOVED),
+            (preprocessed / TWO / f"{MOVED}.json",),
+            ("nnUNetv2_move_plans_between_datasets", "-s", NUMBERS[ONE], "-t", NUMBERS[TWO])
+            + ("-sp", PLANS, "-tp", MOVED),
         ),
         Step(
             "preprocess",
             "Preprocess stage 2",
-            (preprocessed / two / f"{MOVED}_nnUNetPlans_3d_fullres",),
-            ("nnUNetv2_preprocess", "-d", number[two], "-plans_name", MOVED, *configuration),
+            (preprocessed / TWO / f"{MOVED}_nnUNetPlans_3d_fullres",),
+            ("nnUNetv2_preprocess", "-d", NUMBERS[TWO], "-plans_name", MOVED, *configuration),
         ),
-        training("Stage 1", "first", number[one], PLANS, FULL, model),
+        training("Stage 1", "first", NUMBERS[ONE], PLANS, FULL, model),
         Step(
             "weights",
             "Take the network over to the types of stage 2",
             (data / "start.pth",),
-            ("mastpro", "weights", "--from", str(model / "fold_0" / "checkpoint_final.pth"), "-d", number[two])
+            ("mastpro", "weights", "--from", str(model / "fold_0" / "checkpoint_final.pth"), "-d", NUMBERS[TWO])
             + ("-p", MOVED, "-c", "3d_fullres", "-o", str(data / "start.pth")),
         ),
     ]
@@ -134,13 +160,14 @@ def training(title: str, name: str, dataset: str, plans: str, trainer: str, mode
 
 def second_stage(data: Path, folder: Path, mode: str, rate: float | None) -> list[Step]:
     """Train in one way, predict the unseen cases, evaluate."""
-    dataset, plans, trainer = SETS[1].name, MOVED, TRAINERS[mode]
+    dataset, plans, trainer = TWO, MOVED, TRAINERS[mode]
     raw, preprocessed = data / "nnUNet_raw" / dataset, data / "nnUNet_preprocessed" / dataset
     steps, weights = [], ("-pretrained_weights", str(data / "start.pth")) if mode in ("peft", "full") else ()
     if rate is not None:
         plans = f"{MOVED}_{rate:g}"
-        file = preprocessed / f"{plans}.json"
-        steps.append(Step("rate", f"Plans with peft_learning_rate {rate:g}", (file,), function=with_rate(file, rate)))
+        change = changed(preprocessed, MOVED, plans, "training", {"peft_learning_rate": rate})
+        title, file = f"Plans with peft_learning_rate {rate:g}", preprocessed / f"{plans}.json"
+        steps.append(Step("rate", title, (file,), function=change))
     model = results_of(folder / "nnUNet_results", dataset, trainer, plans)
     if mode == "untuned":
         steps.append(Step("place", "The weights as they came", (model,), function=placed(data / "start.pth", model)))
@@ -169,14 +196,14 @@ def second_stage(data: Path, folder: Path, mode: str, rate: float | None) -> lis
     ]
 
 
-def with_rate(file: Path, rate: float):
-    """A step that copies the moved plans with another rate for PEFT."""
+def changed(folder: Path, source: str, name: str, section: str, values: Mapping):
+    """A step that copies plans with other values in a section of their "mastpro" block."""
 
     def write(show) -> None:
-        plans = json.loads(file.with_name(f"{MOVED}.json").read_text())
-        plans["plans_name"] = file.stem
-        plans.setdefault("mastpro", {}).setdefault("training", {})["peft_learning_rate"] = rate
-        file.write_text(json.dumps(plans, indent=2))
+        plans = json.loads((folder / f"{source}.json").read_text())
+        plans["plans_name"] = name
+        plans.setdefault("mastpro", {}).setdefault(section, {}).update(values)
+        (folder / f"{name}.json").write_text(json.dumps(plans, indent=2))
 
     return write
 
@@ -197,11 +224,11 @@ def placed(weights: Path, model: Path):
     return write
 
 
-def run(data: Path, out: Path, mode: str, rate: float | None, seed: int) -> dict:
+def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, seed: int) -> dict:
     """Dice per type and mean, and seconds a training step (median epoch)."""
     name = mode if rate is None else f"{mode}_{rate:g}"
     folder = out / (name if mode == "untuned" else f"{name}_seed_{seed}")
-    state = State(folder, settings() | {"mode": mode, "rate": rate, "seed": seed}, kind="stage")
+    state = State(folder, design.settings() | {"mode": mode, "rate": rate, "seed": seed}, kind="stage")
     steps = second_stage(data, folder, mode, rate)
     run_steps(steps, state, folder / "logs", environment(data, folder / "nnUNet_results", SECOND_STEPS, seed))
     logs = [file.read_text() for file in folder.glob("nnUNet_results/*/*/fold_0/training_log_*.txt")]
@@ -210,25 +237,18 @@ def run(data: Path, out: Path, mode: str, rate: float | None, seed: int) -> dict
         "mode": mode,
         "rate": rate,
         "seed": seed,
-        "dice": read_dice(folder / "summary.json", SECOND),
+        "dice": read_dice(folder / "summary.json", design.second),
         "seconds_per_step": median(epochs_s) / SECOND_STEPS if epochs_s else None,
     }
 
 
-def settings() -> dict:
-    return {
-        "types": [list(FIRST), list(SECOND)],
-        "cases": [NUM_FIRST, NUM_SECOND, NUM_TEST],
-        "steps": [EPOCHS, FIRST_STEPS, SECOND_STEPS],
-    }
-
-
 def table(rows: list[Mapping]) -> str:
-    lines = [["stage 2", "seed", *SECOND, "mean Dice", "s a step"], ["---"] * (len(SECOND) + 4)]
+    types = list(rows[0]["dice"])  # and their mean
+    lines = [["stage 2", "seed", *types, "s a step"], ["---"] * (len(types) + 3)]
     for row in rows:
         name = row["mode"] if row["rate"] is None else f"{row['mode']}, {row['rate']:g}"
         step = "" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.2f}"
-        dice = [f"{row['dice'][key]:.3f}" for key in (*SECOND, "mean")]
+        dice = [f"{row['dice'][key]:.3f}" for key in types]
         lines.append([name, "" if row["mode"] == "untuned" else str(row["seed"]), *dice, step])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -238,18 +258,21 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--modes", nargs="+", choices=["peft", "full", "scratch"], default=["peft", "full", "scratch"])
-    parser.add_argument("--peft-rates", type=float, nargs="+", default=[1e-3])
+    parser.add_argument("--peft-rates", type=float, nargs="+", default=[3e-3])
+    parser.add_argument("--first", nargs="+", choices=TUMOR_TYPES, default=["liver_tumor", "kidney_tumor"])
+    parser.add_argument("--second", nargs="+", choices=TUMOR_TYPES, default=["lung_tumor", "colon_tumor"])
+    parser.add_argument("--network", type=json.loads, default={}, metavar="JSON")
     args = parser.parse_args()
-    out = args.output.resolve()
+    design, out = Design(tuple(args.first), tuple(args.second), args.network), args.output.resolve()
     data = out / "stage_one"
     try:
-        state = State(data, settings(), kind="stage")
-        run_steps(first_stage(data), state, data / "logs", environment(data, data / "nnUNet_results", FIRST_STEPS, 0))
-        rows = [run(data, out, "untuned", None, 0)]
+        state, results = State(data, design.settings(), kind="stage"), data / "nnUNet_results"
+        run_steps(first_stage(data, design), state, data / "logs", environment(data, results, FIRST_STEPS, 0))
+        rows = [run(design, data, out, "untuned", None, 0)]
         for seed in args.seeds:
             for mode in args.modes:
                 for rate in args.peft_rates if mode == "peft" else [None]:
-                    rows.append(run(data, out, mode, rate, seed))
+                    rows.append(run(design, data, out, mode, rate, seed))
                     (out / "results.json").write_text(json.dumps(rows, indent=2))
     except MASTProError as error:
         sys.exit(f"{error}")
