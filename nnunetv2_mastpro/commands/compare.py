@@ -94,6 +94,7 @@ def markdown(result: Mapping) -> list[str]:
                 *(_p(row[key]) for key in ("p", "p_holm")),
             )
         )
+    rows = [tuple(cell.replace("|", "\\|") for cell in row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows]
     lines.insert(1, f"| {' | '.join('-' * width for width in widths)} |")

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nnunetv2_mastpro.evaluation.metrics import NAMES
 from nnunetv2_mastpro.evaluation.tables import TITLES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MEAN = "mean of classes"
 STEP = 0.8  # of a class's row that its points take
 
 
 def draw(result: Mapping) -> bytes:
-    """A PNG file. Columns: Dice, NSD, HD95; rows of a panel: classes, from the top down."""
+    """A PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    content = io.BytesIO()
+    FigureCanvasAgg(figure_of(result)).print_png(content)
+    return content.getvalue()
+
+
+def figure_of(result: Mapping) -> Figure:
+    """Columns: Dice, NSD, HD95; rows of a panel: classes, from the top down."""
     from matplotlib.figure import Figure
 
     names = list(result["predictions"])
@@ -33,9 +45,7 @@ def draw(result: Mapping) -> bytes:
         differences.set_title(f"{title}, difference to {_short(names[0])}", fontsize=10)
     handles, legend = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, legend, loc="outside lower center", ncols=min(4, len(names)), frameon=False)
-    content = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(content)
-    return content.getvalue()
+    return figure
 
 
 def _points(
