@@ -286,6 +286,8 @@ BAD = {
     "bad pattern": (lambda root: None, ["--patients", "p[0-9]"], "--patients has 0 groups"),
     "pattern of nothing": (lambda root: None, ["--patients", "^(x)"], "finds no patient in the cases, such as p1_a"),
     "bad processes": (lambda root: None, ["-np", "0"], "-np 0 is below 1"),
+    "no such dataset.json": (lambda root: None, ["-d", "no.json"], "-d no.json is no file"),
+    "labels given as predictions": (lambda root: None, ["-ref", "{root}/predictions"], "are the same folder"),
     "output is a file": (
         lambda root: None,
         ["-o", "{root}/labels/p1_a.nii.gz"],
@@ -309,6 +311,23 @@ def test_bad_input_is_one_sentence_and_writes_nothing(folders, capsys, monkeypat
     assert re.search(message, errors[0])
     assert "Traceback" not in "".join(lines)
     assert {path: path.stat().st_mtime_ns for path in folders.rglob("*")} == before
+
+
+def test_tumour_that_a_case_does_not_annotate_counts_as_its_organ(folders):
+    """Source Two labels the liver with its tumours in it: who predicts one there must not lose liver for it."""
+
+    def find_tumour(values):
+        values[3, 5:9, 5:9] = np.where(values[3, 5:9, 5:9] == 1, 2, values[3, 5:9, 5:9])
+        return values
+
+    before = read_set(folders)["rows"]
+    rewrite("predictions", find_tumour)(folders)
+    after = read_set(folders)["rows"]
+    assert sitk.GetArrayFromImage(sitk.ReadImage(folders / "predictions" / "p2_a.nii.gz"))[3, 6, 6] == 2
+    assert after == before
+    path = folders / "predictions" / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "mastpro": {}}))
+    assert next(row for row in read_set(folders)["rows"] if row["case"] == "p2_a")["Dice"] < before[6]["Dice"]
 
 
 def test_predictions_of_other_labels_are_refused(folders, capsys):
