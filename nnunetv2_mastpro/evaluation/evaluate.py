@@ -194,7 +194,7 @@ def _units(patients: str | None, cases: Sequence[str]) -> dict[str, str]:
     units = {case: match.group(1) if match and match.group(1) else case for case, match in found.items()}
     if len(cases) > 1 and len({*units.values()}) == 1:
         raise MASTProError(
-            f'--patients {patients!r} finds one patient, "{units[cases[0]]}", in all {len(cases)} cases, so that nothing '
-            "is left to draw; give one that tells patients apart, or none"
+            f'--patients {patients!r} finds one patient, "{units[cases[0]]}", in all {len(cases)} cases; give one '
+            "that tells patients apart, or none"
         )
     return units
