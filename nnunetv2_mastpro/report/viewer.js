@@ -39,26 +39,11 @@
     volumes.forEach((volume) => viewer.addVolume(volume));
     setWindow();
     setOpacities();
-    goToLargest(volumes[volumes.length - 1]);
-    canvas.setAttribute("aria-label", `Slices and 3D picture of ${entry.name}`);
-    status.textContent = `${entry.name} is shown.`;
-  }
-
-  function goToLargest(volume) { // the slice of each axis with most marked voxels
-    const [nx, ny, nz] = volume.dims.slice(1, 4);
-    const counts = [nx, ny, nz].map((size) => new Uint32Array(size));
-    volume.img.forEach((value, place) => {
-      if (value === 0) return;
-      counts[0][place % nx]++;
-      counts[1][Math.floor(place / nx) % ny]++;
-      counts[2][Math.floor(place / (nx * ny))]++;
-    });
-    const voxel = counts.map((along) => along.indexOf(Math.max(...along)));
-    if (counts[0].some((count) => count)) {
-      viewer.scene.crosshairPos = viewer.vox2frac(voxel, volume);
-    }
+    viewer.scene.crosshairPos = entry.focus;
     readSlices();
     viewer.updateGLVolume();
+    canvas.setAttribute("aria-label", `Slices and 3D picture of ${entry.name}`);
+    status.textContent = `${entry.name} is shown.`;
   }
 
   function setWindow() {

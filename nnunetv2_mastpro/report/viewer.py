@@ -22,12 +22,13 @@ PALE = 0.55  # share of white in the colours of the truth
 
 @dataclass(frozen=True)
 class Embedded:
-    """A case in the viewer. `thinned`: the step in voxels, where not every voxel is there."""
+    """A case in the viewer."""
 
     name: str
     files: Mapping[str, str]  # image, prediction, truth -> base64
     window: tuple[float, float]
-    thinned: tuple[int, int, int]
+    focus: tuple[float, float, float]  # of the crosshair, x y z from right, back, below, as shares of the extent
+    thinned: tuple[int, int, int]  # every n-th voxel is there, z y x
 
     @property
     def megabytes(self) -> float:
@@ -38,22 +39,40 @@ class Embedded:
 def embed(name: str, volumes: Volumes, is_ct: bool) -> Embedded:
     """The case's volumes, every n-th voxel where they are large, CT in steps of 4 HU, other images in 8 bits."""
     steps = thinning(volumes.image.shape, volumes.spacing_mm)
-    thin = tuple(slice(None, None, step) for step in steps)
-    affine = volumes.affine.copy()
-    affine[:3, :3] = affine[:3, :3] * steps[::-1]
-    image = volumes.image[thin]
-    if is_ct:
-        window = SOFT_TISSUE
-        image = (np.clip(image, *CT_RANGE_HU) / CT_STEP_HU).round().astype(np.int16) * CT_STEP_HU
-        shown = (window.low, window.high)
-    else:
-        window = percentile_window(volumes.image)
-        image = np.clip((image - window.low) / (window.high - window.low) * 255, 0, 255).astype(np.uint8)
-        shown = (0.0, 255.0)
     maps = {"prediction": volumes.prediction, "truth": volumes.reference}
-    files = {"image": _nifti(image, affine)}
-    files |= {kind: _nifti(labels[thin], affine) for kind, labels in maps.items() if labels is not None}
-    return Embedded(name, files, shown, steps)
+    maps = {kind: _thin(labels, steps) for kind, labels in maps.items() if labels is not None}
+    image = _thin(volumes.image, steps)
+    if is_ct:
+        image = (np.clip(image, *CT_RANGE_HU) / CT_STEP_HU).round().astype(np.int16) * CT_STEP_HU
+        window = (SOFT_TISSUE.low, SOFT_TISSUE.high)
+    else:
+        grey = percentile_window(volumes.image)
+        image = np.clip((image - grey.low) / (grey.high - grey.low) * 255, 0, 255).astype(np.uint8)
+        window = (0.0, 255.0)
+    affine = _affine(volumes, image.shape, steps)
+    files = {kind: _nifti(voxels, affine) for kind, voxels in {"image": image, **maps}.items()}
+    return Embedded(name, files, window, _focus(np.any([labels > 0 for labels in maps.values()], 0)), steps)
+
+
+def _thin(voxels: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:
+    """Every n-th voxel, y and x turned round, so that the axes go up, to the front, to the right as NIfTI's."""
+    return voxels[tuple(slice(None, None, step) for step in steps)][:, ::-1, ::-1]
+
+
+def _affine(volumes: Volumes, shape: tuple[int, ...], steps: tuple[int, ...]) -> np.ndarray:
+    """Of what _thin gives, shape z y x."""
+    thin = np.diag((*steps[::-1], 1.0))
+    turn = np.diag((-1.0, -1.0, 1.0, 1.0))
+    turn[:2, 3] = shape[2] - 1, shape[1] - 1
+    return volumes.affine @ thin @ turn
+
+
+def _focus(mask: np.ndarray) -> tuple[float, float, float]:
+    """x y z of the slices with most marked voxels; the middle where none is."""
+    if not mask.any():
+        return 0.5, 0.5, 0.5
+    areas = [mask.sum(tuple(other for other in range(3) if other != axis)) for axis in (2, 1, 0)]
+    return tuple(float((np.argmax(area) + 0.5) / len(area)) for area in areas)
 
 
 def thinning(shape: tuple[int, ...], spacing_mm: tuple[float, ...]) -> tuple[int, ...]:
@@ -86,7 +105,7 @@ def viewer_data(cases: list[Embedded], model: Model, is_ct: bool) -> str:
             for kind, white in (("prediction", 0.0), ("truth", PALE))
         },
         "windows": [{"title": w.title, "range": [w.low, w.high]} for w in windows],
-        "cases": [{"name": case.name, "window": case.window, **case.files} for case in cases],
+        "cases": [{"name": case.name, "window": case.window, "focus": case.focus, **case.files} for case in cases],
     }
     return json.dumps(content).replace("<", "\\u003c")
 
