@@ -90,7 +90,7 @@ def draw_panels(shown: Slice, window: Window) -> bytes:
     places = {"left": 0, "right": 1, "bottom": 0, "top": top, "wspace": 0.02}
     axes = figure.subplots(1, len(titles), squeeze=False, gridspec_kw=places)[0]
     for axis, title in zip(axes, titles, strict=True):
-        axis.imshow(shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm)
+        axis.imshow(shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm, interpolation="bicubic")
         axis.set_title(title, color=PALE, fontsize=9, pad=3)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -118,7 +118,7 @@ def _draw_box(axis, box: tuple[slice, slice]) -> None:
 
     rows, columns = box
     corner, size = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
-    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=PALE, linewidth=0.8, linestyle=":"))
+    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=PALE, linewidth=1, linestyle=":"))
 
 
 def _contours(axis, shown: Slice) -> None:

@@ -44,15 +44,15 @@ def summary(findings: Findings) -> str:
 
 
 def _numbers(told: dict) -> list[str]:
-    return [number(told.get(name), digits) for name, (_, digits) in NUMBERS.items()]
+    return [number(told.get(name), digits, "\n") for name, (_, digits) in NUMBERS.items()]
 
 
-def number(found: dict | None, digits: int = 2) -> str:
+def number(found: dict | None, digits: int = 2, between: str = " ") -> str:
     """0.61 (0.50 to 0.70)."""
     if found is None or found["mean"] is None:
         return "-"
     text = f"{found['mean']:.{digits}f}"
-    return text if found["low"] is None else f"{text} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return text if found["low"] is None else f"{text}{between}({found['low']:.{digits}f} to {found['high']:.{digits}f})"
 
 
 def curves(findings: Findings) -> str:
@@ -62,7 +62,7 @@ def curves(findings: Findings) -> str:
     for fold in model.folds:
         if len(fold.curves.get("train_losses", ())):
             text = f"{fold.name}: losses, pseudo-Dice on patches by class, and learning rate by epoch"
-            pieces.append(html.picture(draw_curves(fold.curves, names), "svg+xml", text, text, "plot"))
+            pieces.append(html.picture(draw_curves(fold.curves, names), "svg+xml", text, text, "plot wide"))
         else:
             pieces.append(html.paragraph(f"{fold.name}: its checkpoint holds no training curves."))
     return "".join(pieces)
@@ -83,7 +83,7 @@ def boxes(findings: Findings) -> str:
             for output in findings.model.classes
         }
     text = "Box plots of Dice, surface Dice and HD95 by class; a point is a case, in brackets their number"
-    return html.picture(draw_boxes(values), "svg+xml", text, text, "plot")
+    return html.picture(draw_boxes(values), "svg+xml", text, text, "plot wide")
 
 
 def panels(findings: Findings) -> str:

@@ -9,7 +9,7 @@
   const layouts = [...document.querySelectorAll("#viewer-layout button")];
   const opacities = [...document.querySelectorAll("[data-opacity]")];
   const axes = [...document.querySelectorAll("[data-axis]")];
-  const overlays = ["prediction", "truth"].filter((kind) => data.cases.some((entry) => entry[kind]));
+  const overlays = ["truth", "prediction"].filter((kind) => data.cases.some((entry) => entry[kind]));
   let viewer;
   let wanted = 0; // the newest choice wins where two cases are being read
 
@@ -104,8 +104,9 @@
       logLevel: "error",
       dragAndDropEnabled: false,
       isRadiologicalConvention: true,
-      show3Dcrosshair: true,
-      crosshairColor: [1, 1, 1, 0.6],
+      crosshairColor: [1, 1, 1, 0.7],
+      crosshairWidth: 0.3,
+      crosshairWidthUnit: "percent",
       onLocationChange: readSlices,
     });
     await viewer.attachToCanvas(canvas);
