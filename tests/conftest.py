@@ -51,8 +51,8 @@ def small_dataset() -> dict:
     return json.loads(Path(__file__).with_name("small_dataset.json").read_text())
 
 
-@pytest.fixture
-def write_model(small_plans) -> Callable[[Path, dict], Path]:
+@pytest.fixture(scope="session")
+def write_model() -> Callable[[Path, dict], Path]:
     """`write_model(folder, dataset_json)`: what a training of three epochs leaves, without weights of any use."""
 
     def write(folder: Path, dataset_json: dict) -> Path:
@@ -65,6 +65,7 @@ def write_model(small_plans) -> Callable[[Path, dict], Path]:
         prompts = resolve_prompts(dataset_json)
         classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
         resolved = Resolved(classes, 384, True, host_values(dataset_json, classes))
+        small_plans = json.loads(Path(__file__).with_name("small_plans.json").read_text())
         plans = {**small_plans, "mastpro": MASTProConfig(resolved=resolved).to_dict()}
         fold = folder / "fold_0"
         fold.mkdir(parents=True)

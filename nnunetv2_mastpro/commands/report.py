@@ -1,7 +1,8 @@
 """One HTML page about a model and its predictions, with metrics, pictures and a 3D viewer.
 
-Opens from disk without network. Cases come by their error, the largest first. Without -ref there is no truth and nothing
-is measured; without --maps nothing is measured against host organs. Everything is checked before the page is written.
+Opens from disk without network. Cases come by their error, the largest first. Without -ref there is no truth and
+nothing is measured; without --maps nothing is measured against host organs. Everything is checked before the page is
+written.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--panels", type=int, default=30, metavar="N", help="rows of pictures at most (default: %(default)s)"
     )
     parser.add_argument(
-        "--viewer-cases", type=int, default=10, metavar="N", help="cases in the 3D viewer at most (default: %(default)s)"
+        "--viewer-cases",
+        type=int,
+        default=10,
+        metavar="N",
+        help="cases in the 3D viewer at most (default: %(default)s)",
     )
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 

@@ -11,13 +11,13 @@ from nnunetv2_mastpro.report.page import Additions
 from nnunetv2_mastpro.steps import spell
 
 INTRODUCTION = (
-    "Five synthetic data sets, which each annotate one or two of three tumour types, were merged into one; stock nnU-Net "
-    "commands trained one network on it and predicted unseen cases, in which all types count. The phantom shows that the "
-    "commands work and that the network learns; it says nothing about patients."
+    "Five synthetic data sets, which each annotate one or two of three tumour types, were merged into one; stock "
+    "nnU-Net commands trained one network on it and predicted unseen cases, in which all types count. The phantom "
+    "shows that the commands work and that the network learns; it says nothing about patients."
 )
 CONVENTIONS = (
-    "Mean over the test cases that have the tumour type. False: test cases without the type in which the network marked "
-    "one; nnUNetv2_evaluate_folder's own mean, and the summary below, count each of these as a Dice of 0."
+    "Mean over the test cases that have the tumour type. False: test cases without the type in which the network "
+    "marked one; nnUNetv2_evaluate_folder's own mean, and the summary below, count each of these as a Dice of 0."
 )
 
 

@@ -39,7 +39,7 @@ class Volumes:
 
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
-    """Number of the channel that pictures show, as in file names, and whether it is CT: the first CT, else the first."""
+    """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
     names = [str(name) for name in dataset_json.get("channel_names", {"0": ""}).values()]
     number = next((index for index, name in enumerate(names) if name.lower() == "ct"), 0)
     return f"{number:04d}", names[number].lower() == "ct"
@@ -52,7 +52,9 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
     files = {path.name.removesuffix(suffix): path for path in _files("-i", images, suffix)}
     found = {path.name.removesuffix(ending): path for path in _files("-pred", predictions, ending)}
     if not files or not found:
-        option, folder, wanted = ("-i", images, f"CASE{suffix}") if not files else ("-pred", predictions, f"CASE{ending}")
+        option, folder, wanted = (
+            ("-i", images, f"CASE{suffix}") if not files else ("-pred", predictions, f"CASE{ending}")
+        )
         raise MASTProError(f"{option} {folder} has no file {wanted}; give the folder of that model's cases")
     others = [("-i", images, files), ("-pred", predictions, found)]
     for option, folder in (("-ref", reference), ("--maps", maps)):
@@ -64,8 +66,8 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
         missing = [name for name in every if name not in known]
         if missing:
             raise MASTProError(
-                f"{option} {folder} lacks {some(missing, 10)} of {len(every)} cases; images, predictions, labels and maps "
-                "must be of the same cases"
+                f"{option} {folder} lacks {some(missing, 10)} of {len(every)} cases; images, predictions, labels and "
+                "maps must be of the same cases"
             )
     known = {option: by_name for option, _, by_name in others}
     return [
@@ -120,7 +122,12 @@ def read_case(case: Case) -> Volumes:
     """All voxels of a case, as check_case has found them good."""
     image, spacing, affine = _read(case.image, np.float32)
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
-    return Volumes(image, *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others), spacing, affine)
+    return Volumes(
+        image,
+        *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),
+        spacing,
+        affine,
+    )
 
 
 def _read(path: Path, kind: type | None = None) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:

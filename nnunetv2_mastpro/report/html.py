@@ -15,7 +15,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
     """A row header each; `kind` "numbers": aligned to the right but for the first column."""
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>' + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:]) + "</tr>\n"
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>\n"
         for row in rows
     )
     thead = f"<thead><tr>{top}</tr></thead>\n" if head else ""
@@ -44,7 +46,8 @@ def code(text: str) -> str:
 
 
 def section(name: str, title: str, content: str) -> str:
-    return f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{escape(title)}</h2>\n{content}</section>\n'
+    head = f'<h2 id="{name}-title">{escape(title)}</h2>'
+    return f'<section id="{name}" aria-labelledby="{name}-title">{head}\n{content}</section>\n'
 
 
 def _class(kind: str) -> str:

@@ -55,7 +55,9 @@ class Findings:
     evaluation: Mapping | None = None
     panels: list[Panel] = field(default_factory=list)
     panels_left_out: int = 0
-    hosts: list[dict] = field(default_factory=list)  # case, class, host_ml, share of prediction and of truth in the host
+    hosts: list[dict] = field(
+        default_factory=list
+    )  # case, class, host_ml, share of prediction and of truth in the host
     embedded: list[Embedded] = field(default_factory=list)
     not_embedded: dict[str, str] = field(default_factory=dict)  # case -> why
 
@@ -139,9 +141,12 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
         if order.index(name) < request.viewer_cases and not findings.not_embedded:
             _add_to_viewer(findings, embed(name, volumes, is_ct))
     findings.panels = [panels[place] for place in sorted(panels)]
-    for name in order:
-        if name not in findings.not_embedded and name not in {entry.name for entry in findings.embedded}:
-            reason = "the cases before filled the page" if findings.not_embedded else f"--viewer-cases {request.viewer_cases}"
+    is_full = bool(findings.not_embedded)
+    known = {entry.name for entry in findings.embedded} | set(findings.not_embedded)
+    for place, name in enumerate(order):
+        if name not in known:
+            by_budget = is_full and place < request.viewer_cases
+            reason = "the cases before filled the page" if by_budget else f"--viewer-cases {request.viewer_cases}"
             findings.not_embedded[name] = reason
 
 

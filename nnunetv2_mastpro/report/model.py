@@ -121,7 +121,9 @@ def _classes(dataset_json: dict, dataset_name: str, config: MASTProConfig | None
     labels = dataset_json["labels"]
     strange = [entry.label for entry in entries if entry.label not in labels]
     if strange:
-        raise MASTProError(f"plans.json has the class {strange[0]}, dataset.json has not; restore the model's own files")
+        raise MASTProError(
+            f"plans.json has the class {strange[0]}, dataset.json has not; restore the model's own files"
+        )
     if with_maps and not hosts:  # trained without organ masks, but the table is the data set's
         hosts = host_values(dataset_json, entries)
     outputs = tuple(

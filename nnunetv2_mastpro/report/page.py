@@ -68,8 +68,8 @@ def lead(findings: Findings) -> str:
     trainer, plans, configuration = model.names
     folds = ", ".join(fold.name for fold in model.folds)
     text = (
-        f"{trainer} ({plans}, {configuration}, {folds}) of {model.plans['dataset_name']} on {len(findings.cases)} cases of "
-        f"{request.images.resolve()}, {datetime.date.today().isoformat()}: "
+        f"{trainer} ({plans}, {configuration}, {folds}) of {model.plans['dataset_name']} on {len(findings.cases)} "
+        f"cases of {request.images.resolve()}, {datetime.date.today().isoformat()}: "
     )
     if evaluation is None:
         text += "no reference labels, so no Dice."
@@ -141,7 +141,9 @@ def commands(findings: Findings, additions: Additions | None) -> str:
 def viewer(findings: Findings) -> str:
     """The viewer's controls, and what it does not show."""
     if not findings.embedded:
-        return html.paragraph("No case is in the viewer" + (" (--viewer-cases 0)." if not findings.request.viewer_cases else "."))
+        return html.paragraph(
+            "No case is in the viewer" + (" (--viewer-cases 0)." if not findings.request.viewer_cases else ".")
+        )
     left_out = [f"{name} ({reason})" for name, reason in findings.not_embedded.items()]
     thinned = [
         f"{entry.name}: every {' x '.join(map(str, entry.thinned))} voxels (z y x)"

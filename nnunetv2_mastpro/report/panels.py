@@ -90,7 +90,9 @@ def draw_panels(shown: Slice, window: Window) -> bytes:
     places = {"left": 0, "right": 1, "bottom": 0, "top": top, "wspace": 0.02}
     axes = figure.subplots(1, len(titles), squeeze=False, gridspec_kw=places)[0]
     for axis, title in zip(axes, titles, strict=True):
-        axis.imshow(shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm, interpolation="bicubic")
+        axis.imshow(
+            shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm, interpolation="bicubic"
+        )
         axis.set_title(title, color=PALE, fontsize=9, pad=3)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

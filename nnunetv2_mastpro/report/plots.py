@@ -27,7 +27,7 @@ def draw_curves(curves: Mapping[str, Sequence], classes: Sequence[str]) -> bytes
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("epoch", fontsize=9)
         axis.xaxis.get_major_locator().set_params(integer=True)
-        if 1 < len(lines):
+        if len(lines) > 1:
             axis.legend(fontsize=7, frameon=False)
     return _svg(figure)
 

@@ -36,9 +36,9 @@ def summary(findings: Findings) -> str:
     rows.append([title, "", *_numbers(macro[kind])])
     text = (
         f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
-        f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the class in "
-        "which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the classes that "
-        "they annotate."
+        f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
+        "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
+        "classes that they annotate."
     )
     return html.table(head, rows, "numbers") + html.paragraph(text, "soft")
 
@@ -102,7 +102,9 @@ def panels(findings: Findings) -> str:
         f"in the window of the organ that hosts the class. Contours, in the dotted square: {contours}."
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
-    more = f"{findings.panels_left_out} more rows were left out; --panels shows more." if findings.panels_left_out else ""
+    more = (
+        f"{findings.panels_left_out} more rows were left out; --panels shows more." if findings.panels_left_out else ""
+    )
     colors = {output.name: output.color for output in findings.model.shown}
     return html.paragraph(text) + html.legend(colors) + rows + (html.paragraph(more, "soft") if more else "")
 
@@ -123,13 +125,13 @@ def hosts(findings: Findings) -> str:
     rows = []
     for output in known:
         entries = [entry for entry in findings.hosts if entry["class"] == output.label]
-        shares = [
-            [entry[kind] for entry in entries if entry[kind] is not None] for kind in ("prediction", "truth")
-        ]
+        shares = [[entry[kind] for entry in entries if entry[kind] is not None] for kind in ("prediction", "truth")]
         volume = [entry["host_ml"] for entry in entries]
         rows.append([output.name, _mean(volume, "{:.0f} ml"), *(_mean(share, "{:.0%}") for share in shares)])
     head = ["class", "host organ, mean", "of the prediction in it", "of the truth in it"]
-    return table + html.table(head, rows, "numbers") + html.paragraph("Means over the cases that have the class.", "soft")
+    return (
+        table + html.table(head, rows, "numbers") + html.paragraph("Means over the cases that have the class.", "soft")
+    )
 
 
 def _mean(values: list[float], form: str) -> str:
@@ -165,4 +167,6 @@ def prompts(findings: Findings) -> str:
         for output in findings.model.classes
     ]
     added = f" Added to a trained model: {', '.join(config.prompts.added)}." if config.prompts.added else ""
-    return html.table(["class", "kind", "sentence"], rows) + html.paragraph(f"Encoder: {config.prompts.encoder}.{added}")
+    return html.table(["class", "kind", "sentence"], rows) + html.paragraph(
+        f"Encoder: {config.prompts.encoder}.{added}"
+    )

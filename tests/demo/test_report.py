@@ -95,8 +95,9 @@ def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
     }
 
 
-def test_the_result_is_a_table_and_the_models_report(finished, capsys):
+def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypatch):
     layout, state, models = finished
+    monkeypatch.setattr(pipeline, "WORKERS", 1)  # each process imports MONAI
     command.show_result(layout, state, 0, list(models), {"nnUNet_raw": "/a b/raw"})
     shown = capsys.readouterr().out
     assert re.search(r"liver tumor +2 +0\.61 +0\.40 +0 +0", shown)

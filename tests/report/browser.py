@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -18,10 +19,17 @@ OPTIONS = (
     "--disable-dev-shm-usage",
     "--use-angle=swiftshader",  # WebGL 2 without a GPU
     "--enable-unsafe-swiftshader",
-    "--window-size=1200,900",
+    "--window-size=900,700",
     "--no-first-run",
     "--disable-background-networking",
 )
+LAUNCH = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for place, pipe in zip((3, 4), pipes):  # where Chromium looks for them
+    os.dup2(pipe, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 def find_chromium() -> str | None:
@@ -36,9 +44,9 @@ class Browser:
     def __init__(self, executable: str, profile: Path):
         to_browser, self.output = os.pipe()
         self.input, from_browser = os.pipe()
-        line = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'
         self.process = subprocess.Popen(
-            ["sh", "-c", line, executable, *OPTIONS, f"--user-data-dir={profile}"],
+            [sys.executable, "-c", LAUNCH, str(to_browser), str(from_browser), executable]
+            + [*OPTIONS, f"--user-data-dir={profile}"],
             pass_fds=(to_browser, from_browser),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -101,10 +109,9 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", **shared, **({"text": text} if text else {}))
         self.call("Input.dispatchKeyEvent", type="keyUp", **shared)
 
-    def screenshot(self, path: Path, **clip: float) -> None:
-        """PNG of the window, or of a part of the page."""
-        more = {"clip": {**clip, "scale": 1}, "captureBeyondViewport": True} if clip else {}
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", **more)["data"]))
+    def screenshot(self, path: Path) -> None:
+        """PNG of the window."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
 
     def complaints(self) -> list[str]:
         """Errors and warnings of the console, and exceptions."""

@@ -54,13 +54,29 @@ def write_case(folders, name, shift, rng):
         write_volume(path, volume, SPACING_MM)
 
 
-@pytest.fixture
-def folders(tmp_path, write_model):
-    """Three cases: a good, a shifted and a bad one, in an order that is not theirs."""
+def make_folders(root, write_model):
+    """Three cases: a shifted, a bad and a good one."""
     dataset = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 1, "file_ending": ".nii.gz"}
-    model = write_model(tmp_path / "results" / "nnUNetTrainerMASTPro__nnUNetPlans__2d", dataset)
-    made = Folders(model, tmp_path / "images", tmp_path / "predictions", tmp_path / "labels", tmp_path / "maps")
+    model = write_model(root / "results" / "nnUNetTrainerMASTPro__nnUNetPlans__2d", dataset)
+    made = Folders(model, root / "images", root / "predictions", root / "labels", root / "maps")
     rng = np.random.default_rng(0)
     for name, shift in (("case_a", 1), ("case_b", 9), ("case_c", 0)):
         write_case(made, name, shift, rng)
     return made
+
+
+@pytest.fixture
+def folders(tmp_path, write_model):
+    """To spoil."""
+    return make_folders(tmp_path, write_model)
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory, write_model, run_command):
+    """(folders, page, what the command said) of the real command with everything that it takes; not to be changed."""
+    made = make_folders(tmp_path_factory.mktemp("report"), write_model)
+    output = made.images.parent / "report"
+    given = ["-i", made.images, "-pred", made.predictions, "-ref", made.reference, "--maps", made.maps, "-o", output]
+    done = run_command(["mastpro", "report", made.model, *given, "-np", "1"])
+    assert sorted(path.name for path in output.iterdir()) == ["index.html"]
+    return made, output / "index.html", done.stdout
