@@ -79,7 +79,12 @@ def write_model() -> Callable[[Path, dict], Path]:
             "epoch_start_timestamps": [0.0, 10.0, 20.0],
             "epoch_end_timestamps": [9.0, 19.0, 29.0],
         }
-        saved = {"network_weights": {}, "init_args": {}, "trainer_name": "nnUNetTrainerMASTPro", "logging": logging}
+        saved = {
+            "network_weights": {},
+            "init_args": {"configuration": "2d"},
+            "trainer_name": "nnUNetTrainerMASTPro",
+            "logging": logging,
+        }
         torch.save(saved, fold / "checkpoint_final.pth")
         table = "MAST-Pro: parameters by part\npart   total   trainable\nbackbone  1,000  0\nall  1,234  234\n"
         (fold / "training_log_2026_1_1_00_00_00.txt").write_text(f"{table}Stages with experts: none\n")

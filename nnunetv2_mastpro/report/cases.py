@@ -120,17 +120,17 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
 
 def read_case(case: Case) -> Volumes:
     """All voxels of a case, as check_case has found them good."""
-    image, spacing, affine = _read(case.image, np.float32)
+    image, spacing, affine = _read(case.image)
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
     return Volumes(
-        image,
+        np.nan_to_num(image.astype(np.float32)),
         *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),
         spacing,
         affine,
     )
 
 
-def _read(path: Path, kind: type | None = None) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
     """Voxels, spacing in mm (z y x) and NIfTI's affine, in the orientation of this module."""
     import SimpleITK as sitk
 
@@ -141,5 +141,4 @@ def _read(path: Path, kind: type | None = None) -> tuple[np.ndarray, tuple[float
     spacing, affine = np.array(volume.GetSpacing()), np.eye(4)
     affine[:3, :3] = np.reshape(volume.GetDirection(), (3, 3)) * spacing
     affine[:3, 3] = volume.GetOrigin()
-    voxels = sitk.GetArrayFromImage(volume)
-    return voxels if kind is None else voxels.astype(kind), tuple(spacing[::-1]), np.diag((-1, -1, 1, 1)) @ affine
+    return sitk.GetArrayFromImage(volume), tuple(spacing[::-1]), np.diag((-1, -1, 1, 1)) @ affine

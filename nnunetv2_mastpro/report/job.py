@@ -186,7 +186,7 @@ def notes(findings: Findings, size: int) -> list[str]:
     """What the command says at its end."""
     lines = [f"{len(findings.cases)} cases, {len(findings.panels)} panels, {size / 1e6:.1f} MB"]
     if findings.panels_left_out:
-        lines.append(f"{findings.panels_left_out} panels of smaller errors were left out (--panels)")
+        lines.append(f"{findings.panels_left_out} panels were left out (--panels)")
     by_reason: dict[str, list[str]] = {}
     for name, reason in findings.not_embedded.items():
         by_reason.setdefault(reason, []).append(name)

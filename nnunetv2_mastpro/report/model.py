@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import colorsys
 import json
 import re
 import warnings
@@ -37,11 +37,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Fold:
-    """One training. Curves are nnU-Net's logging, a value per epoch; empty where no checkpoint holds any."""
+    """One training. Curves are nnU-Net's logging, a value per epoch; empty where the checkpoint holds none."""
 
     name: str
-    folder: Path
-    checkpoint: Path | None
+    checkpoint: Path
+    trainer: str
+    configuration: str
     curves: dict = field(default_factory=dict)
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # parameters: all, trained
     machine: dict[str, str] = field(default_factory=dict)
@@ -63,7 +64,13 @@ class Model:
     @property
     def names(self) -> tuple[str, str, str]:
         """Trainer, plans, configuration."""
-        return tuple(self.folder.resolve().name.split("__"))
+        fold = self.folds[0]
+        return fold.trainer, self.plans.get("plans_name", ""), fold.configuration
+
+    @property
+    def is_in_results(self) -> bool:
+        """Whether the folder is named as nnU-Net's commands find it; what mastpro unpack writes is not."""
+        return self.folder.resolve().name == "__".join(self.names)
 
     @property
     def configuration(self) -> dict:
@@ -92,12 +99,9 @@ def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model
     from nnunetv2_mastpro.commands.experts import find_folds
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
-    remedy = "give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION"
     for name in ("plans.json", "dataset.json"):
         if not (folder / name).is_file():
-            raise MASTProError(f"{folder} has no {name}; {remedy}")
-    if len(folder.resolve().name.split("__")) != 3:
-        raise MASTProError(f"{folder} is not named TRAINER__PLANS__CONFIGURATION; {remedy}")
+            raise MASTProError(f"{folder} has no {name}; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
     plans, dataset_json = (read_dataset_json(folder / name) for name in ("plans.json", "dataset.json"))
     config = MASTProConfig.from_dict(plans["mastpro"]) if "mastpro" in plans else None
     if config is not None and config.resolved is None:
@@ -130,7 +134,7 @@ def _classes(dataset_json: dict, dataset_name: str, config: MASTProConfig | None
         Output(
             label=entry.label,
             values=tuple(map(int, value)) if isinstance(value := labels[entry.label], list) else (int(value),),
-            color=COLORS[index % len(COLORS)],
+            color=_color(index),
             is_tumor=entry.is_tumor,
             sentence=entry.sentence,
             host_structures=tuple(entry.host_structures),
@@ -141,15 +145,32 @@ def _classes(dataset_json: dict, dataset_name: str, config: MASTProConfig | None
     return outputs, hosts
 
 
+def _color(index: int) -> str:
+    """One for each class: those of the table, then hues that lie apart."""
+    if index < len(COLORS):
+        return COLORS[index]
+    channels = colorsys.hsv_to_rgb(index * 0.618034 % 1, 0.65, 0.95)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)
+
+
 def _read_fold(folder: Path) -> Fold:
     from nnunetv2_mastpro.evaluation.experts import USAGE, read_usage
     from nnunetv2_mastpro.packs.model import read_checkpoint
 
-    checkpoint = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
-    fold = Fold(folder.name, folder, checkpoint)
-    curves = read_checkpoint(checkpoint).get("logging") or {} if checkpoint else {}
-    usage = read_usage(folder) if (folder / USAGE).is_file() else None
-    return dataclasses.replace(fold, curves=curves, parts=_parts(folder), machine=_machine(folder), usage=usage)
+    file = next((folder / name for name in CHECKPOINTS if (folder / name).is_file()), None)
+    if file is None:
+        raise MASTProError(f"{folder} has none of {', '.join(CHECKPOINTS)}; give -f of a fold that was trained")
+    saved = read_checkpoint(file)
+    return Fold(
+        name=folder.name,
+        checkpoint=file,
+        trainer=saved["trainer_name"],
+        configuration=saved["init_args"].get("configuration", ""),
+        curves=saved.get("logging") or {},
+        parts=_parts(folder),
+        machine=_machine(folder),
+        usage=read_usage(folder) if (folder / USAGE).is_file() else None,
+    )
 
 
 def _parts(folder: Path) -> dict[str, tuple[int, int]]:

@@ -14,7 +14,8 @@ from string import Template
 from nnunetv2_mastpro.processes import shell_line
 from nnunetv2_mastpro.report import html, sections
 from nnunetv2_mastpro.report.cases import shown_channel
-from nnunetv2_mastpro.report.job import Findings
+from nnunetv2_mastpro.report.job import Findings, Request
+from nnunetv2_mastpro.report.model import Model
 from nnunetv2_mastpro.report.viewer import viewer_data
 from nnunetv2_mastpro.steps import spell
 
@@ -110,9 +111,7 @@ def fold_costs(fold) -> list[tuple[str, str]]:
     if seconds:
         rows.append(("epochs", str(len(seconds))))
         rows.append(("time", f"{spell(sum(seconds))}, {sum(seconds) / len(seconds):.1f} s an epoch"))
-    if fold.checkpoint:
-        rows.append((fold.checkpoint.name, f"{fold.checkpoint.stat().st_size / 1e6:.1f} MB"))
-    return rows
+    return [*rows, (fold.checkpoint.name, f"{fold.checkpoint.stat().st_size / 1e6:.1f} MB")]
 
 
 def commands(findings: Findings, additions: Additions | None) -> str:
@@ -122,20 +121,25 @@ def commands(findings: Findings, additions: Additions | None) -> str:
     facts = html.table([], [*(additions.facts if additions else ()), *versions, ["niivue", niivue_version()]])
     if additions:
         return html.code(additions.commands) + facts
-    trainer, plans, configuration = model.names
-    folds = [fold.name.removeprefix("fold_") for fold in model.folds]
-    named = ["-p", plans, "-tr", trainer]
-    lines = [["nnUNetv2_train", model.plans["dataset_name"], configuration, fold, *named] for fold in folds]
-    predict = ["nnUNetv2_predict", "-i", str(request.images), "-o", str(request.predictions)]
-    predict += ["-d", model.plans["dataset_name"], "-c", configuration, "-f", *folds, *named]
-    lines.append(predict + (["-prev_stage_predictions", str(request.maps)] if request.maps else []))
-    if request.command:
-        lines.append(list(request.command))
+    lines = [*_nnunet_commands(model, request), *([list(request.command)] if request.command else [])]
     text = (
         "nnU-Net's commands as the names of the folders tell; options that change no name (-device, --c, "
         "-pretrained_weights, --disable_tta) are not recorded."
     )
     return html.code("\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
+
+
+def _nnunet_commands(model: Model, request: Request) -> list[list[str]]:
+    """Training of each fold, and prediction; of a model that lies elsewhere the prediction alone."""
+    trainer, plans, configuration = model.names
+    dataset, folds = model.plans["dataset_name"], [fold.name.removeprefix("fold_") for fold in model.folds]
+    given = ["-i", str(request.images), "-o", str(request.predictions), "-f", *folds]
+    maps = ["-prev_stage_predictions", str(request.maps)] if request.maps else []
+    if not model.is_in_results:
+        return [["nnUNetv2_predict_from_modelfolder", "-m", str(model.folder), *given, *maps]]
+    named = ["-p", plans, "-tr", trainer]
+    training = [["nnUNetv2_train", dataset, configuration, fold, *named] for fold in folds]
+    return [*training, ["nnUNetv2_predict", "-d", dataset, "-c", configuration, *named, *given, *maps]]
 
 
 def viewer(findings: Findings) -> str:
@@ -156,8 +160,9 @@ def viewer(findings: Findings) -> str:
         f"To keep the page small, {grey}; thinned out: {'; '.join(thinned) or 'none'}.",
     ]
     pieces = [html.paragraph(text, "soft") for text in texts if text]
+    truth = "Truth is drawn in the pale colours, the prediction in the full ones." if findings.request.reference else ""
     licences = (STATIC / "niivue.licenses.txt").read_text(encoding="utf-8")
-    controls = _template("viewer.html").substitute(version=niivue_version(), licences=escape(licences))
+    controls = _template("viewer.html").substitute(truth=truth, version=niivue_version(), licences=escape(licences))
     return controls + "".join(pieces)
 
 

@@ -80,6 +80,10 @@ SPOILS = {
     "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no file CASE.nii.gz"),
     "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
     "no model": (lambda f: (f.model / "plans.json").unlink(), r"has no plans.json; give nnUNet_results"),
+    "no training": (
+        lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_old.pth"),
+        r"fold_0 has none of checkpoint_final.pth, .*; give -f of a fold that was trained",
+    ),
     "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), r"has no fold with checkpoint_\*.pth"),
     "torn": (
         lambda f: (f.predictions / "case_a.nii.gz").write_bytes(b"torn"),
@@ -108,9 +112,18 @@ def test_a_page_of_another_is_not_overwritten(folders, tmp_path, capsys):
         assert run(*arguments(folders, tmp_path / "other", "--panels", "0", "--viewer-cases", "0")) == 0
 
 
-@pytest.fixture
-def bare(folders, tmp_path):
-    """The page of a model of a stock trainer, without truth, maps, curves, experts."""
+def test_a_model_that_lies_elsewhere_is_predicted_from_its_folder(folders, tmp_path):
+    """As what mastpro unpack writes."""
+    folders.model.rename(tmp_path / "mine")
+    given = arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")
+    assert run(given[0], tmp_path / "mine", *given[2:]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"nnUNetv2_predict_from_modelfolder -m {tmp_path / 'mine'} -i" in page
+    assert "nnUNetv2_train " not in page
+
+
+def test_what_is_absent_is_said(folders, tmp_path, capsys):
+    """A model of a stock trainer, without truth, maps and log."""
     plans = json.loads((folders.model / "plans.json").read_text())
     del plans["mastpro"]
     (folders.model / "plans.json").write_text(json.dumps(plans))
@@ -118,10 +131,7 @@ def bare(folders, tmp_path):
     for path in (fold / "expert_usage.json", *fold.glob("*.txt")):
         path.unlink()
     assert run(*arguments(folders, tmp_path / "out", "--viewer-cases", "1", "--panels", "2")) == 0
-    return (tmp_path / "out" / "index.html").read_text()
-
-
-def test_what_is_absent_is_said(bare, capsys):
+    bare = (tmp_path / "out" / "index.html").read_text()
     for sentence in (
         "no reference labels, so no Dice.",
         "No host-organ maps (--maps) were given",
@@ -135,7 +145,7 @@ def test_what_is_absent_is_said(bare, capsys):
         assert sentence in bare
     assert bare.count("No reference labels (-ref) were given") == 2
     said = capsys.readouterr().out
-    assert "3 panels of smaller errors were left out (--panels)" in said
+    assert "3 panels were left out (--panels)" in said
     assert "not in the viewer (--viewer-cases 1): case_b, case_c" in said
 
 

@@ -90,6 +90,7 @@ def test_other_sections_tell_what_the_folders_hold(read):
     assert "27 s, 9.0 s an epoch" in texts["cost"]
     assert "nnUNetv2_train Dataset004_Liver 2d 0 -p nnUNetPlans -tr nnUNetTrainerMASTPro" in texts["commands"]
     assert "mastpro report" in texts["commands"]
+    assert "nnUNetv2_predict -d Dataset004_Liver -c 2d -p nnUNetPlans" in texts["commands"]
     assert "nnunetv2 2.8" in texts["commands"]
 
 
