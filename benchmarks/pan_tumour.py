@@ -23,6 +23,7 @@ from variants import run_variant
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.statistics import by_unit, interval
 from nnunetv2_mastpro.steps import State, run_steps
 
 EPOCHS = f"{pipeline.EPOCHS}epochs"
@@ -60,21 +61,16 @@ def per_case(summary: Path) -> dict[str, float]:
 
 def difference(rows: list[dict], first: str, second: str) -> str:
     """Mean difference of Dice over seeds, cases and types, with its 95 % interval from resampling cases, paired."""
-    by_case: dict[str, list[float]] = {}
+    cases, changes = [], []
     for row in rows:
         other = next((r for r in rows if r["model"] == second and r["seed"] == row["seed"]), None)
         if row["model"] == first and other is not None:
-            for key, dice in row["cases"].items():
-                by_case.setdefault(key.split()[0], []).append(dice - other["cases"][key])
-    if not by_case:
+            cases += [key.split()[0] for key in row["cases"]]
+            changes += [(dice - other["cases"][key], 1) for key, dice in row["cases"].items()]
+    if not changes:
         return ""
-    rng, groups = np.random.default_rng(0), list(by_case.values())
-    means = [
-        np.mean(np.concatenate([groups[index] for index in rng.integers(len(groups), size=len(groups))]))
-        for _ in range(2000)
-    ]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return f"{first} minus {second}: {np.mean(np.concatenate(groups)):+.3f} ({low:+.3f} to {high:+.3f})"
+    mean, low, high = interval(by_unit(cases, changes))
+    return f"{first} minus {second}: {mean:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def table(rows: list[dict]) -> str:

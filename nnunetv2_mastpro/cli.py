@@ -25,6 +25,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "weights": "nnunetv2_mastpro.commands.weights",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
     "evaluate": "nnunetv2_mastpro.commands.evaluate",
+    "compare": "nnunetv2_mastpro.commands.compare",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
     "report": "nnunetv2_mastpro.commands.report",

@@ -13,7 +13,7 @@ import argparse
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -89,22 +89,35 @@ def output_folder(folder: Path) -> Path:
     return folder
 
 
-def find_dataset_json(dataset: str | None, predictions: list[Path], reference: Path) -> dict:
-    """What -d names, else the file in a folder of predictions, else beside the reference. Raises MASTProError."""
+def find_dataset_json(dataset: str | None, predictions: Sequence[Path], reference: Path) -> dict:
+    """What -d names, else the file in a folder of predictions, else beside the reference.
+
+    Raises MASTProError where there is none, and where one in a folder of predictions has other labels.
+    """
     from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
+    own = [path for path in (folder / "dataset.json" for folder in predictions) if path.is_file()]
+    beside = [path for path in [reference.absolute().parent / "dataset.json"] if path.is_file()]
     if dataset is not None:
         named = Path(dataset)
-        return read_dataset_json(named if named.suffix == ".json" else dataset_json_paths(dataset)[0])
-    places = [folder / "dataset.json" for folder in (*predictions, reference.absolute().parent)]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
+        path = named if named.suffix == ".json" else dataset_json_paths(dataset)[0]
+    elif own or beside:
+        path = [*own, *beside][0]
+    else:
         raise MASTProError(
-            f"no dataset.json in {' or '.join(str(path.parent) for path in places)}; name the data set with -d: id, "
-            "name, or a dataset.json"
+            f"no dataset.json in {' or '.join(map(str, predictions))}, nor beside {reference}; name the data set with "
+            "-d: id, name, or a dataset.json"
         )
-    return read_dataset_json(found)
+    content = read_dataset_json(path)
+    for other in own:
+        labels = read_dataset_json(other).get("labels")
+        if labels != content.get("labels"):
+            raise MASTProError(
+                f"{other} has the labels {labels}, {path} has {content.get('labels')}; map the values of the "
+                "predictions to those, and put the data set's dataset.json in the place of the other"
+            )
+    return content
 
 
 def as_json(content: Mapping) -> bytes:

@@ -58,7 +58,7 @@ def evaluate(
         chill=chill,
     )
     check(jobs, workers)
-    return score(jobs, workers)
+    return assemble(jobs, score(jobs, workers))
 
 
 def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, lesion_overlap: float) -> Scoring:
@@ -134,9 +134,14 @@ def check(jobs: Sequence[Job], workers: int) -> None:
         pass
 
 
-def score(jobs: Sequence[Job], workers: int) -> dict:
-    """Rows and summary of checked cases; see the module's docstring."""
-    rows = [row for found in each(score_case, jobs, workers, "score") for row in found]
+def score(jobs: Sequence[Job], workers: int) -> list[list[dict]]:
+    """The rows of each checked case."""
+    return list(each(score_case, jobs, workers, "score"))
+
+
+def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:
+    """The result for one folder of predictions; see the module's docstring."""
+    rows = [row for found in scored for row in found]
     scoring, first = jobs[0].scoring, jobs[0]
     tumours = [entry.label for entry in scoring.classes if entry.tumour]
     return {

@@ -11,6 +11,7 @@ place of Student's t, which the level of the percentiles makes up for.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,7 +20,6 @@ import numpy as np
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-BATCH = 200  # resamples at once
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
@@ -49,18 +49,16 @@ def interval(
     estimate = float(function(columns.sum(0)))
     if units == 1 or math.isnan(estimate):
         return estimate, math.nan, math.nan
-    drawn = stats.bootstrap(
-        (np.arange(units),),
-        lambda index, axis: function(columns[index].sum(axis - columns.ndim + 1)),
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=BATCH,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    ).bootstrap_distribution
+    drawn = function(np.tensordot(_times_drawn(units), columns, 1))
     tail = stats.norm.cdf(math.sqrt(units / (units - 1)) * stats.t.ppf((1 - confidence) / 2, units - 1))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return estimate, float(low), float(high)
+
+
+@functools.lru_cache(maxsize=8)
+def _times_drawn(units: int) -> np.ndarray:
+    """(RESAMPLES, units): how often each unit is in each resample; the same at every call."""
+    return np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=RESAMPLES).astype(float)
 
 
 def by_unit(units: Sequence[str], values: Sequence[Sequence[float]]) -> np.ndarray:

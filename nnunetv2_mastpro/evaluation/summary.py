@@ -126,8 +126,13 @@ def _columns(name: str) -> tuple[Callable[[Mapping], tuple | None], Callable[[np
         return lambda row: _if_any(row, "lesions_right", "lesions_predicted"), mean
     if name == "F1":
         return lambda row: _if_any(row, "lesions_found", "lesions", "lesions_right", "lesions_predicted"), _f1
-    key = {"false_lesions": "lesions_false"}.get(name, name)
+    key = key_of(name)
     return lambda row: None if row[key] is None else (row[key], 1), mean
+
+
+def key_of(name: str) -> str:
+    """What a number per case is called in a row."""
+    return {"false_lesions": "lesions_false"}.get(name, name)
 
 
 def _if_any(row: Mapping, *names: str) -> tuple | None:
@@ -139,7 +144,7 @@ def _if_any(row: Mapping, *names: str) -> tuple | None:
 
 
 def _f1(sums: np.ndarray) -> np.ndarray:
-    """Harmonic mean of sensitivity and precision; 0 where no lesion is found and none right, nan where none is there."""
+    """Harmonic mean of sensitivity and precision; 0 where none is found and none right, nan where none is there."""
     sensitivity, precision = mean(sums[..., :2]), mean(sums[..., 2:])
     with np.errstate(invalid="ignore", divide="ignore"):
         harmonic = 2 * sensitivity * precision / (sensitivity + precision)
