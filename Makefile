@@ -3,11 +3,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 OUT ?= demo
+WORKERS ?= 2
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.nnunetv2_mastpro-installed
-PYTEST := $(BIN)/python -m pytest --durations=10 --cov=nnunetv2_mastpro --cov-report=term --cov-fail-under=85
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10 --cov=nnunetv2_mastpro --cov-report=term --cov-fail-under=85
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint install clean
@@ -23,6 +24,7 @@ help:
 	@echo "PYTHON=python3.11    the interpreter that makes the environment (now: $(PYTHON))"
 	@echo "VENV=/path/to/env    the environment to use; made if absent (now: $(VENV))"
 	@echo "OUT=folder           where make demo writes (now: $(OUT))"
+	@echo "WORKERS=n            tests run in so many processes (now: $(WORKERS))"
 
 demo: $(STAMP)
 	@echo "[mastpro] demo: phantom data, training, prediction; 12 to 16 minutes on 2 idle cores"

@@ -32,6 +32,14 @@ def real_data_folder() -> Path:
     return Path(named).resolve() if named else Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For pytest-xdist: a file's tests run in one process, and so do all files that share `lab`, which begin first."""
+    with_lab = {item.path for item in items if "lab" in item.fixturenames}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("lab" if item.path in with_lab else str(item.path)))
+    items.sort(key=lambda item: item.path not in with_lab)
+
+
 def pytest_report_header() -> str:
     folder = real_data_folder()
     if (folder / "hippocampus").is_dir():
