@@ -63,7 +63,10 @@ class Findings:
 
 
 def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
-    """Writes the page; gives its path, and what to say of it. Raises MASTProError before a file is written."""
+    """Writes the page; gives its path, and what to say of it. Raises MASTProError before a file is written.
+
+    `additions`: page.Additions of another command.
+    """
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.report.page import GENERATOR, make_page
 
@@ -116,8 +119,7 @@ def ranked(findings: Findings, present: Mapping[str, frozenset[int]]) -> list[tu
             if present[case.name] & set(output.values)
         ]
     rows = [row for row in findings.evaluation["rows"] if row["class"] in shown and row["Dice"] is not None]
-    volume = {id(row): max(row["reference_ml"], row["prediction_ml"]) for row in rows}
-    rows.sort(key=lambda row: (row["Dice"], -volume[id(row)], row["case"]))
+    rows.sort(key=lambda row: (row["Dice"], -max(row["reference_ml"], row["prediction_ml"]), row["case"]))
     return [(row["Dice"], row["case"], shown[row["class"]]) for row in rows]
 
 

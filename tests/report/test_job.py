@@ -159,6 +159,28 @@ def test_a_prediction_of_nothing_has_a_page(folders, tmp_path):
     assert "niivue.Niivue" not in page
 
 
+def test_the_viewer_keeps_its_budget(folders, tmp_path, monkeypatch, capsys):
+    from nnunetv2_mastpro.report import job
+    from nnunetv2_mastpro.report.cases import Case, read_case
+
+    files = (folders.images / "case_a_0000.nii.gz", folders.predictions / "case_a.nii.gz")
+    one = job.embed("case_a", read_case(Case("case_a", *files, None, None)), is_ct=True).megabytes
+    budget = round(1.5 * one, 4)
+    monkeypatch.setattr(job, "BUDGET_MB", budget)
+    assert run(*arguments(folders, tmp_path / "out", "--panels", "0")) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    expected = {
+        "case_b": f"the page would hold more than {budget:g} MB of volumes",
+        "case_c": "the cases before filled the page",
+    }
+    assert f"Not in the viewer: {', '.join(f'{name} ({reason})' for name, reason in expected.items())}." in page
+    said = capsys.readouterr().out
+    for name, reason in expected.items():
+        assert f"not in the viewer ({reason}): {name}\n" in said
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', page)
+    assert [case["name"] for case in json.loads(data)["cases"]] == ["case_a"]
+
+
 def test_mr_is_shown_by_percentiles(folders, tmp_path):
     dataset = json.loads((folders.model / "dataset.json").read_text())
     (folders.model / "dataset.json").write_text(json.dumps({**dataset, "channel_names": {"0": "T1"}}))
