@@ -41,16 +41,19 @@ def load_browser():
     return module
 
 
-@pytest.fixture(scope="module")
-def browser(report, tmp_path_factory):
-    """Chromium with the page, the viewer drawn. Each test leaves case, layout and opacity as they were."""
-    module = load_browser()
-    executable = module.find_chromium()
+@pytest.fixture(scope="session")
+def chromium():
+    """Before the page is made: its path, or a skip."""
+    executable = load_browser().find_chromium()
     if executable is None:
-        pytest.skip(
-            "no Chromium here (apt install chromium-headless-shell, or MASTPRO_TEST_CHROMIUM): the page is not opened"
-        )
-    opened = module.Browser(executable, tmp_path_factory.mktemp("profile"))
+        pytest.skip("no Chromium (apt install chromium-headless-shell, or MASTPRO_TEST_CHROMIUM): page not opened")
+    return executable
+
+
+@pytest.fixture(scope="module")
+def browser(chromium, report, tmp_path_factory):
+    """Chromium with the page, the viewer drawn. Each test leaves case, layout and opacity as they were."""
+    opened = load_browser().Browser(chromium, tmp_path_factory.mktemp("profile"))
     try:
         opened.open(report[1])
         opened.wait(f"{status()} === 'case_b is shown.'")
