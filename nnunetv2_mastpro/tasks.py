@@ -38,6 +38,20 @@ class Cases:
         return self.sources.get(case, NO_SOURCE)
 
 
+def nesting(classes: Sequence) -> list[list[bool]]:
+    """[u][a]: tumour type u lies inside class a, an organ that is its host. `classes`: with is_tumor, host_structures.
+
+    "Liver" of a source that does not annotate liver tumours may hold some.
+    """
+    return [
+        [
+            inner.is_tumor and not outer.is_tumor and bool({*inner.host_structures} & {*outer.host_structures})
+            for outer in classes
+        ]
+        for inner in classes
+    ]
+
+
 def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
     """Checked `dataset_json["mastpro"]["cases"]`. Raises MASTProError for an unknown key or class, or a wrong type."""
     mastpro = dataset_json.get("mastpro", {})

@@ -1,9 +1,11 @@
 """mastpro.cases of dataset.json."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.tasks import NO_SOURCE, read_cases
+from nnunetv2_mastpro.tasks import NO_SOURCE, nesting, read_cases
 
 LABELS = ("liver", "liver_tumor", "kidney_tumor")
 
@@ -43,3 +45,11 @@ def test_unnamed_cases_annotate_everything(content):
 def test_bad_sections(content, message):
     with pytest.raises(MASTProError, match=message):
         read_cases(content, LABELS)
+
+
+def test_nesting_is_a_tumour_in_its_host():
+    def entry(is_tumor, *hosts):
+        return SimpleNamespace(is_tumor=is_tumor, host_structures=hosts)
+
+    classes = [entry(False, "liver"), entry(True, "liver"), entry(True, "kidney_left", "kidney_right"), entry(True)]
+    assert nesting(classes) == [[False] * 4, [True, False, False, False], [False] * 4, [False] * 4]

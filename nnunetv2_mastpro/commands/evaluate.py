@@ -1,7 +1,8 @@
 """Score predictions by class and source: Dice, surface Dice, HD95, lesions, each with a bootstrap interval.
 
 Predictions and labels are folders in nnU-Net's format, whoever made the predictions. What a case does not annotate, by
-mastpro.cases of dataset.json, is left out. Writes evaluation.json and evaluation.csv (a line per case and class).
+mastpro.cases of dataset.json, is left out; tumours predicted in an organ count as organ there. Writes evaluation.json
+and evaluation.csv (a line per case and class).
 
 Of a class that neither label nor prediction has, all scores are undefined, as in nnU-Net; where one of both has it,
 Dice and NSD are 0 and HD95 is undefined. What is undefined is counted, not averaged.
@@ -101,6 +102,8 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
     beside = [path for path in [reference.absolute().parent / "dataset.json"] if path.is_file()]
     if dataset is not None:
         named = Path(dataset)
+        if named.suffix == ".json" and not named.is_file():
+            raise MASTProError(f"-d {named} is no file; give the id or name of a data set, or its dataset.json")
         path = named if named.suffix == ".json" else dataset_json_paths(dataset)[0]
     elif own or beside:
         path = [*own, *beside][0]

@@ -25,11 +25,16 @@ MEASURED = (
 
 @dataclass(frozen=True)
 class ScoredClass:
-    """A class of the data set; of a region all values that it consists of."""
+    """A class of the data set; of a region all values that it consists of.
+
+    `inside`: tumour classes that live in it and have values of their own. Where a case does not annotate them, they
+    are part of it in the reference, so that they count as it in the prediction.
+    """
 
     label: str
     values: tuple[int, ...]
     tumour: bool
+    inside: tuple[int, ...] = ()  # places among the classes
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,9 @@ def score_case(job: Job) -> list[dict]:
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
         row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
         if annotated:
-            masks = [np.isin(values, entry.values) & kept for values in (reference, prediction)]
+            unknown = [place for place in entry.inside if not job.annotated[place]]
+            predicted = [*entry.values, *(value for place in unknown for value in job.scoring.classes[place].values)]
+            masks = [np.isin(reference, entry.values) & kept, np.isin(prediction, predicted) & kept]
             row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
         rows.append({**dict.fromkeys(MEASURED), **row})
     return rows

@@ -30,7 +30,7 @@ from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.mapping import patient_pattern
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.tasks import read_cases
+from nnunetv2_mastpro.tasks import nesting, read_cases
 
 
 def evaluate(
@@ -78,8 +78,13 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     with contextlib.redirect_stdout(io.StringIO()):
         reader = determine_reader_writer_from_dataset_json(dict(dataset_json), str(files[0]))()
     values = {label: _values(value) for label, value in dataset_json["labels"].items()}
+    nested = [] if any(len(found) > 1 for found in values.values()) else nesting(prompts)  # regions say it themselves
+    inside = [tuple(place for place, row in enumerate(nested) if row[outer]) for outer in range(len(prompts))]
     return Scoring(
-        classes=tuple(ScoredClass(prompt.label, values[prompt.label], prompt.is_tumor) for prompt in prompts),
+        classes=tuple(
+            ScoredClass(prompt.label, values[prompt.label], prompt.is_tumor, places)
+            for prompt, places in zip(prompts, inside, strict=True)
+        ),
         ignore_value=values["ignore"][0] if "ignore" in values else None,
         reader=reader,
         tolerance_mm=float(tolerance_mm),
@@ -100,6 +105,8 @@ def make_jobs(
     ending = dataset_json["file_ending"]
     references = {path.name: path for path in _files(reference, dataset_json, "references")}
     predictions = {path.name: path for path in _files(prediction, dataset_json, "predictions")}
+    if reference.resolve() == prediction.resolve():
+        raise MASTProError(f"-ref and -pred are the same folder, {reference}; give labels and predictions")
     strange = sorted(predictions.keys() - references.keys())
     if strange:
         raise MASTProError(
@@ -184,4 +191,10 @@ def _units(patients: str | None, cases: Sequence[str]) -> dict[str, str]:
     found = {case: pattern and pattern.search(case) for case in cases}
     if pattern and not any(found.values()):
         raise MASTProError(f"--patients {patients!r} finds no patient in the cases, such as {cases[0]}; correct it")
-    return {case: match.group(1) if match and match.group(1) else case for case, match in found.items()}
+    units = {case: match.group(1) if match and match.group(1) else case for case, match in found.items()}
+    if len(cases) > 1 and len({*units.values()}) == 1:
+        raise MASTProError(
+            f'--patients {patients!r} finds one patient, "{units[cases[0]]}", in all {len(cases)} cases, so that nothing '
+            "is left to draw; give one that tells patients apart, or none"
+        )
+    return units

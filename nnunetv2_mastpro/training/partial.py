@@ -20,8 +20,8 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
-from nnunetv2_mastpro.tasks import Cases, read_cases
-from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
+from nnunetv2_mastpro.tasks import Cases, nesting, read_cases
+from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.ranks import check_batch, gathered
 from nnunetv2_mastpro.training.recipe import ShortRuns
 from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of

@@ -106,17 +106,3 @@ class PartialLabelLoss(nn.Module):
     def together(self) -> bool:
         """Whether other processes' samples count."""
         return self.ddp and self.training
-
-
-def nesting(classes: Sequence) -> list[list[bool]]:
-    """[u][a]: tumour type u lies inside class a, an organ that is its host. `classes`: with is_tumor, host_structures.
-
-    "Liver" of a source that does not annotate liver tumours may hold some.
-    """
-    return [
-        [
-            inner.is_tumor and not outer.is_tumor and bool({*inner.host_structures} & {*outer.host_structures})
-            for outer in classes
-        ]
-        for inner in classes
-    ]

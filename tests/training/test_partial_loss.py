@@ -2,7 +2,6 @@
 
 import math
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from nnunetv2.training.loss.compound_losses import DC_and_BCE_loss, DC_and_CE_lo
 from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.testing import assert_close
 
-from nnunetv2_mastpro.training.partial_loss import SMOOTH, PartialLabelLoss, nesting
+from nnunetv2_mastpro.training.partial_loss import SMOOTH, PartialLabelLoss
 
 LIVER, LIVER_TUMOR, KIDNEY_TUMOR = range(3)
 CLASSES, IGNORE = 3, 4
@@ -156,11 +155,3 @@ def test_a_batch_without_a_valid_voxel_gives_a_finite_loss():
     assert math.isfinite(loss.item())
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all()
-
-
-def test_nesting_is_a_tumour_in_its_host():
-    def entry(is_tumor, *hosts):
-        return SimpleNamespace(is_tumor=is_tumor, host_structures=hosts)
-
-    classes = [entry(False, "liver"), entry(True, "liver"), entry(True, "kidney_left", "kidney_right"), entry(True)]
-    assert nesting(classes) == [[False] * 4, [True, False, False, False], [False] * 4, [False] * 4]
