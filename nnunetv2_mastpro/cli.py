@@ -28,6 +28,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "compare": "nnunetv2_mastpro.commands.compare",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
+    "report": "nnunetv2_mastpro.commands.report",
     "recipe": "nnunetv2_mastpro.commands.recipe",
     "demo": "nnunetv2_mastpro.commands.demo",
 }

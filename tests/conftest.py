@@ -60,6 +60,53 @@ def small_dataset() -> dict:
 
 
 @pytest.fixture(scope="session")
+def write_model() -> Callable[[Path, dict], Path]:
+    """`write_model(folder, dataset_json)`: what a training of three epochs leaves, without weights of any use."""
+
+    def write(folder: Path, dataset_json: dict) -> Path:
+        import torch
+
+        from nnunetv2_mastpro.anatomy.hosts import host_values
+        from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, Resolved
+        from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+
+        prompts = resolve_prompts(dataset_json)
+        classes = tuple(ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures)) for p in prompts)
+        resolved = Resolved(classes, 384, True, host_values(dataset_json, classes))
+        small_plans = json.loads(Path(__file__).with_name("small_plans.json").read_text())
+        plans = {**small_plans, "mastpro": MASTProConfig(resolved=resolved).to_dict()}
+        fold = folder / "fold_0"
+        fold.mkdir(parents=True)
+        for name, content in (("plans", plans), ("dataset", dataset_json)):
+            (folder / f"{name}.json").write_text(json.dumps(content))
+        logging = {
+            "train_losses": [0.5, 0.1, -0.2],
+            "val_losses": [0.4, 0.2, -0.1],
+            "dice_per_class_or_region": [[0.1 * epoch] * len(classes) for epoch in range(3)],
+            "lrs": [1e-3, 5e-4, 1e-4],
+            "epoch_start_timestamps": [0.0, 10.0, 20.0],
+            "epoch_end_timestamps": [9.0, 19.0, 29.0],
+        }
+        saved = {
+            "network_weights": {},
+            "init_args": {"configuration": "2d"},
+            "trainer_name": "nnUNetTrainerMASTPro",
+            "logging": logging,
+        }
+        torch.save(saved, fold / "checkpoint_final.pth")
+        table = "MAST-Pro: parameters by part\npart   total   trainable\nbackbone  1,000  0\nall  1,234  234\n"
+        (fold / "training_log_2026_1_1_00_00_00.txt").write_text(f"{table}Stages with experts: none\n")
+        tumors = [entry.label for entry in classes if entry.is_tumor]
+        owners = {"generic": [0.9, 0.9, 0.1, 0.1], **{name: [0.5, 0.5] for name in tumors}}
+        rows = {name: owners for name in ("all", *tumors)}
+        usage = {"epoch": 2, "patches": dict.fromkeys(rows, 40), "kept": {"encoder_1": rows}}
+        (fold / "expert_usage.json").write_text(json.dumps(usage))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def hippocampus(tmp_path_factory) -> Path:
     """Ten or more small MR images with two labels in nnU-Net's raw format; made up where the real ones are absent."""
     real = real_data_folder() / "hippocampus"

@@ -2,7 +2,7 @@
 
 Writes five phantom data sets, which each annotate some tumour types, and organ masks; merges them, plans, makes
 host-organ maps, trains one network with the plugin, predicts unseen cases and evaluates: 12 to 16 minutes on 2
-cores. Ends with a Dice table, overlay pictures and index.html. Run again with the same folder after an interruption:
+cores. Ends with a Dice table and index.html, the model's report. Run again with the same folder after an interruption:
 finished steps are skipped.
 """
 
@@ -70,33 +70,28 @@ def run_models(folder: Path, seed: int, models: list) -> None:
 
 
 def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -> None:
-    """Table, overlays.png, index.html."""
-    from nnunetv2_mastpro.demo import pictures, pipeline, report, results
+    """Table, and index.html: the report of the first model, with the demo's own table, commands and times."""
+    from nnunetv2_mastpro.demo import pipeline, report, results
+    from nnunetv2_mastpro.report.job import Request, make_report
 
     dice = {model.title: results.read_dice(layout.summary(model), pipeline.TYPES) for model in models}
     counts = {model.title: results.read_counts(layout.summary(model), pipeline.TYPES) for model in models}
     rows = report.dice_rows(dice, counts)
-    picture, page = layout.folder / "overlays.png", layout.folder / "index.html"
-    cases = sorted(
-        path.name.removesuffix(pipeline.FILE_ENDING)
-        for path in (layout.unseen / "labelsTs").glob(f"*{pipeline.FILE_ENDING}")
+    training_steps = pipeline.EPOCHS * pipeline.STEPS_PER_EPOCH
+    page, _ = make_report(
+        Request(
+            model=layout.results(models[0]),
+            images=layout.unseen / "imagesTs",
+            predictions=layout.predictions(models[0]),
+            output=layout.folder,
+            reference=layout.unseen / "labelsTs",
+            maps=layout.maps,
+            workers=pipeline.WORKERS,
+        ),
+        report.describe_demo(rows, state.steps, pipeline.exports(added), seed, training_steps),
     )
-    pictures.draw_overlays(
-        picture,
-        cases,
-        layout.unseen / "imagesTs",
-        {
-            "truth": layout.unseen / "labelsTs",
-            "host organs": layout.maps,
-            **{model.title: layout.predictions(model) for model in models},
-        },
-        {name: value for value, name in enumerate(pipeline.TYPES, 1)},
-        pipeline.FILE_ENDING,
-    )
-    facts = report.describe_run(seed, pipeline.EPOCHS * pipeline.STEPS_PER_EPOCH)
-    report.write_page(page, rows, picture, state.steps, pipeline.exports(added), facts)
     print(
         f"\n{report.text_table(rows)}\n"
         "false: cases without the type in which one was marked; nnU-Net's own mean counts each as a Dice of 0\n\n"
-        f"Pictures: {picture}\nPage:     {page}"
+        f"Page with pictures and a 3D viewer: {page}"
     )

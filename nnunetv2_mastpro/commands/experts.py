@@ -67,8 +67,8 @@ def compact(usage: dict) -> list[tuple[str, ...]]:
     ]
 
 
-def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
-    """Folders of the folds. Raises MASTProError."""
+def find_folds(model: Path, wanted: list[str] | None, holding: str = "expert_usage.json") -> list[Path]:
+    """Folders of the folds, by default those with a file like `holding`. Raises MASTProError."""
     if not model.is_dir():
         raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
     if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
@@ -78,7 +78,7 @@ def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
         if missing:
             raise MASTProError(f"{model} has no fold {missing[0]}; give -f of a fold that was trained")
         return [model / f"fold_{fold}" for fold in wanted]
-    folds = sorted(path.parent for path in model.glob("fold_*/expert_usage.json"))
+    folds = sorted({path.parent for path in model.glob(f"fold_*/{holding}")})
     if not folds:
-        raise MASTProError(f"{model} has no fold with expert_usage.json; train with nnUNetTrainerMASTPro first")
+        raise MASTProError(f"{model} has no fold with {holding}; train with nnUNetTrainerMASTPro first")
     return folds

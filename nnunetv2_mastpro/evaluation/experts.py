@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -85,8 +86,8 @@ def _listed(numbers: list[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def draw(path: Path, usage: Mapping) -> None:
-    """A heat map per stage: rows are tumour types in the patch, columns experts by owner; grey: in no patch."""
+def draw(path: Path | BinaryIO, usage: Mapping) -> None:
+    """PNG, a heat map per stage: rows are tumour types in the patch, columns experts by owner; grey: in no patch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,7 +117,7 @@ def draw(path: Path, usage: Mapping) -> None:
     figure.supylabel("tumour type in the patch (patches)", fontsize=9)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, aspect=30, shrink=min(1.0, 4 / size[1]))
     bar.set_label("share that keeps the expert", fontsize=9)
-    figure.savefig(path, dpi=min(150, MOST_PIXELS / max(size)))
+    figure.savefig(path, format="png", dpi=min(150, MOST_PIXELS / max(size)))
 
 
 def label_columns(axis, owners: list[str], named: bool) -> None:

@@ -1,0 +1,59 @@
+"""One HTML page about a model and its predictions, with metrics, pictures and a 3D viewer.
+
+Opens from disk without network. Cases come by their error, the largest first. Without -ref there is no truth and
+nothing is measured; without --maps nothing is measured against host organs. Everything is checked before the page is
+written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro report`."""
+    given = {"type": Path, "metavar": "FOLDER"}
+    parser.add_argument("model", type=Path, metavar="MODEL", help="nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
+    parser.add_argument("-i", dest="images", required=True, **given, help="images as nnUNetv2_predict gets them")
+    parser.add_argument("-pred", dest="predictions", required=True, **given, help="what nnUNetv2_predict wrote")
+    parser.add_argument("-ref", dest="reference", **given, help="true labels of the images")
+    parser.add_argument("--maps", **given, help="host-organ maps of the images, by mastpro anatomy")
+    parser.add_argument("-o", dest="output", required=True, **given, help="gets index.html")
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: every fold with a checkpoint")
+    parser.add_argument(
+        "--panels", type=int, default=30, metavar="N", help="rows of pictures at most (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--viewer-cases",
+        type=int,
+        default=10,
+        metavar="N",
+        help="cases in the 3D viewer at most (default: %(default)s)",
+    )
+    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 when the page is there. Raises MASTProError before a file is written."""
+    from nnunetv2_mastpro.processes import number_of_processes
+    from nnunetv2_mastpro.report.job import Request, make_report
+
+    path, notes = make_report(
+        Request(
+            model=args.model,
+            images=args.images,
+            predictions=args.predictions,
+            output=args.output,
+            reference=args.reference,
+            maps=args.maps,
+            folds=args.folds,
+            most_panels=args.panels,
+            viewer_cases=args.viewer_cases,
+            workers=number_of_processes(args.num_processes),
+            command=("mastpro", *sys.argv[1:]),
+        )
+    )
+    print("\n".join([*notes, f"wrote {path}"]))
+    return 0

@@ -1,0 +1,1 @@
+"""One self-contained HTML page about a trained model and its predictions."""

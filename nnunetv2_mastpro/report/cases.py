@@ -1,0 +1,144 @@
+"""The cases of a report: which files belong together, whether they lie on one grid, and their voxels.
+
+Volumes are (Z, Y, X), turned to the patient's axes: up, to the back, to the left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.report.model import Model
+
+
+@dataclass(frozen=True)
+class Case:
+    """Files of one case; `image` is the channel that is shown."""
+
+    name: str
+    image: Path
+    prediction: Path
+    reference: Path | None
+    host_map: Path | None
+
+
+@dataclass(frozen=True)
+class Volumes:
+    """Voxels of one case on one grid; `affine` takes x y z of a voxel to mm as NIfTI counts them (right to left)."""
+
+    image: np.ndarray
+    prediction: np.ndarray
+    reference: np.ndarray | None
+    host_map: np.ndarray | None
+    spacing_mm: tuple[float, float, float]  # z y x
+    affine: np.ndarray
+
+
+def shown_channel(dataset_json: dict) -> tuple[str, bool]:
+    """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
+    names = [str(name) for name in dataset_json.get("channel_names", {"0": ""}).values()]
+    number = next((index for index, name in enumerate(names) if name.lower() == "ct"), 0)
+    return f"{number:04d}", names[number].lower() == "ct"
+
+
+def find_cases(model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None) -> list[Case]:
+    """By name. Raises MASTProError for empty folders and for each folder that lacks a case."""
+    ending = model.dataset_json["file_ending"]
+    suffix = f"_{shown_channel(model.dataset_json)[0]}{ending}"
+    files = {path.name.removesuffix(suffix): path for path in _files("-i", images, suffix)}
+    found = {path.name.removesuffix(ending): path for path in _files("-pred", predictions, ending)}
+    if not files or not found:
+        option, folder, wanted = (
+            ("-i", images, f"CASE{suffix}") if not files else ("-pred", predictions, f"CASE{ending}")
+        )
+        raise MASTProError(f"{option} {folder} has no file {wanted}; give the folder of that model's cases")
+    others = [("-i", images, files), ("-pred", predictions, found)]
+    for option, folder in (("-ref", reference), ("--maps", maps)):
+        if folder is not None:
+            known = {path.name.removesuffix(ending): path for path in _files(option, folder, ending)}
+            others.append((option, folder, {name: path for name, path in known.items() if name in files}))
+    every = sorted({name for *_, known in others for name in known})
+    for option, folder, known in others:
+        missing = [name for name in every if name not in known]
+        if missing:
+            raise MASTProError(
+                f"{option} {folder} lacks {some(missing, 10)} of {len(every)} cases; images, predictions, labels and "
+                "maps must be of the same cases"
+            )
+    known = {option: by_name for option, _, by_name in others}
+    return [
+        Case(name, files[name], found[name], known.get("-ref", {}).get(name), known.get("--maps", {}).get(name))
+        for name in every
+    ]
+
+
+def _files(option: str, folder: Path, ending: str) -> list[Path]:
+    if not folder.is_dir():
+        raise MASTProError(f"{option} {folder} is no folder; give one with a file per case")
+    found = (path for path in folder.glob("*") if path.name.endswith(ending) and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
+
+
+def check_case(case: Case, model: Model) -> frozenset[int]:
+    """Values in the prediction. Raises MASTProError where a file has not three axes, lies on another grid, or has
+    unknown values.
+    """
+    from nnunetv2_mastpro.anatomy.geometry import read_geometry
+
+    ours = read_geometry(case.image)
+    if len(ours.size) != 3:
+        raise MASTProError(f"{case.image} has {len(ours.size)} axes; the report shows volumes of three")
+    ignored = model.dataset_json["labels"].get("ignore")
+    allowed = {
+        case.prediction: model.allowed,
+        case.reference: model.allowed | ({ignored} if ignored is not None else set()),
+        case.host_map: {0, *(host.value for host in model.hosts)},
+    }
+    present = frozenset()
+    for path, values in allowed.items():
+        if path is None:
+            continue
+        theirs = read_geometry(path)
+        if not theirs.agrees(ours):
+            raise MASTProError(
+                f"{path} has {theirs}, its image {case.image.name} has {ours}; give files of the same images and grid"
+            )
+        found = np.unique(_read(path)[0])
+        unknown = [f"{value:g}" for value in found if value not in values]
+        if unknown:
+            raise MASTProError(
+                f"{path} has the unknown label {some(unknown, 5)}; the model knows "
+                f"{', '.join(map(str, sorted(values)))}: give files of this model's labels"
+            )
+        present = present or frozenset(map(int, found))
+    return present
+
+
+def read_case(case: Case) -> Volumes:
+    """All voxels of a case, as check_case has found them good."""
+    image, spacing, affine = _read(case.image)
+    others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
+    return Volumes(
+        np.nan_to_num(image.astype(np.float32)),
+        *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),
+        spacing,
+        affine,
+    )
+
+
+def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """Voxels, spacing in mm (z y x) and NIfTI's affine, in the orientation of this module."""
+    import SimpleITK as sitk
+
+    try:
+        volume = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
+    except RuntimeError as error:
+        raise MASTProError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}); write it again") from error
+    spacing, affine = np.array(volume.GetSpacing()), np.eye(4)
+    affine[:3, :3] = np.reshape(volume.GetDirection(), (3, 3)) * spacing
+    affine[:3, 3] = volume.GetOrigin()
+    return sitk.GetArrayFromImage(volume), tuple(spacing[::-1]), np.diag((-1, -1, 1, 1)) @ affine

@@ -1,0 +1,144 @@
+"""Fig. 2-style panels: an axial slice of a case as image, host organ, truth, prediction, and both as contours.
+
+Masks and slices are (Y, X), truth and prediction as class -> mask, in the order in which they are painted.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from nnunetv2_mastpro.report.cases import Volumes
+from nnunetv2_mastpro.report.model import Output
+from nnunetv2_mastpro.report.windows import Window
+
+INCHES, DPI, QUALITY = 2.3, 100, 80
+ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
+DARK, PALE = "#101418", "#dfe6ec"
+
+
+@dataclass(frozen=True)
+class Slice:
+    """What a row of panels shows."""
+
+    image: np.ndarray
+    columns: Mapping[str, Mapping[str, np.ndarray]]  # title -> colour -> mask
+    truth: Mapping[str, np.ndarray] | None  # colour -> mask
+    prediction: Mapping[str, np.ndarray]
+    box: tuple[slice, slice]  # of the zoomed contours
+    spacing_mm: tuple[float, float]  # y x
+
+
+def shown_slice(output: Output, volumes: Volumes) -> int:
+    """Where truth and prediction of the class differ most; where they do not, or without truth, where it is largest."""
+    prediction = np.isin(volumes.prediction, output.values)
+    truth = prediction if volumes.reference is None else np.isin(volumes.reference, output.values)
+    different = (truth != prediction).sum((1, 2))
+    areas = different if different.any() else truth.sum((1, 2))
+    return int(np.argmax(areas))
+
+
+def cut(output: Output, outputs: Sequence[Output], volumes: Volumes, index: int) -> Slice:
+    """The slice with everything that `outputs` mark on it; `output` is what the zoom is about."""
+    ordered = sorted(outputs, key=lambda entry: -len(entry.values))  # of nested regions the outer ones first
+
+    def masks(labelmap: np.ndarray | None) -> dict[str, np.ndarray] | None:
+        return None if labelmap is None else {o.color: np.isin(labelmap[index], o.values) for o in ordered}
+
+    truth, prediction = masks(volumes.reference), masks(volumes.prediction)
+    columns = {}
+    if volumes.host_map is not None:
+        columns["host organ"] = {output.color: np.isin(volumes.host_map[index], output.host_values)}
+    if truth is not None:
+        columns["truth"] = truth
+    columns["prediction"] = prediction
+    both = prediction[output.color] | (False if truth is None else truth[output.color])
+    spacing = volumes.spacing_mm[1:]
+    return Slice(volumes.image[index], columns, truth, prediction, _zoom(both, spacing), spacing)
+
+
+def _zoom(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
+    """A square in mm around the mask, within the image; all of it where the mask is empty."""
+    if not mask.any():
+        return tuple(slice(0, size) for size in mask.shape)
+    spans = [np.flatnonzero(mask.any(1 - axis)) for axis in (0, 1)]
+    widths = [(span[-1] - span[0] + 1) * mm for span, mm in zip(spans, spacing_mm, strict=True)]
+    side = max(ZOOM_LEAST_MM, max(widths) + 2 * ZOOM_MARGIN_MM)
+    box = []
+    for span, mm, size in zip(spans, spacing_mm, mask.shape, strict=True):
+        length = min(size, round(side / mm))
+        start = min(max(0, (span[0] + span[-1] + 1 - length) // 2), size - length)
+        box.append(slice(int(start), int(start + length)))
+    return tuple(box)
+
+
+def draw_panels(shown: Slice, window: Window) -> bytes:
+    """A WebP picture: the image, a panel for each column, and the contours, zoomed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    titles = ["image", *shown.columns, "contours, zoomed"]
+    y_mm, x_mm = shown.spacing_mm
+    height, width = shown.image.shape
+    shape = min(1.5, max(0.6, height * y_mm / (width * x_mm)))
+    figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + 0.25), facecolor=DARK)
+    FigureCanvasAgg(figure)
+    top = 1 - 0.25 / figure.get_figheight()
+    places = {"left": 0, "right": 1, "bottom": 0, "top": top, "wspace": 0.02}
+    axes = figure.subplots(1, len(titles), squeeze=False, gridspec_kw=places)[0]
+    for axis, title in zip(axes, titles, strict=True):
+        axis.imshow(
+            shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm, interpolation="bicubic"
+        )
+        axis.set_title(title, color=PALE, fontsize=9, pad=3)
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, masks in zip(axes[1:], shown.columns.values(), strict=False):
+        _fill(axis, masks)
+    _draw_box(axes[0], shown.box)
+    _contours(axes[-1], shown)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="webp", dpi=DPI, pil_kwargs={"quality": QUALITY})
+    return picture.getvalue()
+
+
+def _fill(axis, masks: Mapping[str, np.ndarray]) -> None:
+    from matplotlib.colors import to_rgba
+
+    shape = next(iter(masks.values())).shape
+    layer = np.zeros((*shape, 4))
+    for color, mask in masks.items():
+        layer[mask] = to_rgba(color, 0.6)
+    axis.imshow(layer, aspect=axis.get_aspect(), interpolation="nearest")
+
+
+def _draw_box(axis, box: tuple[slice, slice]) -> None:
+    from matplotlib.patches import Rectangle
+
+    rows, columns = box
+    corner, size = (columns.start - 0.5, rows.start - 0.5), (columns.stop - columns.start, rows.stop - rows.start)
+    axis.add_patch(Rectangle(corner, *size, fill=False, edgecolor=PALE, linewidth=1, linestyle=":"))
+
+
+def _contours(axis, shown: Slice) -> None:
+    """Truth in the class's colour, the prediction white and dashed; without truth the prediction in the colour."""
+    rows, columns = shown.box
+    drawn = [(shown.truth, "solid", None), (shown.prediction, "dashed", "white")]
+    if shown.truth is None:
+        drawn = [(shown.prediction, "solid", None)]
+    for masks, style, one_color in drawn:
+        for color, mask in masks.items():
+            if mask.any():
+                height, width = mask.shape
+                axis.contour(
+                    np.pad(mask, 1),
+                    levels=[0.5],
+                    colors=one_color or color,
+                    linestyles=style,
+                    linewidths=1.5,
+                    extent=(-1, width, -1, height),
+                )
+    axis.set(xlim=(columns.start - 0.5, columns.stop - 0.5), ylim=(rows.stop - 0.5, rows.start - 0.5))

@@ -1,0 +1,172 @@
+"""The sections of the page, one function each: Findings -> HTML. What is not known is said in one sentence."""
+
+from __future__ import annotations
+
+import io
+
+from nnunetv2_mastpro.report import html
+from nnunetv2_mastpro.report.job import Findings
+from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
+
+NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
+NO_BLOCK = "This is no MAST-Pro model (its plans have no resolved mastpro block)"
+NUMBERS = {  # of the evaluation -> heading, digits
+    "Dice": ("Dice", 2),
+    "NSD": ("surface Dice", 2),
+    "HD95_mm": ("HD95, mm", 1),
+    "sensitivity": ("lesions found", 2),
+    "precision": ("findings right", 2),
+    "false_positive_ml": ("false positive, ml a case", 2),
+}
+
+
+def summary(findings: Findings) -> str:
+    """Means with intervals by class, and over tumour types."""
+    evaluation = findings.evaluation
+    if evaluation is None:
+        return html.paragraph(NO_REFERENCE)
+    head = ["class", "cases with it", *(title for title, _ in NUMBERS.values())]
+    rows = []
+    for output in findings.model.classes:
+        told = evaluation["summary"]["classes"][output.label]
+        cases = f"{told['with']} of {told['annotated']}"
+        rows.append([output.name, cases, *_numbers(told)])
+    macro = evaluation["summary"]["macro"]
+    title, kind = ("mean of tumour types", "tumours") if evaluation["tumours"] else ("mean of classes", "classes")
+    rows.append([title, "", *_numbers(macro[kind])])
+    text = (
+        f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
+        f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
+        "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
+        "classes that they annotate."
+    )
+    return html.table(head, rows, "numbers") + html.paragraph(text, "soft")
+
+
+def _numbers(told: dict) -> list[str]:
+    return [number(told.get(name), digits, "\n") for name, (_, digits) in NUMBERS.items()]
+
+
+def number(found: dict | None, digits: int = 2, between: str = " ") -> str:
+    """0.61 (0.50 to 0.70)."""
+    if found is None or found["mean"] is None:
+        return "-"
+    text = f"{found['mean']:.{digits}f}"
+    return text if found["low"] is None else f"{text}{between}({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+
+
+def curves(findings: Findings) -> str:
+    """nnU-Net's logging of each fold."""
+    model, pieces = findings.model, []
+    names = [output.name for output in model.classes]
+    for fold in model.folds:
+        if len(fold.curves.get("train_losses", ())):
+            text = f"{fold.name}: losses, pseudo-Dice on patches by class, and learning rate by epoch"
+            pieces.append(html.picture(draw_curves(fold.curves, names), "svg+xml", text, text, "plot wide"))
+        else:
+            pieces.append(html.paragraph(f"{fold.name}: its checkpoint holds no training curves."))
+    return "".join(pieces)
+
+
+def boxes(findings: Findings) -> str:
+    """Dice, surface Dice and HD95 by class."""
+    if findings.evaluation is None:
+        return html.paragraph(NO_REFERENCE)
+    values = {}
+    for metric in ("Dice", "NSD", "HD95_mm"):
+        values[NUMBERS[metric][0]] = {
+            output.name: [
+                row[metric]
+                for row in findings.evaluation["rows"]
+                if row["class"] == output.label and row[metric] is not None
+            ]
+            for output in findings.model.classes
+        }
+    text = "Box plots of Dice, surface Dice and HD95 by class; a point is a case, in brackets their number"
+    return html.picture(draw_boxes(values), "svg+xml", text, text, "plot wide")
+
+
+def panels(findings: Findings) -> str:
+    """A row of pictures per case and class."""
+    if not findings.panels:
+        reason = "Neither truth nor prediction has a class to show." if findings.cases else ""
+        return html.paragraph(reason if findings.request.most_panels else "--panels 0: none were asked for.")
+    order = "largest error first" if findings.evaluation is not None else "by case, since no truth was given"
+    where = "differ most" if findings.evaluation is not None else "is largest"
+    subject = "truth and prediction" if findings.evaluation is not None else "the prediction"
+    contours = (
+        "truth in colour, prediction white and dashed" if findings.evaluation is not None else "prediction in colour"
+    )
+    text = (
+        f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
+        f"in the window of the organ that hosts the class. Contours, in the dotted square: {contours}."
+    )
+    rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
+    more = (
+        f"{findings.panels_left_out} more rows were left out; --panels shows more." if findings.panels_left_out else ""
+    )
+    colors = {output.name: output.color for output in findings.model.shown}
+    return html.paragraph(text) + html.legend(colors) + rows + (html.paragraph(more, "soft") if more else "")
+
+
+def hosts(findings: Findings) -> str:
+    """Class, its host structures and map value; with maps how much lies in the host."""
+    model = findings.model
+    known = [output for output in model.classes if output.host_structures]
+    if not known:
+        return html.paragraph("No host organ is known for any class.")
+    structures = [
+        [output.name, ", ".join(output.host_structures), ", ".join(map(str, output.host_values)) or "-"]
+        for output in known
+    ]
+    table = html.table(["class", "host structures (TotalSegmentator)", "value in maps"], structures)
+    if not findings.request.maps:
+        return table + html.paragraph("No host-organ maps (--maps) were given, so nothing is measured against them.")
+    rows = []
+    for output in known:
+        entries = [entry for entry in findings.hosts if entry["class"] == output.label]
+        shares = [[entry[kind] for entry in entries if entry[kind] is not None] for kind in ("prediction", "truth")]
+        volume = [entry["host_ml"] for entry in entries]
+        rows.append([output.name, _mean(volume, "{:.0f} ml"), *(_mean(share, "{:.0%}") for share in shares)])
+    head = ["class", "host organ, mean", "of the prediction in it", "of the truth in it"]
+    return (
+        table + html.table(head, rows, "numbers") + html.paragraph("Means over the cases that have the class.", "soft")
+    )
+
+
+def _mean(values: list[float], form: str) -> str:
+    return form.format(sum(values) / len(values)) if values else "-"
+
+
+def experts(findings: Findings) -> str:
+    """Heat map of each fold, and experts that have collapsed."""
+    from nnunetv2_mastpro.evaluation.experts import collapsed, draw
+
+    if findings.model.config is None:
+        return html.paragraph(f"{NO_BLOCK}, so it has no experts.")
+    pieces = []
+    for fold in findings.model.folds:
+        if fold.usage is None:
+            pieces.append(html.paragraph(f"{fold.name} has no expert_usage.json, so nothing is known of its experts."))
+            continue
+        stream = io.BytesIO()
+        draw(stream, fold.usage)
+        text = f"{fold.name}, epoch {fold.usage['epoch']}: share of training patches with the type that keep the expert"
+        pieces.append(html.picture(stream.getvalue(), "png", text, text, "plot"))
+        pieces += [html.paragraph(line, "warning") for line in collapsed(fold.usage)]
+    return "".join(pieces)
+
+
+def prompts(findings: Findings) -> str:
+    """Each class's sentence."""
+    config = findings.model.config
+    if config is None:
+        return html.paragraph(f"{NO_BLOCK}, so it takes no prompts.")
+    rows = [
+        [output.name, "tumour type" if output.is_tumor else "organ", output.sentence]
+        for output in findings.model.classes
+    ]
+    added = f" Added to a trained model: {', '.join(config.prompts.added)}." if config.prompts.added else ""
+    return html.table(["class", "kind", "sentence"], rows) + html.paragraph(
+        f"Encoder: {config.prompts.encoder}.{added}"
+    )

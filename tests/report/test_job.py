@@ -1,0 +1,192 @@
+"""What mastpro report refuses, and what it says where something is not there."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_mastpro import cli
+
+
+def arguments(folders, output, *more):
+    return [
+        "report",
+        folders.model,
+        "-i",
+        folders.images,
+        "-pred",
+        folders.predictions,
+        "-o",
+        output,
+        "-np",
+        "1",
+        *more,
+    ]
+
+
+def run(*given):
+    return cli.main([str(one) for one in given])
+
+
+def change(path, function):
+    volume = sitk.ReadImage(path)
+    sitk.WriteImage(function(volume), path)
+
+
+def moved(volume):
+    volume.SetOrigin([place + 5 for place in volume.GetOrigin()])
+    return volume
+
+
+def with_value_9(volume):
+    volume[3, 3, 3] = 9
+    return volume
+
+
+def remove_all(folder):
+    for path in folder.iterdir():
+        path.unlink()
+
+
+SPOILS = {
+    "another grid": (
+        lambda f: change(f.predictions / "case_b.nii.gz", moved),
+        r"predictions/case_b.nii.gz has size .* its image case_b_0000.nii.gz has .*; give files of the same",
+    ),
+    "another grid of the labels": (
+        lambda f: change(f.reference / "case_c.nii.gz", lambda volume: volume[:-1]),
+        r"labels/case_c.nii.gz has size \(31 30 14\)",
+    ),
+    "missing predictions": (
+        lambda f: [(f.predictions / f"case_{name}.nii.gz").unlink() for name in "ac"],
+        r"-pred \S+ lacks case_a, case_c of 3 cases",
+    ),
+    "missing labels": (lambda f: (f.reference / "case_a.nii.gz").unlink(), r"-ref \S+ lacks case_a of 3 cases"),
+    "missing images": (lambda f: (f.images / "case_a_0000.nii.gz").unlink(), r"-i \S+ lacks case_a of 3 cases"),
+    "missing maps": (lambda f: (f.maps / "case_a.nii.gz").unlink(), r"--maps \S+ lacks case_a of 3 cases"),
+    "unknown label": (
+        lambda f: change(f.predictions / "case_b.nii.gz", with_value_9),
+        r"case_b.nii.gz has the unknown label 9; the model knows 0, 1, 2",
+    ),
+    "unknown label of a map": (lambda f: change(f.maps / "case_b.nii.gz", with_value_9), r"has the unknown label 9"),
+    "no number": (
+        lambda f: change(f.reference / "case_b.nii.gz", lambda v: sitk.Cast(v, sitk.sitkFloat32) * 0.5),
+        r"case_b.nii.gz has the unknown label 0.5",
+    ),
+    "no images": (lambda f: remove_all(f.images), r"-i \S+ has no file CASE_0000.nii.gz"),
+    "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no file CASE.nii.gz"),
+    "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
+    "no model": (lambda f: (f.model / "plans.json").unlink(), r"has no plans.json; give nnUNet_results"),
+    "no training": (
+        lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_old.pth"),
+        r"fold_0 has none of checkpoint_final.pth, .*; give -f of a fold that was trained",
+    ),
+    "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), r"has no fold with checkpoint_\*.pth"),
+    "torn": (
+        lambda f: (f.predictions / "case_a.nii.gz").write_bytes(b"torn"),
+        r"case_a.nii.gz cannot be read as a volume",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILS)
+def test_bad_input_is_one_sentence_and_no_page(folders, tmp_path, capsys, name):
+    spoil, message = SPOILS[name]
+    spoil(folders)
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, "--maps", folders.maps)) == 2
+    captured = capsys.readouterr()
+    (line,) = [line for line in captured.err.splitlines() if "error" in line]
+    assert re.search(message, line)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_page_of_another_is_not_overwritten(folders, tmp_path, capsys):
+    (tmp_path / "index.html").write_text("<p>mine")
+    assert run(*arguments(folders, tmp_path)) == 2
+    assert "index.html is no report of mastpro" in capsys.readouterr().err
+    assert (tmp_path / "index.html").read_text() == "<p>mine"
+    for _ in range(2):  # its own is
+        assert run(*arguments(folders, tmp_path / "other", "--panels", "0", "--viewer-cases", "0")) == 0
+
+
+def test_a_model_that_lies_elsewhere_is_predicted_from_its_folder(folders, tmp_path):
+    """As what mastpro unpack writes."""
+    folders.model.rename(tmp_path / "mine")
+    given = arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")
+    assert run(given[0], tmp_path / "mine", *given[2:]) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"nnUNetv2_predict_from_modelfolder -m {tmp_path / 'mine'} -i" in page
+    assert "nnUNetv2_train " not in page
+
+
+def test_what_is_absent_is_said(folders, tmp_path, capsys):
+    """A model of a stock trainer, without truth, maps and log."""
+    plans = json.loads((folders.model / "plans.json").read_text())
+    del plans["mastpro"]
+    (folders.model / "plans.json").write_text(json.dumps(plans))
+    fold = folders.model / "fold_0"
+    for path in (fold / "expert_usage.json", *fold.glob("*.txt")):
+        path.unlink()
+    assert run(*arguments(folders, tmp_path / "out", "--viewer-cases", "1", "--panels", "2")) == 0
+    bare = (tmp_path / "out" / "index.html").read_text()
+    for sentence in (
+        "no reference labels, so no Dice.",
+        "No host-organ maps (--maps) were given",
+        "so it has no experts.",
+        "so it takes no prompts.",
+        "No log tells the number of parameters by part",
+        "by case, since no truth was given",
+        "3 more rows were left out; --panels shows more.",
+        "Not in the viewer: case_b (--viewer-cases 1), case_c (--viewer-cases 1).",
+    ):
+        assert sentence in bare
+    assert bare.count("No reference labels (-ref) were given") == 2
+    said = capsys.readouterr().out
+    assert "3 panels were left out (--panels)" in said
+    assert "not in the viewer (--viewer-cases 1): case_b, case_c" in said
+
+
+def test_a_prediction_of_nothing_has_a_page(folders, tmp_path):
+    for path in folders.predictions.iterdir():
+        change(path, lambda volume: volume * 0)
+    assert run(*arguments(folders, tmp_path / "out", "--viewer-cases", "0")) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "Neither truth nor prediction has a class to show." in page
+    assert "No case is in the viewer (--viewer-cases 0)." in page
+    assert "niivue.Niivue" not in page
+
+
+def test_the_viewer_keeps_its_budget(folders, tmp_path, monkeypatch, capsys):
+    from nnunetv2_mastpro.report import job
+    from nnunetv2_mastpro.report.cases import Case, read_case
+
+    files = (folders.images / "case_a_0000.nii.gz", folders.predictions / "case_a.nii.gz")
+    one = job.embed("case_a", read_case(Case("case_a", *files, None, None)), is_ct=True).megabytes
+    budget = round(1.5 * one, 4)
+    monkeypatch.setattr(job, "BUDGET_MB", budget)
+    assert run(*arguments(folders, tmp_path / "out", "--panels", "0")) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    expected = {
+        "case_b": f"the page would hold more than {budget:g} MB of volumes",
+        "case_c": "the cases before filled the page",
+    }
+    assert f"Not in the viewer: {', '.join(f'{name} ({reason})' for name, reason in expected.items())}." in page
+    said = capsys.readouterr().out
+    for name, reason in expected.items():
+        assert f"not in the viewer ({reason}): {name}\n" in said
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', page)
+    assert [case["name"] for case in json.loads(data)["cases"]] == ["case_a"]
+
+
+def test_mr_is_shown_by_percentiles(folders, tmp_path):
+    dataset = json.loads((folders.model / "dataset.json").read_text())
+    (folders.model / "dataset.json").write_text(json.dumps({**dataset, "channel_names": {"0": "T1"}}))
+    assert run(*arguments(folders, tmp_path / "out")) == 0
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(folders.images / "case_a_0000.nii.gz"))
+    low, high = np.percentile(voxels[voxels != 0], (1, 99))
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert f"percentiles 1 to 99, {low:.4g} to {high:.4g}" in page
+    assert "window, -160 to 240 HU" not in page

@@ -1,0 +1,183 @@
+"""Windows, slices, panels, plots, and the volumes of the viewer, against plain computations."""
+
+import base64
+import gzip
+import io
+import json
+import re
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from nnunetv2_mastpro.report import viewer
+from nnunetv2_mastpro.report.cases import Case, Volumes, read_case
+from nnunetv2_mastpro.report.model import Output
+from nnunetv2_mastpro.report.panels import cut, draw_panels, shown_slice
+from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
+from nnunetv2_mastpro.report.windows import Window, ct_window, percentile_window
+
+TUMOR = Output("tumor", (1,), "#ff0000", True, "", ())
+OTHER = Output("other", (2,), "#00ff00", True, "", (), (2,))
+
+
+def volumes(**given):
+    blank = np.zeros((6, 20, 24), np.uint8)
+    known = {"image": blank.astype(np.float32), "prediction": blank, "reference": blank, "host_map": None}
+    return Volumes(**{**known, **given}, spacing_mm=(5.0, 2.0, 1.0), affine=np.eye(4))
+
+
+def marked(*boxes):
+    mask = np.zeros((6, 20, 24), np.uint8)
+    for value, z, y, x in boxes:
+        mask[z, y, x] = value
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("structures", "name", "low", "high"),
+    [
+        (["liver"], "soft-tissue", -160, 240),
+        (["lung_upper_lobe_left", "liver"], "lung", -1350, 150),
+        (["vertebrae_L3"], "bone", -500, 1300),
+        (["rib_left_4"], "bone", -500, 1300),
+        (["brain"], "brain", 0, 80),
+        (["tissue_types:skeletal_muscle"], "soft-tissue", -160, 240),
+        ([], "soft-tissue", -160, 240),
+    ],
+)
+def test_the_window_is_that_of_the_host_organ(structures, name, low, high):
+    window = ct_window(structures)
+    assert (window.low, window.high) == (low, high)
+    assert window.title == f"{name} window, {low} to {high} HU"
+
+
+def test_without_a_scale_the_window_is_of_the_image():
+    image = np.concatenate([np.zeros(500), np.arange(1, 101)])
+    window = percentile_window(image)
+    assert (window.low, window.high) == pytest.approx((1.99, 99.01))
+    flat = percentile_window(np.zeros((3, 3)))
+    assert flat.low < flat.high
+
+
+def test_the_slice_is_where_truth_and_prediction_differ_most():
+    truth = marked((1, 1, slice(2, 12), slice(2, 12)), (1, 4, slice(2, 5), slice(2, 5)))
+    prediction = marked((1, 1, slice(2, 12), slice(2, 12)), (2, 5, slice(0, 9), slice(0, 9)))
+    assert shown_slice(TUMOR, volumes(reference=truth, prediction=prediction)) == 4
+    assert shown_slice(TUMOR, volumes(reference=truth, prediction=truth)) == 1  # the largest
+    assert shown_slice(TUMOR, volumes(reference=None, prediction=prediction)) == 1
+
+
+def test_the_zoom_is_a_square_in_mm_around_the_finding():
+    whole = marked((1, 3, slice(10, 12), slice(20, 23)))
+    shown = cut(TUMOR, [TUMOR], volumes(reference=whole, prediction=whole * 0), 3)
+    rows, columns = shown.box  # 60 mm at least, of 40 and 24 mm
+    assert (rows, columns) == (slice(0, 20), slice(0, 24))
+    wide = Volumes(
+        np.zeros((1, 90, 90), np.float32), *[np.zeros((1, 90, 90), np.uint8)] * 2, None, (5.0, 2.0, 2.0), np.eye(4)
+    )
+    wide.prediction[0, 80:84, 40:44] = 1
+    rows, columns = cut(TUMOR, [TUMOR], wide, 0).box
+    assert (rows.stop - rows.start, columns.stop - columns.start) == (30, 30)
+    assert (rows, columns) == (slice(60, 90), slice(27, 57))
+
+
+@pytest.mark.parametrize("with_truth", [True, False])
+def test_panels_show_each_mask_in_its_column(with_truth):
+    truth, prediction = marked((1, 3, slice(4, 9), slice(4, 10))), marked((2, 3, slice(10, 16), slice(12, 20)))
+    host = marked((2, 3, slice(10, 14), slice(2, 8)))
+    given = volumes(reference=truth if with_truth else None, prediction=prediction, host_map=host)
+    shown = cut(OTHER, [TUMOR, OTHER], given, 3)
+    picture = np.asarray(Image.open(io.BytesIO(draw_panels(shown, Window(-1, 1, ""))))).astype(int)
+    titles = ["image", "host organ", *(["truth"] if with_truth else []), "prediction", "contours"]
+    parts = np.array_split(picture, len(titles), axis=1)
+    counts = {
+        title: [(part[..., c] > part.sum(2) / 3 + 40).sum() > 150 for c in (0, 1)]
+        for title, part in zip(titles, parts, strict=True)
+    }
+    expected = {"image": [0, 0], "host organ": [0, 1], "truth": [1, 0], "prediction": [0, 1]}
+    assert {title: counts[title] for title in titles[:-1]} == {title: expected[title] for title in titles[:-1]}
+    assert counts["contours"] == ([True, False] if with_truth else [False, True])
+
+
+def test_plots_are_small_and_name_what_they_show():
+    rng, epochs = np.random.default_rng(0), 1000
+    curves = {name: rng.random(epochs).tolist() for name in ("train_losses", "val_losses", "lrs")}
+    curves["dice_per_class_or_region"] = rng.random((epochs, 2)).tolist()
+    plot = draw_curves(curves, ["liver", "lung tumor"]).decode()
+    assert len(plot) < 120_000
+    for text in ("training", "validation", "lung tumor", "epoch", "learning rate"):
+        assert f">{text}</text>" in plot
+    boxes = draw_boxes({"Dice": {"liver": [0.1, 0.5, np.nan], "spleen": []}, "HD95, mm": {"liver": [3], "spleen": []}})
+    assert re.search(r">liver \(2\)</text>", boxes.decode())
+    assert re.search(r">spleen \(0\)</text>", boxes.decode())
+
+
+@pytest.fixture
+def oblique(tmp_path):
+    """A case whose axes are turned and reflected, with one bright voxel that is also the truth, and where it lies."""
+    array = np.full((14, 18, 22), -1000, np.int16)
+    array[4, 7, 15] = 402
+    paths = {}
+    for name, values in (("image", array), ("labels", (array > 0).astype(np.uint8))):
+        volume = sitk.GetImageFromArray(values)
+        volume.SetSpacing((1.5, 2.0, 3.0))
+        volume.SetOrigin((10.0, -20.0, 30.0))
+        volume.SetDirection((0.0, -0.8, 0.6, -1.0, 0.0, 0.0, 0.0, 0.6, 0.8))
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        sitk.WriteImage(volume, paths[name])
+        place = volume.TransformIndexToPhysicalPoint((15, 7, 4))
+    return Case("c", paths["image"], paths["labels"], paths["labels"], None), np.array(place) * (-1, -1, 1)
+
+
+def open_nifti(code):
+    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(code)))
+
+
+def test_the_viewers_volumes_lie_where_the_image_lies(oblique):
+    case, place = oblique
+    found = viewer.embed("c", read_case(case), is_ct=True)
+    for kind, value in (("image", 400), ("prediction", 1), ("truth", 1)):  # in steps of 4 HU
+        volume = open_nifti(found.files[kind])
+        (index,) = np.argwhere(np.asarray(volume.dataobj) > 0)
+        assert volume.get_fdata()[tuple(index)] == value
+        np.testing.assert_allclose(volume.affine @ [*index, 1], [*place, 1], atol=1e-3)
+    sizes = np.array(volume.shape)
+    np.testing.assert_allclose(found.focus, (index + 0.5) / sizes)
+    assert nibabel.aff2axcodes(volume.affine) == ("R", "A", "S")
+    assert volume.get_data_dtype() == np.uint8
+
+
+def test_large_volumes_are_thinned_out_along_the_finest_axis(monkeypatch, oblique):
+    assert viewer.thinning((40, 40, 56), (5, 5, 5)) == (1, 1, 1)
+    steps = viewer.thinning((100, 512, 512), (5.0, 0.8, 0.8))
+    assert np.prod([-(-size // step) for size, step in zip((100, 512, 512), steps, strict=True)]) <= viewer.MOST_VOXELS
+    assert steps[0] == 1 < steps[1]
+    monkeypatch.setattr(viewer, "MOST_VOXELS", 900)
+    case, _ = oblique
+    whole = read_case(case)
+    found = viewer.embed("c", whole, is_ct=False)
+    volume = open_nifti(found.files["image"])
+    assert (
+        volume.shape
+        == tuple(-(-size // step) for size, step in zip(whole.image.shape, found.thinned, strict=True))[::-1]
+    )
+    corner = np.array(volume.affine @ [volume.shape[0] - 1, volume.shape[1] - 1, 0, 1])  # the first voxel of the whole
+    np.testing.assert_allclose(corner, whole.affine @ [0, 0, 0, 1], atol=1e-3)
+
+
+def test_the_viewers_data_cannot_end_the_script(write_model, tmp_path):
+    from nnunetv2_mastpro.report.model import read_model
+
+    dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "</script>": 1, "kidney_tumor": 2}}
+    with pytest.warns(UserWarning, match="not in the knowledge base"):
+        folder = write_model(tmp_path / "a__b__2d", {**dataset, "numTraining": 1, "file_ending": ".nii.gz"})
+    model = read_model(folder, None, with_maps=False)
+    text = viewer.viewer_data([], model, is_ct=True)
+    assert "<" not in text
+    content = json.loads(text)
+    assert content["labels"] == ["", "</script>", "kidney tumor"]
+    assert content["values"] == [0, 1, 2]
+    assert content["colors"]["prediction"][1] == [255, 95, 86]
