@@ -67,10 +67,23 @@ def compact(usage: dict) -> list[tuple[str, ...]]:
     ]
 
 
+def ablated(model: Path) -> bool:
+    """Whether the plans beside the checkpoints leave the experts out."""
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+    plans = model / "plans.json"
+    block = read_dataset_json(plans).get("mastpro", {}) if plans.is_file() else {}
+    return "experts" in block.get("network", {}).get("ablate", ())
+
+
 def find_folds(model: Path, wanted: list[str] | None) -> list[Path]:
     """Folders of the folds. Raises MASTProError."""
     if not model.is_dir():
         raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
+    if ablated(model) or ablated(model.resolve().parent):
+        raise MASTProError(
+            f"{model} was trained without experts (mastpro.network.ablate in its plans.json), so there are none to show"
+        )
     if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
         return [model.resolve()]  # `.` has no name
     if wanted is not None:
