@@ -20,7 +20,8 @@ LENGTHS = ("1epoch", "5epochs", "10epochs", "50epochs", "100epochs", "250epochs"
 WITHOUT = ("NoText", "NoAnatomy", "NoExperts", "NoTextNoAnatomy", "NoTextNoExperts", "NoAnatomyNoExperts")
 OTHERS = [f"{MASTPRO_TRAINER}{name}" for name in (*WITHOUT, "NoTextNoAnatomyNoExperts", "ShuffledText", "Pretrain")]
 OTHERS += [f"nnUNetTrainer{name}" for name in ("Stock", "StockAdamW", "StockPartial", "Universal")]
-TRAINERS = [name + length for name in (MASTPRO_TRAINER, *OTHERS) for length in ("", *(f"_{n}" for n in LENGTHS))]
+TRAINERS = [MASTPRO_TRAINER, *(f"{MASTPRO_TRAINER}_{length}" for length in LENGTHS)]
+TRAINERS += [name + length for name in OTHERS for length in ("", "_10epochs")]
 SEARCH = """
 import inspect, json, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find
