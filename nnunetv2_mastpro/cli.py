@@ -24,6 +24,8 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "unpack": "nnunetv2_mastpro.commands.unpack",
     "weights": "nnunetv2_mastpro.commands.weights",
     "postprocess": "nnunetv2_mastpro.commands.postprocess",
+    "evaluate": "nnunetv2_mastpro.commands.evaluate",
+    "compare": "nnunetv2_mastpro.commands.compare",
     "cv": "nnunetv2_mastpro.commands.cv",
     "experts": "nnunetv2_mastpro.commands.experts",
     "recipe": "nnunetv2_mastpro.commands.recipe",

@@ -114,7 +114,7 @@ def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
     import SimpleITK as sitk
 
     check_geometry(path, image, resample)
-    _check_whole(path)
+    check_whole(path)
     mask = sitk.ReadImage(str(path))
     if mask.GetNumberOfComponentsPerPixel() != 1:
         raise MASTProError(f"{path} has several values per voxel; give a mask with one")
@@ -135,7 +135,7 @@ def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
     return values
 
 
-def _check_whole(path: Path) -> None:
+def check_whole(path: Path) -> None:
     """SimpleITK reads a file that ends early as if it went on with zeros."""
     import nibabel
 

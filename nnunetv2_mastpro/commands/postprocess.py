@@ -115,11 +115,12 @@ def _hosted(resolved, index: int) -> bool:
 def make_jobs(args: argparse.Namespace, model: Model) -> list:
     """One per predicted case. Raises MASTProError for folders that are the same and for files that are missing."""
     from nnunetv2_mastpro.evaluation.postprocess import Job, tumor_types
+    from nnunetv2_mastpro.evaluation.volumes import files_of
 
     if not (math.isfinite(args.margin_mm) and args.margin_mm >= 0):
         raise MASTProError(f"--margin-mm {args.margin_mm:g} is no distance; give millimetres from 0 on")
     ending = model.dataset_json["file_ending"]
-    files = _files(args.predictions, ending)
+    files = files_of(args.predictions, ending)
     if not files:
         raise MASTProError(f"{args.predictions} has no files that end with {ending}; give a folder of predictions")
     given = (("-i", args.predictions), ("--maps", args.maps), ("-ref", args.reference))
@@ -133,7 +134,7 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
                 f"{option} {folder} lacks {some(missing)}; give a folder with a file for each of the {len(files)} "
                 "predictions"
             )
-    others = sorted({file.name for file in _files(args.output, ending)} - {file.name for file in files})
+    others = sorted({file.name for file in files_of(args.output, ending)} - {file.name for file in files})
     if others:
         raise MASTProError(f"-o {args.output} holds other cases, such as {others[0]}; give an empty folder")
     tumors = tumor_types(model.resolved, model.dataset_json)
@@ -152,10 +153,6 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
         )
         for file in files
     ]
-
-
-def _files(folder: Path, ending: str) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.name.endswith(ending) and path.is_file())
 
 
 def make_report(results: dict, tumors: Sequence, margin_mm: float) -> dict:

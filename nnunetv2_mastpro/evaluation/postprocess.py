@@ -16,8 +16,8 @@ from scipy import ndimage
 
 from nnunetv2_mastpro.config import Resolved
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.volumes import TOLERANCE, differences, read
 
-TOLERANCE = 1e-3  # of geometries, and of distances in mm
 NEIGHBOURS = np.ones((3, 3, 3), bool)  # 26
 
 
@@ -145,7 +145,7 @@ def check_case(job: Job) -> None:
     """Raises MASTProError where map or reference do not lie on the prediction, or the map has unknown values."""
     prediction, properties = read(job.reader, job.prediction)
     host_map, map_properties = read(job.reader, job.host_map)
-    found = _differences({"shape": prediction.shape, **properties}, {"shape": host_map.shape, **map_properties})
+    found = differences({"shape": prediction.shape, **properties}, {"shape": host_map.shape, **map_properties})
     if found:
         raise MASTProError(
             f"{job.host_map} does not lie on {job.prediction}: {'; '.join(found)}; make the map of the predicted image "
@@ -177,33 +177,3 @@ def clean_case(job: Job) -> tuple[dict[str, Removed] | None, float]:
         for file in Path(scratch).iterdir():  # the TIFF writer adds a JSON file
             os.replace(file, job.output / file.name)
     return removed if host_map.any() else None, float(np.prod(spacing_mm)) / 1000
-
-
-def read(reader, path: Path) -> tuple[np.ndarray, dict]:
-    """A segmentation (Z, Y, X) of whole numbers with the reader's properties. Raises MASTProError."""
-    try:
-        values, properties = reader.read_seg(str(path))
-    except (RuntimeError, OSError, ValueError) as error:
-        raise MASTProError(f"{path} cannot be read ({error}); write it again") from error
-    whole = values[0].astype(np.int32)
-    if not np.array_equal(whole, values[0]):
-        raise MASTProError(f"{path} holds values that are not whole numbers; give a label map, not an image")
-    return whole, properties
-
-
-def _differences(ours: dict, theirs: dict) -> list[str]:
-    """What differs between two geometries, in words: shape, spacing, origin, direction, affine."""
-    found = []
-    for key, value in ours.items():
-        other = theirs.get(key)
-        if isinstance(value, dict):
-            found += _differences(value, other)
-        elif isinstance(value, str):
-            found += [f"{key} {other}, not {value}"] if value != other else []
-        elif np.shape(value) != np.shape(other) or not np.allclose(value, other, rtol=0, atol=TOLERANCE):
-            found.append(f"{key} {_numbers(other)}, not {_numbers(value)}")
-    return list(dict.fromkeys(found))
-
-
-def _numbers(values) -> str:
-    return "(" + ", ".join(f"{value:g}" for value in np.ravel(values)) + ")"

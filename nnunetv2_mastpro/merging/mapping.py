@@ -71,7 +71,7 @@ def read_mapping(path: Path, sources: list[Source]) -> Mapping:
         _text(parent, f'"nest" in {path}'): _texts(inside, f'nest["{parent}"] in {path}')
         for parent, inside in _object(content.get("nest"), f'"nest" in {path}').items()
     }
-    return Mapping(maps, nest, _pattern(content.get("patients"), f'"patients" in {path}'))
+    return Mapping(maps, nest, patient_pattern(content.get("patients"), f'"patients" in {path}'))
 
 
 def _load(path: Path) -> object:
@@ -127,7 +127,7 @@ def _source_map(entry: object, source: Source, path: Path) -> SourceMap:
     return SourceMap(
         labels,
         None if annotated is None else _texts(annotated, f'"annotated" of {where}'),
-        _pattern(entry.get("patients"), f'"patients" of {where}'),
+        patient_pattern(entry.get("patients"), f'"patients" of {where}'),
     )
 
 
@@ -155,7 +155,8 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_text(one, where) for one in value))
 
 
-def _pattern(value: object, where: str) -> re.Pattern | None:
+def patient_pattern(value: object, where: str) -> re.Pattern | None:
+    """Whose one group in a case's name is the patient. Raises MASTProError for what is no such expression."""
     if value is None:
         return None
     try:

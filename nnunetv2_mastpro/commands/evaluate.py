@@ -1,0 +1,134 @@
+"""Score predictions by class and source: Dice, surface Dice, HD95, lesions, each with a bootstrap interval.
+
+Predictions and labels are folders in nnU-Net's format, whoever made the predictions. What a case does not annotate, by
+mastpro.cases of dataset.json, is left out. Writes evaluation.json and evaluation.csv (a line per case and class).
+
+Of a class that neither label nor prediction has, all scores are undefined, as in nnU-Net; where one of both has it,
+Dice and NSD are 0 and HD95 is undefined. What is undefined is counted, not averaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+
+REPORT, ROWS = "evaluation.json", "evaluation.csv"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro evaluate`."""
+    parser.add_argument("-pred", dest="prediction", type=Path, required=True, metavar="FOLDER", help="predictions")
+    parser.add_argument(
+        "-o", dest="output", type=Path, metavar="FOLDER", help="for the results (default: the folder of predictions)"
+    )
+    add_shared_arguments(parser)
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `mastpro compare`, too."""
+    parser.add_argument("-ref", dest="reference", type=Path, required=True, metavar="FOLDER", help="true labels")
+    parser.add_argument(
+        "-d",
+        dest="dataset",
+        metavar="DATASET",
+        help="id, name, or a dataset.json (default: that in the predictions' folder, else beside the labels' folder)",
+    )
+    parser.add_argument(
+        "--tolerance-mm", type=float, default=2.0, metavar="MM", help="of surface Dice (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--lesion-overlap",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of a lesion's voxels that must be predicted for it to be found (default: any voxel)",
+    )
+    parser.add_argument(
+        "--patients", metavar="REGEX", help="one group in a case's name: intervals draw patients, not cases"
+    )
+    parser.add_argument("--chill", action="store_true", help="leave out labels without a prediction")
+    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 on success. Raises MASTProError before a file is written."""
+    from nnunetv2_mastpro.evaluation.evaluate import evaluate
+    from nnunetv2_mastpro.evaluation.tables import describe
+    from nnunetv2_mastpro.files import write_atomically
+    from nnunetv2_mastpro.processes import number_of_processes
+
+    workers = number_of_processes(args.num_processes)
+    output = output_folder(args.output or args.prediction)
+    result = evaluate(
+        args.reference,
+        args.prediction,
+        find_dataset_json(args.dataset, [args.prediction], args.reference),
+        tolerance_mm=args.tolerance_mm,
+        workers=workers,
+        lesion_overlap=args.lesion_overlap,
+        patients=args.patients,
+        chill=args.chill,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    write_atomically({output / REPORT: as_json(result), output / ROWS: as_csv(result)})
+    print("\n".join([*describe(result), f"wrote {output / REPORT} and {ROWS}"]))
+    return 0
+
+
+def output_folder(folder: Path) -> Path:
+    """Raises MASTProError where it is a file, or would lie in one."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise MASTProError(f"{there} is a file; give -o a folder")
+    return folder
+
+
+def find_dataset_json(dataset: str | None, predictions: Sequence[Path], reference: Path) -> dict:
+    """What -d names, else the file in a folder of predictions, else beside the reference.
+
+    Raises MASTProError where there is none, and where one in a folder of predictions has other labels.
+    """
+    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+    own = [path for path in (folder / "dataset.json" for folder in predictions) if path.is_file()]
+    beside = [path for path in [reference.absolute().parent / "dataset.json"] if path.is_file()]
+    if dataset is not None:
+        named = Path(dataset)
+        path = named if named.suffix == ".json" else dataset_json_paths(dataset)[0]
+    elif own or beside:
+        path = [*own, *beside][0]
+    else:
+        raise MASTProError(
+            f"no dataset.json in {' or '.join(map(str, predictions))}, nor beside {reference}; name the data set with "
+            "-d: id, name, or a dataset.json"
+        )
+    content = read_dataset_json(path)
+    for other in own:
+        labels = read_dataset_json(other).get("labels")
+        if labels != content.get("labels"):
+            raise MASTProError(
+                f"{other} has the labels {labels}, {path} has {content.get('labels')}; map the values of the "
+                "predictions to those, and put the data set's dataset.json in the place of the other"
+            )
+    return content
+
+
+def as_json(content: Mapping) -> bytes:
+    return (json.dumps(content, indent=2, allow_nan=False) + "\n").encode()
+
+
+def as_csv(result: Mapping) -> bytes:
+    """A line per case and class; empty where None, lesions by size left to the JSON file."""
+    text = io.StringIO()
+    columns = [name for name in result["rows"][0] if name != "bands"]
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(result["rows"])
+    return text.getvalue().encode()

@@ -1,0 +1,118 @@
+"""One case of an evaluation, and all that a worker process needs for it."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.anatomy.masks import check_whole
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.lesions import COUNTS, count_lesions
+from nnunetv2_mastpro.evaluation.metrics import NAMES, score
+from nnunetv2_mastpro.evaluation.volumes import differences, read
+
+MEASURED = (
+    *NAMES,
+    *("has_reference", "has_prediction", "reference_ml", "prediction_ml"),
+    *(*COUNTS, "false_positive_ml", "bands"),
+)
+
+
+@dataclass(frozen=True)
+class ScoredClass:
+    """A class of the data set; of a region all values that it consists of."""
+
+    label: str
+    values: tuple[int, ...]
+    tumour: bool
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What all cases of an evaluation share."""
+
+    classes: tuple[ScoredClass, ...]
+    ignore_value: int | None
+    reader: object  # nnU-Net's
+    tolerance_mm: float
+    lesion_overlap: float
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case."""
+
+    case: str
+    unit: str  # what the bootstrap draws: the patient
+    source: str | None
+    reference: Path
+    prediction: Path
+    annotated: tuple[bool, ...]
+    scoring: Scoring
+
+
+def check_case(job: Job) -> None:
+    """Raises MASTProError where the files cannot be read, lie on different grids, or have unknown values."""
+    reader = job.scoring.reader
+    for path in (job.reference, job.prediction):
+        if path.name.endswith((".nii", ".nii.gz")):
+            check_whole(path)
+    reference, properties = read(reader, job.reference)
+    prediction, theirs = read(reader, job.prediction)
+    found = differences({"shape": reference.shape, **properties}, {"shape": prediction.shape, **theirs})
+    if found:
+        raise MASTProError(
+            f"{job.prediction} does not lie on its reference {job.reference}: {'; '.join(found)}; bring predictions to "
+            "the grid of the images (docs/peers.md shows how)"
+        )
+    known = {0, *(value for entry in job.scoring.classes for value in entry.values)}
+    ignored = {job.scoring.ignore_value} - {None}
+    for path, values, allowed in ((job.reference, reference, known | ignored), (job.prediction, prediction, known)):
+        unknown = sorted(set(np.unique(values).tolist()) - allowed)
+        if unknown:
+            raise MASTProError(
+                f"{path} has the values {', '.join(map(str, unknown[:5]))}, the labels of dataset.json are "
+                f"{', '.join(map(str, sorted(allowed)))}; map the file's values to them, or give the right -d"
+            )
+
+
+def score_case(job: Job) -> list[dict]:
+    """A row per class; None for what is not annotated or undefined."""
+    if multiprocessing.parent_process() is not None:
+        import torch
+
+        torch.set_num_threads(1)  # a process per case is enough
+    reference, properties = read(job.scoring.reader, job.reference)
+    prediction, _ = read(job.scoring.reader, job.prediction)
+    spacing_mm = [float(step) for step in properties["spacing"]]
+    kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
+    rows = []
+    for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
+        row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
+        if annotated:
+            masks = [np.isin(values, entry.values) & kept for values in (reference, prediction)]
+            row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
+        rows.append({**dict.fromkeys(MEASURED), **row})
+    return rows
+
+
+def _measure(
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tumour: bool, scoring: Scoring
+) -> dict:
+    flat = len(reference) == 1  # one slice has no volume
+    voxel_ml = None if flat else math.prod(spacing_mm) / 1000
+    scores = score(reference, prediction, spacing_mm, scoring.tolerance_mm)
+    found = {name: None if math.isnan(value) else value for name, value in scores.items()}
+    for name, mask in (("reference", reference), ("prediction", prediction)):
+        voxels = int(mask.sum())
+        found |= {f"has_{name}": voxels > 0, f"{name}_ml": None if flat else voxels * voxel_ml}
+    if tumour:
+        bands, false_voxels = count_lesions(reference, prediction, spacing_mm, scoring.lesion_overlap)
+        found |= {name: sum(counts[name] for counts in bands.values()) for name in COUNTS}
+        found |= {"false_positive_ml": None if flat else false_voxels * voxel_ml, "bands": bands}
+    return found

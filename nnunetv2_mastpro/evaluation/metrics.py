@@ -1,0 +1,64 @@
+"""Dice, normalised surface Dice and HD95 of one class in one case. Masks (Z, Y, X), spacing_mm in the same order.
+
+| reference | prediction | Dice      | NSD       | HD95      |
+| empty     | empty      | undefined | undefined | undefined |
+| empty     | not empty  | 0         | 0         | undefined |
+| not empty | empty      | 0         | 0         | undefined |
+
+Dice is nnU-Net's, and so is that it is undefined where neither has the class. NSD and HD95 are MONAI's: NSD weighs
+surface elements by their area (marching cubes, as DeepMind's surface-distance); HD95 is the larger of the two
+directed 95th percentiles of distances between border voxels. Undefined is nan.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+NAMES = ("Dice", "NSD", "HD95_mm")
+PERCENTILE = 95
+
+
+def score(
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+) -> dict[str, float]:
+    """`NAMES` of two boolean masks of one shape; where Z is 1, of contours in the plane."""
+    sizes = int(reference.sum()), int(prediction.sum())
+    if not any(sizes):
+        return dict.fromkeys(NAMES, np.nan)
+    if not all(sizes):
+        return {"Dice": 0.0, "NSD": 0.0, "HD95_mm": np.nan}
+    dice = 2 * int((reference & prediction).sum()) / sum(sizes)
+    flat = len(reference) == 1
+    masks = [mask[0] if flat else mask for mask in (reference, prediction)]
+    return {"Dice": dice, **_of_surfaces(*crop(*masks), tuple(spacing_mm)[flat:], tolerance_mm)}
+
+
+def crop(*masks: np.ndarray) -> list[np.ndarray]:
+    """The masks in the box that holds them all; as they are where all are empty."""
+    union = np.logical_or.reduce(masks)
+    if not union.any():
+        return list(masks)
+    box = []
+    for axis in range(union.ndim):
+        (places,) = np.nonzero(union.any(tuple(other for other in range(union.ndim) if other != axis)))
+        box.append(slice(places[0], places[-1] + 1))
+    return [mask[tuple(box)] for mask in masks]
+
+
+def _of_surfaces(
+    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+) -> dict[str, float]:
+    import torch
+
+    masks = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, reference)]
+    shared = {"include_background": True, "spacing": list(map(float, spacing_mm))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of an argument that MONAI itself gives to its own function
+        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
+
+        nsd = compute_surface_dice(*masks, class_thresholds=[float(tolerance_mm)], use_subvoxels=True, **shared)
+        hd95_mm = compute_hausdorff_distance(*masks, percentile=PERCENTILE, **shared)
+    return {"NSD": float(nsd), "HD95_mm": float(hd95_mm)}

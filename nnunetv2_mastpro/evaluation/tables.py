@@ -1,0 +1,89 @@
+"""An evaluation as the console shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nnunetv2_mastpro.evaluation.metrics import NAMES
+from nnunetv2_mastpro.evaluation.summary import PER_CASE, RATES
+from nnunetv2_mastpro.listing import table
+
+TITLES = {"Dice": "Dice", "NSD": "NSD", "HD95_mm": "HD95 mm"}
+
+
+def describe(result: Mapping) -> list[str]:
+    """Scores by class, lesions of tumours, false positives, and scores by source where there are several."""
+    summary = result["summary"]
+    percent = f"{100 * result['confidence']:g} %"
+    lines = [f"Mean with its {percent} interval over {result['units']}; NSD at {result['tolerance_mm']:g} mm:"]
+    lines += table(_class_rows(summary))
+    if result["tumours"]:
+        lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
+        lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
+    if len(summary["sources"]) > 1:
+        lines += ["", "By source:", *table(_source_rows(summary))]
+    return lines
+
+
+def _class_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    rows = [("class", *TITLES.values(), "cases with it", "without", "not annotated", "missed", "made up")]
+    for label, found in summary["classes"].items():
+        counts = (
+            found["with"],
+            found["annotated"] - found["with"],
+            found["left_out"],
+            found["missed"],
+            found["made_up"],
+        )
+        rows.append((label, *(shown(found[name]) for name in NAMES), *map(str, counts)))
+    for key, title in (("classes", "mean of classes"), ("tumours", "mean of tumours"), ("sources", "mean of sources")):
+        parts = len(summary["sources"] if key == "sources" else _of(summary, key))
+        if parts > 1:
+            rows.append((title, *(shown(summary["macro"][key][name]) for name in NAMES), *[""] * 5))
+    return rows
+
+
+def _of(summary: Mapping, key: str) -> list[str]:
+    return [label for label, found in summary["classes"].items() if key == "classes" or found["tumour"]]
+
+
+def _lesion_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    rows = [("class", "size", "lesions", "found", *RATES)]
+    for label in _of(summary, "tumours"):
+        found = summary["classes"][label]
+        bands = {
+            band: counts for band, counts in found["bands"].items() if counts["lesions"] or counts["lesions_false"]
+        }
+        for band, counts in bands.items():
+            numbers = (shown(counts[name]) for name in RATES)
+            rows.append((label, band, str(counts["lesions"]), str(counts["lesions_found"]), *numbers))
+        total = [sum(counts[name] for counts in found["bands"].values()) for name in ("lesions", "lesions_found")]
+        rows.append((label, "all", *map(str, total), *(shown(found[name]) for name in RATES)))
+    return rows
+
+
+def _false_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    rows = [("class", "cases", "number", "with false lesions", "lesions per case", "ml per case")]
+    for label in _of(summary, "tumours"):
+        found = summary["classes"][label]
+        without = found["without"]
+        for title, count, numbers in (("all", found["annotated"], found), ("without it", without["cases"], without)):
+            counts = (str(count), str(numbers["cases_with_false_lesions"]))
+            rows.append((label, title, *counts, *(shown(numbers[name], 2) for name in PER_CASE)))
+    return rows
+
+
+def _source_rows(summary: Mapping) -> list[tuple[str, ...]]:
+    rows = [("source", "class", *TITLES.values(), "cases")]
+    for source, classes in summary["sources"].items():
+        for label, found in classes.items():
+            rows.append((source, label, *(shown(found[name]) for name in NAMES), str(found["Dice"]["cases"])))
+    return rows
+
+
+def shown(number: Mapping, digits: int = 3) -> str:
+    """mean (low to high), or -; no interval of one case."""
+    if number["mean"] is None:
+        return "-"
+    text = f"{number['mean']:.{digits}f}"
+    return text if number["low"] is None else f"{text} ({number['low']:.{digits}f} to {number['high']:.{digits}f})"

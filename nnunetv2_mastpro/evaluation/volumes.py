@@ -1,0 +1,47 @@
+"""Label maps read by nnU-Net's readers, (Z, Y, X), and whether two of them lie on one grid."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.errors import MASTProError
+
+TOLERANCE = 1e-3  # of geometries, and of distances in mm
+
+
+def files_of(folder: Path, ending: str) -> list[Path]:
+    """Files of a folder that end so, hidden ones left out, by name."""
+    found = (path for path in folder.glob("*") if path.name.endswith(ending) and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
+
+
+def read(reader, path: Path) -> tuple[np.ndarray, dict]:
+    """A segmentation (Z, Y, X) of whole numbers with the reader's properties. Raises MASTProError."""
+    try:
+        values, properties = reader.read_seg(str(path))
+    except (RuntimeError, OSError, ValueError) as error:
+        raise MASTProError(f"{path} cannot be read ({error}); write it again") from error
+    whole = values[0].astype(np.int32)
+    if not np.array_equal(whole, values[0]):
+        raise MASTProError(f"{path} holds values that are not whole numbers; give a label map, not an image")
+    return whole, properties
+
+
+def differences(ours: dict, theirs: dict) -> list[str]:
+    """What differs between two geometries, in words: shape, spacing, origin, direction, affine."""
+    found = []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict):
+            found += differences(value, other)
+        elif isinstance(value, str):
+            found += [f"{key} {other}, not {value}"] if value != other else []
+        elif np.shape(value) != np.shape(other) or not np.allclose(value, other, rtol=0, atol=TOLERANCE):
+            found.append(f"{key} {_numbers(other)}, not {_numbers(value)}")
+    return list(dict.fromkeys(found))
+
+
+def _numbers(values) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in np.ravel(values)) + ")"

@@ -1,0 +1,109 @@
+"""Dice, surface Dice and HD95 against DeepMind's surface-distance and brute force; what empty masks give."""
+
+import warnings
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from nnunetv2_mastpro.evaluation.metrics import score
+
+SPACINGS_MM = [(1.0, 1.0, 1.0), (5.0, 0.8, 1.5), (0.7, 3.0, 3.0)]
+TOLERANCES_MM = [0.0, 1.0, 2.0, 7.5]
+
+
+def brute_hd95(reference, prediction, spacing_mm):
+    """Border voxels have a neighbour by face outside the mask, or lie at the volume's edge."""
+    borders = []
+    for mask in (reference, prediction):
+        padded = np.pad(mask, 1)
+        inner = padded.copy()
+        for axis in range(mask.ndim):
+            inner &= np.roll(padded, 1, axis) & np.roll(padded, -1, axis)
+        borders.append((np.argwhere(padded & ~inner) - 1) * np.asarray(spacing_mm))
+    distances = cdist(*borders)
+    return max(np.percentile(distances.min(1), 95), np.percentile(distances.min(0), 95))
+
+
+def deepminds_nsd(reference, prediction, spacing_mm, tolerance_mm):
+    import surface_distance
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of scipy.ndimage.filters
+        found = surface_distance.compute_surface_distances(reference, prediction, spacing_mm)
+    return surface_distance.compute_surface_dice_at_tolerance(found, tolerance_mm)
+
+
+def box(*slices, shape=(9, 12, 10)):
+    mask = np.zeros(shape, bool)
+    mask[slices] = True
+    return mask
+
+
+def random_pair(seed, shape=(9, 12, 10)):
+    """Noise of some density, and noise that overlaps with it."""
+    rng = np.random.default_rng(seed)
+    reference = rng.random(shape) < rng.uniform(0.02, 0.6)
+    return reference, np.where(rng.random(shape) < 0.7, reference, rng.random(shape) < rng.uniform(0.02, 0.6))
+
+
+DEGENERATE = {
+    "voxel and itself": (box(4, 5, 5), box(4, 5, 5)),
+    "voxels in opposite corners": (box(0, 0, 0), box(8, 11, 9)),
+    "whole volume and a voxel": (box(), box(4, 5, 5)),
+    "whole volume and itself": (box(), box()),
+    "planes": (box(4), box(slice(None), 6)),
+    "line and plane": (box(4, 5), box(0)),
+    "at the edge": (box(slice(0, 3), slice(0, 4), slice(0, 5)), box(slice(1, 4), slice(0, 4), slice(1, 5))),
+    "shell and its filling": (box(slice(1, 8), slice(1, 9), slice(1, 9)) ^ box(4, 5, 5), box(4, 5, 5)),
+}
+
+
+def check(reference, prediction, spacing_mm, tolerance_mm):
+    found = score(reference, prediction, spacing_mm, tolerance_mm)
+    flat = len(reference) == 1
+    masks = (reference[0], prediction[0]) if flat else (reference, prediction)
+    assert found["Dice"] == pytest.approx(
+        2 * np.count_nonzero(reference & prediction) / (np.count_nonzero(reference) + np.count_nonzero(prediction))
+    )
+    assert found["NSD"] == pytest.approx(deepminds_nsd(*masks, spacing_mm[flat:], tolerance_mm), rel=1e-6, abs=1e-6)
+    assert found["HD95_mm"] == pytest.approx(brute_hd95(*masks, spacing_mm[flat:]), rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize("tolerance_mm", TOLERANCES_MM)
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+def test_random_masks(spacing_mm, tolerance_mm):
+    for seed in range(5):
+        check(*random_pair(seed), spacing_mm, tolerance_mm)
+
+
+@pytest.mark.parametrize("spacing_mm", SPACINGS_MM)
+@pytest.mark.parametrize("name", DEGENERATE)
+def test_degenerate_masks(name, spacing_mm):
+    check(*DEGENERATE[name], spacing_mm, 2.0)
+
+
+@pytest.mark.parametrize("spacing_mm", [(999.0, 1.0, 1.0), (5.0, 0.8, 1.5)])
+def test_one_slice_has_contours(spacing_mm):
+    for seed in range(5):
+        check(*random_pair(seed, (1, 20, 16)), spacing_mm, 2.0)
+
+
+def test_empty_masks():
+    some, nothing = box(4, 5, 5), box(slice(0))
+    undefined = pytest.approx({"Dice": np.nan, "NSD": np.nan, "HD95_mm": np.nan}, nan_ok=True)
+    missed = pytest.approx({"Dice": 0.0, "NSD": 0.0, "HD95_mm": np.nan}, nan_ok=True)
+    assert score(nothing, nothing, SPACINGS_MM[0], 2.0) == undefined
+    assert score(some, nothing, SPACINGS_MM[0], 2.0) == missed
+    assert score(nothing, some, SPACINGS_MM[0], 2.0) == missed
+
+
+def test_moved_by_known_millimetres():
+    """A box that is moved by 3 voxels of 0.5 mm: half of both ends is beyond 1 mm, nothing beyond 1.5 mm."""
+    reference = box(slice(2, 6), slice(2, 8), slice(2, 5), shape=(8, 10, 12))
+    prediction = np.roll(reference, 3, 2)
+    assert score(reference, prediction, (2.0, 2.0, 0.5), 1.5)["NSD"] == 1
+    found = score(reference, prediction, (2.0, 2.0, 0.5), 1.0)
+    assert 0 < found["NSD"] < 1
+    assert found["HD95_mm"] == pytest.approx(1.5)
+    assert found["Dice"] == 0
