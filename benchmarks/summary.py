@@ -16,9 +16,9 @@ CALIBRATION = (0.55, 0.75)  # what stock nnU-Net with everything annotated is to
 LIMITS = {
     "phantom": "A phantom on two cores can show that a part does what it is made for, that an implementation learns, "
     "and how equal steps compare on geometry and grey values that we drew. It cannot show clinical accuracy, and it "
-    "cannot confirm or refute the paper's figures: its tumours follow a few rules, host organs are always where the generator "
-    "put them, sentences carry no more than the names of the types, and networks and trainings are a hundredth of the "
-    "paper's. Seeds change weights and draws, not the cases.",
+    "cannot confirm or refute the paper's figures: its tumours follow a few rules, host organs are always where the "
+    "generator put them, sentences carry no more than the names of the types, and networks and trainings are a small "
+    "part of the paper's. Seeds change weights and draws, not the cases.",
     "sts": "Eight test patients, one class, no organ masks, crops centred on the tumour, a small network on two cores: "
     "rows compare with each other, not with the literature. With one class routers have no types to tell apart and the "
     "text says the same of every case.",
