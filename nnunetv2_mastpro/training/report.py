@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.text import ShuffledPrompts
 
@@ -34,11 +35,17 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
     if network.receipt:
         yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"
-    for host in config.resolved.hosts if network.anatomy is not None else ():
+    if isinstance(network.anatomy, AnatomyEncoder):
+        yield from describe_hosts(config)
+
+
+def describe_hosts(config: MASTProConfig) -> Iterator[str]:
+    """A line per value of the host-organ maps, and which classes have none."""
+    for host in config.resolved.hosts:
         hosted = ", ".join(config.resolved.classes[index].label for index in host.classes)
         yield f"Host-organ map, value {host.value}: {', '.join(host.structures)} (host of {hosted})"
     hostless = [entry.label for entry in config.resolved.classes if not entry.host_structures]
-    if network.anatomy is not None and hostless:
+    if hostless:
         yield f"No host organ is known for {', '.join(hostless)}: the learned unknown token stands for it"
 
 

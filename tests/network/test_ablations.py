@@ -173,3 +173,10 @@ def test_ablations_have_one_order():
         ("experts",)
     )
     assert NetworkConfig().without(()) == NetworkConfig()
+
+
+@pytest.mark.parametrize("parts", [("text",), PARTS, ("text_shuffled", "anatomy")], ids="+".join)
+def test_it_compiles_as_one_graph(ablated, make_image, parts):
+    network = ablated(*parts, organs=ORGANS).train()
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    assert_close(compiled(with_organs(make_image())).logits, network(with_organs(make_image())).logits)
