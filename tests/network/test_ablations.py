@@ -175,7 +175,11 @@ def test_ablations_have_one_order():
     assert NetworkConfig().without(()) == NetworkConfig()
 
 
-@pytest.mark.parametrize("parts", [("text",), PARTS, ("text_shuffled", "anatomy")], ids="+".join)
+@pytest.mark.parametrize(
+    "parts",
+    [PARTS, *(pytest.param(parts, marks=pytest.mark.slow) for parts in (("text",), ("text_shuffled", "anatomy")))],
+    ids="+".join,
+)
 def test_it_compiles_as_one_graph(ablated, make_image, parts):
     network = ablated(*parts, organs=ORGANS).train()
     compiled = torch.compile(network, fullgraph=True, backend="eager")
