@@ -207,7 +207,10 @@ def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
 
     content = read_dataset_json(fold.parent / "dataset.json")
     labels = foreground_labels(content)
-    cases, tumors = read_cases(content, labels), {p.label for p in resolve_prompts(content) if p.is_tumor}
+    cases, tumors = (
+        read_cases(content, labels),
+        {p.label for p in resolve_prompts(content, fold.parents[1].name) if p.is_tumor},
+    )
     kept = {str(value) for value, label in enumerate(labels, 1) if label in tumors or not tumors}
     found = []
     for key, dice in per_case(fold / "validation" / "summary.json").items():

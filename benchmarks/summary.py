@@ -114,7 +114,7 @@ def write_summary(table: str, name: str, folder: Path) -> Path | None:
     reference = "text" if kind == "sts" and table == "table1" else reference
     text = "\n".join(
         [
-            f"{finished} cells finished. Mean over seeds ± standard deviation; differences are paired over cases and "
+            f"Finished cells: {finished}. Mean over seeds ± standard deviation; differences are paired over cases and "
             "seeds, with intervals from drawing cases.\n",
             result_table(rows, cells, reference, paper),
             "",

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -85,6 +85,13 @@ def commit() -> str:
     return found.stdout.strip() if found.returncode == 0 else "unknown (no git checkout)"
 
 
+def tell_command(table: str, argv: Sequence[str], folders: Mapping[Path | None, str]) -> str:
+    """As it was typed, with these names for this machine's folders."""
+    names = {str(folder): name for folder, name in folders.items() if folder is not None}
+    words = (names.get(str(Path(word)), word) for word in argv)
+    return f"python -m benchmarks.{table} {' '.join(words)}"
+
+
 def run_cell(runner, row: Row, seed: int, file: Path, command: str) -> None:
     """Unless its file is there. Raises MASTProError where that is of another setting."""
     now = told(runner)
@@ -116,7 +123,7 @@ def tell_budget(args: argparse.Namespace, runner, count: int) -> None:
 
 def main(table: str, description: str, argv: Sequence[str] | None = None) -> None:
     args = parse(table, description, argv)
-    command = f"python -m benchmarks.{table} {' '.join(sys.argv[1:] if argv is None else argv)}"
+    command = tell_command(table, sys.argv[1:] if argv is None else argv, {args.output: "OUT", args.sts: "DATA"})
     try:
         name, runner, rows = setting(args, table)
         seeds, folder = args.folds if args.datasets else args.seeds, args.output.resolve()

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from benchmarks.summary import markdown_table
-from benchmarks.table import commit, hardware
+from benchmarks.table import commit, hardware, tell_command
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 
@@ -163,7 +163,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         for name in () if args.summarise else args.cells:
-            run_cell(name, args, f"python -m benchmarks.table3 {' '.join(sys.argv[1:])}")
+            run_cell(name, args, tell_command("table3", sys.argv[1:], {args.output: "OUT"}))
         path = write_summary(args.output)
         if path is None:
             raise MASTProError(f"{args.output}/cells/table3 holds no cell `memory`; run it first")

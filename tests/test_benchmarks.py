@@ -81,7 +81,7 @@ def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished
     assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 61.10 % |"
     assert len(lines) == 4
     text = path.read_text()
-    assert "3 cells finished" in text
+    assert "Finished cells: 3." in text
     assert "Commit abc1234; `python -m benchmarks.table2 -o out`; 2 cores; 2026-01-02 to 2026-01-02." in text
     assert "Training took 1.5 h in all." in text
     assert "cannot confirm or refute the paper's figures" in text
@@ -119,11 +119,11 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
     assert asked[4:] == [("none", 0), ("none", 1)]
     cell = json.loads((tmp_path / "cells" / "unet" / "tp_seed_1.json").read_text())
     assert cell["setting"] == {"types": 5, "steps": 2000, "cases": 16, "backbone": "unet", "data_seed": 0}
-    assert cell["run"]["command"].startswith(f"python -m benchmarks.table2 -o {tmp_path} --seeds 0 1")
+    assert cell["run"]["command"] == "python -m benchmarks.table2 -o OUT --seeds 0 1 --cells tp mastpro"
     assert {*cell["run"]} == {"commit", "command", "hardware", "date"}
     table.main("table2", "", ["-o", str(tmp_path), "--summarise"])
     assert len(asked) == 6
-    assert "6 cells finished" in (tmp_path / "table2.md").read_text()
+    assert "Finished cells: 6." in (tmp_path / "table2.md").read_text()
     with pytest.raises(SystemExit, match=r"tp_seed_0.json was made with steps=2000 \(now 1000\); give the same"):
         table.main("table2", "", [*arguments, "--steps", "1000"])
 
@@ -207,6 +207,32 @@ def test_own_data_sets_are_scored_by_source_and_tumour_type(tmp_path):
     assert runs.scores_of(fold) == [("Dataset003_Liver", "a 2", 0.5), (None, "b 2", 0.5)]
 
 
+def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypatch, capsys):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    for name, dice in (("Dataset003_Liver", 0.5), ("Dataset006_Lung", 0.7)):
+        (tmp_path / "nnUNet_preprocessed" / name).mkdir(parents=True)
+        model = tmp_path / "nnUNet_results" / name / "nnUNetTrainerMASTPro_1epoch__MASTProPlans__3d_fullres"
+        (model / "fold_0" / "validation").mkdir(parents=True)
+        content = {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, "liver_tumor": 1},
+            "file_ending": ".nii.gz",
+        }
+        (model / "dataset.json").write_text(json.dumps(content))
+        entry = {"reference_file": f"/x/{name[-4:]}.nii.gz", "metrics": {"1": {"Dice": dice, "n_ref": 5}}}
+        (model / "fold_0" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": [entry]}))
+    arguments = ["-o", str(tmp_path / "out"), "--datasets", "3", "6", "--cells", "mastpro", "--epochs", "1"]
+    table.main("table2", "", arguments)
+    assert "| AP / TP / D-MoE | 1 | 0.500 | 0.700 | 0.600 |" in (tmp_path / "out" / "table2_datasets.md").read_text()
+    cell = json.loads((tmp_path / "out" / "cells" / "datasets" / "mastpro_seed_0.json").read_text())
+    assert cell["cases"] == {"Dataset003_Liver/iver 1": 0.5, "Dataset006_Lung/Lung 1": 0.7}
+    monkeypatch.setattr(runs, "find_executable", lambda name: "false")
+    with pytest.raises(SystemExit, match="nnUNetv2_train ended with status 1"):
+        table.main("table2", "", [*arguments, "--folds", "1"])
+    assert "$ nnUNetv2_train 3 3d_fullres 1 -p MASTProPlans -tr nnUNetTrainerMASTPro_1epoch" in capsys.readouterr().out
+
+
 def test_results_take_the_tables_between_their_marks(finished, tmp_path):
     summary.write_summary("table2", "unet", finished)
     file = tmp_path / "results.md"
@@ -215,7 +241,7 @@ def test_results_take_the_tables_between_their_marks(finished, tmp_path):
     for _ in range(2):
         subprocess.run(argv, cwd=REPOSITORY, check=True, capture_output=True)
     text = file.read_text()
-    assert text.startswith("# Results\nkept\n<!-- table2:start -->\n3 cells finished")
+    assert text.startswith("# Results\nkept\n<!-- table2:start -->\nFinished cells: 3.")
     assert text.endswith("<!-- table2:end -->\nkept too\n")
     assert text.count("AP / TP / D-MoE |") == 1
     assert "old" not in text
