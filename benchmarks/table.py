@@ -116,7 +116,7 @@ def tell_budget(args: argparse.Namespace, runner, count: int) -> None:
         steps = told(runner)["steps"]
         hours = count * steps * SECONDS_PER_STEP[args.backbone] / 3600
         print(
-            f"{count} cells of {steps} steps to go: about {hours:.1f} h on {CORES} idle cores, {CORES * hours:.0f} CPU "
+            f"{count} trainings of {steps} steps to go: about {hours:.1f} h on {CORES} idle cores, {CORES * hours:.0f} CPU "
             "hours, and less than 10 minutes for the data; interrupt it when you like and run the same again"
         )
 
@@ -130,7 +130,8 @@ def main(table: str, description: str, argv: Sequence[str] | None = None) -> Non
         wanted = [(row, seed) for seed in seeds for row in rows]  # so that a night gives whole comparisons
         files = [folder / "cells" / name / f"{row.key}_seed_{seed}.json" for row, seed in wanted]
         if not args.summarise:
-            tell_budget(args, runner, sum(not file.is_file() for file in files))
+            missing = [row for (row, _), file in zip(wanted, files, strict=True) if not file.is_file()]
+            tell_budget(args, runner, sum(not row.selected for row in missing))  # what needs a training
             for (row, seed), file in zip(wanted, files, strict=True):
                 run_cell(runner, row, seed, file, command)
                 write_summary(table, name, folder)

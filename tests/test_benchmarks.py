@@ -114,7 +114,7 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
     arguments = ["-o", str(tmp_path), "--seeds", "0", "1", "--cells", "tp", "mastpro"]
     table.main("table2", "", arguments)
     assert asked == [("tp", 0), ("mastpro", 0), ("tp", 1), ("mastpro", 1)]
-    assert "4 cells of 2000 steps to go: about 2.0 h on 2 idle cores, 4 CPU hours" in capsys.readouterr().out
+    assert "4 trainings of 2000 steps to go: about 2.0 h on 2 idle cores, 4 CPU hours" in capsys.readouterr().out
     table.main("table2", "", [*arguments, "none"])
     assert asked[4:] == [("none", 0), ("none", 1)]
     cell = json.loads((tmp_path / "cells" / "unet" / "tp_seed_1.json").read_text())
