@@ -115,9 +115,10 @@ def tell_budget(args: argparse.Namespace, runner, count: int) -> None:
     if isinstance(runner, Phantom) and count:
         steps = told(runner)["steps"]
         hours = count * steps * SECONDS_PER_STEP[args.backbone] / 3600
+        cost = f"about {hours:.1f} h on {CORES} idle cores, {CORES * hours:.0f} CPU hours"
         print(
-            f"{count} trainings of {steps} steps to go: about {hours:.1f} h on {CORES} idle cores, {CORES * hours:.0f} CPU "
-            "hours, and less than 10 minutes for the data; interrupt it when you like and run the same again"
+            f"{count} trainings of {steps} steps to go: {cost}, and less than 10 minutes for the data; interrupt it "
+            "when you like and run the same again"
         )
 
 
