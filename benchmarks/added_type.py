@@ -18,7 +18,7 @@ from pathlib import Path
 
 from text_matters import dice
 
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
@@ -26,19 +26,19 @@ BASE = 520
 PLANS, NEW_PLANS = "BasePlans", "AddedPlans"
 
 
-def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list[Step], dict[str, Path]]:
+def steps(demo: design.Layout, out: Path, old: int, epochs: int) -> tuple[list[Step], dict[str, Path]]:
     """All of a seed's, and the models by name."""
     raw, preprocessed, results = (out / name for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"))
     base = f"Dataset{BASE}_Base"
-    model = results / base / f"{pipeline.TEXT_ONLY.trainer}__{PLANS}__3d_fullres"
+    model = results / base / f"{design.TEXT_ONLY.trainer}__{PLANS}__3d_fullres"
     models = {"base": model}
-    identifiers = [str(pipeline.DATASET_ID + 1 + number) for number in range(old)]
-    workers = str(pipeline.WORKERS)
+    identifiers = [str(design.DATASET_ID + 1 + number) for number in range(old)]
+    workers = str(design.WORKERS)
 
     def link_sources(show) -> None:
         raw.mkdir(parents=True, exist_ok=True)
-        for number, name in enumerate(pipeline.SOURCES):
-            source = pipeline.source_name(number, name)
+        for number, name in enumerate(design.SOURCES):
+            source = design.source_name(number, name)
             (raw / source).symlink_to(demo.raw.parent / source)
 
     found = [
@@ -48,31 +48,31 @@ def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list
             f"Merge the first {old}",
             (raw / base, preprocessed / base),
             ("mastpro", "merge", "-d", *identifiers, "-o", str(BASE), "-n", "Base")
-            + ("--folds", str(pipeline.FOLDS), "-np", workers),
+            + ("--folds", str(design.FOLDS), "-np", workers),
         ),
         Step(
             "plan",
             "Plan and preprocess",
-            (preprocessed / base / pipeline.DATA_IDENTIFIER,),
+            (preprocessed / base / design.DATA_IDENTIFIER,),
             ("nnUNetv2_plan_and_preprocess", "-d", str(BASE), "-c", "3d_fullres", "-npfp", workers, "-np", workers),
         ),
         Step(
             "overlay",
             "The demo's network and patch",
             (preprocessed / base / f"{PLANS}.json",),
-            ("mastpro", "plan", "-d", str(BASE), "--overlay", pipeline.OVERLAY, "-n", PLANS),
+            ("mastpro", "plan", "-d", str(BASE), "--overlay", design.OVERLAY, "-n", PLANS),
         ),
         Step(
             "train",
             "Train the first model",
             (model,),
-            ("nnUNetv2_train", str(BASE), "3d_fullres", "0", "-p", PLANS, "-tr", pipeline.TEXT_ONLY.trainer)
+            ("nnUNetv2_train", str(BASE), "3d_fullres", "0", "-p", PLANS, "-tr", design.TEXT_ONLY.trainer)
             + ("-device", "cpu"),
         ),
     ]
     packs = []
-    for number in range(old, len(pipeline.TYPES)):
-        kind, identifier = pipeline.TYPES[number], BASE + 1 + number
+    for number in range(old, len(design.TYPES)):
+        kind, identifier = design.TYPES[number], BASE + 1 + number
         name, trainer = f"Dataset{identifier}_With{kind}", f"nnUNetTrainerMASTPro_{epochs}epochs"
         grown = results / name / f"{trainer}__{NEW_PLANS}__3d_fullres"
         models[f"base + {kind}"] = grown
@@ -82,8 +82,8 @@ def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list
                 f"relabel_{kind}",
                 f"{kind} with the model's classes before it",
                 (raw / name, preprocessed / name),
-                ("mastpro", "merge", "-d", str(pipeline.DATASET_ID + 1 + number), "-o", str(identifier))
-                + ("-n", f"With{kind}", "--model", str(model), "--folds", str(pipeline.FOLDS), "-np", workers),
+                ("mastpro", "merge", "-d", str(design.DATASET_ID + 1 + number), "-o", str(identifier))
+                + ("-n", f"With{kind}", "--model", str(model), "--folds", str(design.FOLDS), "-np", workers),
             ),
             Step(
                 f"add_{kind}",
@@ -122,9 +122,9 @@ def steps(demo: pipeline.Layout, out: Path, old: int, epochs: int) -> tuple[list
     return found, models
 
 
-def run_seed(demo: pipeline.Layout, out: Path, seed: int, old: int, epochs: int) -> list[dict]:
+def run_seed(demo: design.Layout, out: Path, seed: int, old: int, epochs: int) -> list[dict]:
     state = State(out, {**pipeline.settings(seed), "old": old, "epochs": epochs})
-    environ = {**os.environ, **pipeline.variables(pipeline.Layout(out), seed)}
+    environ = {**os.environ, **pipeline.variables(design.Layout(out), seed)}
     found, models = steps(demo, out, old, epochs)
     run_steps(found, state, out / "logs", environ)
     rows = []
@@ -132,7 +132,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int, old: int, epochs: int)
         labels = json.loads((folder / "dataset.json").read_text())["labels"]
         scores = {
             kind: dice(demo.unseen / "labelsTs", out / f"predictions_{number}", value, labels[kind])
-            for value, kind in enumerate(pipeline.TYPES, 1)
+            for value, kind in enumerate(design.TYPES, 1)
             if kind in labels
         }
         rows.append({"model": name, "seed": seed, "dice": scores})
@@ -140,9 +140,9 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int, old: int, epochs: int)
 
 
 def table(rows: list[dict]) -> str:
-    lines = [["model", "seed", *pipeline.TYPES], ["---"] * (len(pipeline.TYPES) + 2)]
+    lines = [["model", "seed", *design.TYPES], ["---"] * (len(design.TYPES) + 2)]
     for row in rows:
-        cells = (f"{row['dice'][name]:.3f}" if name in row["dice"] else "" for name in pipeline.TYPES)
+        cells = (f"{row['dice'][name]:.3f}" if name in row["dice"] else "" for name in design.TYPES)
         lines.append([row["model"], str(row["seed"]), *cells])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -157,7 +157,7 @@ def main() -> None:
     )
     parser.add_argument("--epochs", type=int, default=5, help="of each added type (default: %(default)s)")
     args = parser.parse_args()
-    demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()
+    demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     rows = []
     try:
         if not shutil.which("mastpro") or not demo.unseen.is_dir():

@@ -22,13 +22,13 @@ from pathlib import Path
 import numpy as np
 from variants import run_variant
 
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
-WITHHELD = replace(pipeline.MASTPRO, key="withheld", title="MAST-Pro, maps withheld")
-POSTPROCESSED = replace(pipeline.TEXT_ONLY, key="postprocessed", title="MAST-Pro, text only, postprocessed")
+WITHHELD = replace(design.MASTPRO, key="withheld", title="MAST-Pro, maps withheld")
+POSTPROCESSED = replace(design.TEXT_ONLY, key="postprocessed", title="MAST-Pro, text only, postprocessed")
 TIMES_AS_TALL = 5
 DILATE_MM = 10
 
@@ -36,16 +36,16 @@ DILATE_MM = 10
 def false_positive_ml(summary: Path) -> float:
     """Per case: what is predicted as any tumour type and is none of that type."""
     cases = json.loads(summary.read_text())["metric_per_case"]
-    voxel_ml = np.prod(pipeline.GRID.spacing_mm) / 1000
+    voxel_ml = np.prod(design.GRID.spacing_mm) / 1000
     return float(voxel_ml * np.mean([sum(metrics["FP"] for metrics in case["metrics"].values()) for case in cases]))
 
 
-def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
+def run_seed(demo: design.Layout, out: Path, seed: int) -> list[dict]:
     """Both trainings, and the further predictions of their models."""
     with_maps, without = out / f"anatomy_seed_{seed}", out / f"text_seed_{seed}"
-    run_variant(demo, with_maps, {}, seed, pipeline.MASTPRO)
-    run_variant(demo, without, {}, seed, pipeline.TEXT_ONLY)
-    own, text = pipeline.Layout(with_maps), pipeline.Layout(without)
+    run_variant(demo, with_maps, {}, seed, design.MASTPRO)
+    run_variant(demo, without, {}, seed, design.TEXT_ONLY)
+    own, text = design.Layout(with_maps), design.Layout(without)
     empty = own.folder / "empty_maps"
     withheld = [
         Step(
@@ -53,7 +53,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
             "Empty maps",
             (empty,),
             (
-                *("mastpro", "anatomy", "-d", str(pipeline.DATASET_ID)),
+                *("mastpro", "anatomy", "-d", str(design.DATASET_ID)),
                 *("-i", str(own.unseen / "imagesTs"), "-o", str(empty), "--without-masks"),
             ),
         ),
@@ -68,7 +68,7 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
             (
                 "mastpro",
                 "postprocess",
-                *("-i", str(text.predictions(pipeline.TEXT_ONLY)), "-o", str(treated)),
+                *("-i", str(text.predictions(design.TEXT_ONLY)), "-o", str(treated)),
                 *("--maps", str(text.maps), "-np", "1"),
             ),
         ),
@@ -76,14 +76,14 @@ def run_seed(demo: pipeline.Layout, out: Path, seed: int) -> list[dict]:
     ]
     rows = []
     for layout, steps, models in (
-        (own, withheld, (pipeline.MASTPRO, WITHHELD)),
-        (text, postprocessed, (pipeline.TEXT_ONLY, POSTPROCESSED)),
+        (own, withheld, (design.MASTPRO, WITHHELD)),
+        (text, postprocessed, (design.TEXT_ONLY, POSTPROCESSED)),
     ):
         state = State(layout.folder, {**pipeline.settings(seed), "block": {}})
         run_steps(steps, state, layout.logs, {**os.environ, **pipeline.variables(layout, seed)})
         for model in models:
             summary = layout.summary(model)
-            found = {"dice": read_dice(summary, pipeline.TYPES), "false_positive_ml": false_positive_ml(summary)}
+            found = {"dice": read_dice(summary, design.TYPES), "false_positive_ml": false_positive_ml(summary)}
             rows.append({"model": model.title, "seed": seed, **found})
     return rows
 
@@ -95,7 +95,7 @@ def extended(volume: np.ndarray, mode: str) -> np.ndarray:
     return np.pad(volume, ((0, 0), (before, height * TIMES_AS_TALL - height - before), (0, 0), (0, 0)), mode=mode)
 
 
-def skipping(layout: pipeline.Layout, scratch: Path) -> list[dict]:
+def skipping(layout: design.Layout, scratch: Path) -> list[dict]:
     """Seconds and Dice of a tall volume, with and without skipping, with the maps as they are and dilated.
 
     In a process of its own: nnU-Net reads its folders from the environment when it is imported.
@@ -103,7 +103,7 @@ def skipping(layout: pipeline.Layout, scratch: Path) -> list[dict]:
     dilated = scratch / "dilated_maps"
     shutil.rmtree(dilated, ignore_errors=True)
     environ = {**os.environ, **pipeline.variables(layout, 0)}
-    command = [str(Path(sys.executable).parent / "mastpro"), "anatomy", "-d", str(pipeline.DATASET_ID)]
+    command = [str(Path(sys.executable).parent / "mastpro"), "anatomy", "-d", str(design.DATASET_ID)]
     command += ["-i", str(layout.unseen / "imagesTs"), "-o", str(dilated), "--masks", str(layout.organs)]
     subprocess.run([*command, "--dilate-mm", str(DILATE_MM)], env=environ, check=True)
     job = [sys.executable, __file__, str(layout.folder), "-o", str(scratch), "--skip-only", str(dilated)]
@@ -111,7 +111,7 @@ def skipping(layout: pipeline.Layout, scratch: Path) -> list[dict]:
     return json.loads(answer.splitlines()[-1])
 
 
-def measure_skipping(layout: pipeline.Layout, dilated: Path) -> list[dict]:
+def measure_skipping(layout: design.Layout, dilated: Path) -> list[dict]:
     """As `skipping`, in this process."""
     import torch
     from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
@@ -129,7 +129,7 @@ def measure_skipping(layout: pipeline.Layout, dilated: Path) -> list[dict]:
         predictor = nnUNetPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
         )
-        predictor.initialize_from_trained_model_folder(str(layout.results(pipeline.MASTPRO)), ("0",))
+        predictor.initialize_from_trained_model_folder(str(layout.results(design.MASTPRO)), ("0",))
         organs = extended(reader.read_seg(str(maps / case))[0], "constant")
         seconds = []
         for _ in range(3):
@@ -139,7 +139,7 @@ def measure_skipping(layout: pipeline.Layout, dilated: Path) -> list[dict]:
         base = found if base is None else base
         dice = {
             label: 2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum())
-            for value, label in enumerate(pipeline.TYPES, 1)
+            for value, label in enumerate(design.TYPES, 1)
             if (truth == value).any()
         }
         rows.append(
@@ -178,16 +178,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--skip-only", type=Path, metavar="DILATED_MAPS", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()
+    demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     if args.skip_only is not None:
         print(json.dumps(measure_skipping(demo, args.skip_only)))
         return
     try:
-        if not (demo.preprocessed / f"{pipeline.ANATOMY_PLANS}.json").is_file():
+        if not (demo.preprocessed / f"{design.ANATOMY_PLANS}.json").is_file():
             raise MASTProError(f"{args.demo} holds no demo's plans; run mastpro demo -o {args.demo} first")
         out.mkdir(parents=True, exist_ok=True)
         rows = [row for seed in args.seeds for row in run_seed(demo, out, seed)]
-        skips = skipping(pipeline.Layout(out / f"anatomy_seed_{args.seeds[0]}"), out)
+        skips = skipping(design.Layout(out / f"anatomy_seed_{args.seeds[0]}"), out)
     except MASTProError as error:
         sys.exit(f"{error}")
     (out / "results.json").write_text(json.dumps({"models": rows, "skipping": skips}, indent=2))

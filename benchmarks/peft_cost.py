@@ -2,8 +2,9 @@
 
     python benchmarks/peft_cost.py [--feature-size 24] [--side 64] [--batch 2] [--repeats 3] [--estimate]
 
-Networks: MONAI's SwinUNETR, MAST-Pro around it with everything trained, and with the backbone frozen (PEFT), each with
-and without activation checkpointing of the Swin blocks. They take turns, so that a drift of the machine is shared.
+Networks: MONAI's SwinUNETR, the Universal Model's head on it, MAST-Pro around it with everything trained, and with the
+backbone frozen (PEFT), each with and without activation checkpointing of the Swin blocks. They take turns, so that a
+drift of the machine is shared.
 Activations are what a forward pass keeps for backward beyond the parameters (saved_tensors_hooks), every storage
 counted once. --estimate adds the paper's size, 96^3, batch 4, feature size 48, in bfloat16 autocast: the same count on
 tensors without storage, and with it parameters, gradients and optimizer state; at the measured size it is compared with
@@ -29,23 +30,31 @@ from nnunetv2_mastpro.config import ClassSpec, NetworkConfig, Resolved
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
-from nnunetv2_mastpro.network.swin import PlannedSwinUNETR
+from nnunetv2_mastpro.network.swin import PlannedSwinUNETR, SwinBackbone
+from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
 
 TYPES, EMBEDDING_DIM, MIB = 8, 384, 2**20
-KINDS = ("plain", "MAST-Pro, all trained", "MAST-Pro, PEFT")
+KINDS = ("plain", "Universal Model's head", "MAST-Pro, all trained", "MAST-Pro, PEFT")
 
 
 def make(kind: str, feature_size: int, checkpointed: bool) -> nn.Module:
-    """In training mode; "plain" has MONAI's own attention."""
+    """In training mode; what is not MAST-Pro has MONAI's own attention."""
     torch.manual_seed(0)
     options = {"feature_size": feature_size, "use_checkpoint": checkpointed}
-    planned = PlannedSwinUNETR(1, 1 + TYPES, fused_attention=kind != "plain", **options)
+    planned = PlannedSwinUNETR(1, 1 + TYPES, fused_attention=kind.startswith("MAST-Pro"), **options)
     if kind == "plain":
         return planned.train()
+    if kind == KINDS[1]:
+        head = UniversalHead(
+            image_dim=16 * feature_size, text_dim=EMBEDDING_DIM, decoder_dim=feature_size, hidden=256, axes=3
+        )
+        sentences = torch.randn(TYPES, EMBEDDING_DIM)
+        backbone = SwinBackbone(planned)
+        return UniversalNet(backbone=backbone, head=head, sentences=sentences, has_background=True).train()
     classes = tuple(ClassSpec(f"tumour {index}", "", True) for index in range(TYPES))
     network = build_mastpro(planned, NetworkConfig(), Resolved(classes, EMBEDDING_DIM, True), False)
     network.embeddings.normal_()
-    if kind == KINDS[2]:
+    if kind == KINDS[3]:
         network.freeze_backbone()
     return network.train()
 
@@ -114,32 +123,49 @@ def time_prediction(network: nn.Module, image: torch.Tensor) -> float:
     return ended - started
 
 
+def sizes_of(network: nn.Module) -> dict[str, float]:
+    """Millions of parameters."""
+    parameters = list(network.parameters())
+    return {
+        "parameters": sum(p.numel() for p in parameters) / 1e6,
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad) / 1e6,
+    }
+
+
+def times(
+    feature_size: int, side: int, batch: int, repeats: int, checkpointed: bool
+) -> tuple[dict[str, nn.Module], dict[str, dict[str, float]]]:
+    """The networks, and by kind the median seconds of forward, backward, step and prediction; the first warms up."""
+    image, target = torch.randn(batch, 1, *[side] * 3), torch.randint(0, 1 + TYPES, (batch, *[side] * 3))
+    networks = {kind: make(kind, feature_size, checkpointed) for kind in KINDS}
+    optimizers = {
+        kind: torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-5)
+        for kind, network in networks.items()
+    }
+    found: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    for _ in range(repeats + 1):
+        for kind, network in networks.items():
+            spent = time_step(network, optimizers[kind], image, target)
+            found[kind].append({**spent, "prediction": time_prediction(network, image)})
+    return networks, {
+        kind: {what: median(run[what] for run in runs[1:]) for what in runs[0]} for kind, runs in found.items()
+    }
+
+
 def measure(feature_size: int, side: int, batch: int, repeats: int) -> None:
     """The Markdown table of everything measured."""
-    image, target = torch.randn(batch, 1, *[side] * 3), torch.randint(0, 1 + TYPES, (batch, *[side] * 3))
+    image = torch.randn(batch, 1, *[side] * 3)
     print(f"feature size {feature_size}, patch {side}^3, batch {batch}, float32, {TYPES} tumour types\n")
     head = ["network", "checkpointing", "parameters (M)", "trainable (M)", "activations (MiB)", "gradients (MiB)"]
     head += ["optimizer (MiB)", "forward (s)", "backward (s)", "step (s)", "prediction (s)"]
     print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
     for checkpointed in (False, True):
-        networks = {kind: make(kind, feature_size, checkpointed) for kind in KINDS}
-        optimizers = {
-            kind: torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-5)
-            for kind, network in networks.items()
-        }
-        times: dict[str, list[dict]] = {kind: [] for kind in KINDS}
-        for _ in range(repeats + 1):
-            for kind, network in networks.items():
-                found = time_step(network, optimizers[kind], image, target)
-                times[kind].append({**found, "prediction": time_prediction(network, image)})
+        networks, spent = times(feature_size, side, batch, repeats, checkpointed)
         rows = {}
         for kind, network in networks.items():
             state = state_mib(network)
-            total = sum(p.numel() for p in network.parameters()) / 1e6
-            trainable = sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6
-            spent = [median(run[what] for run in times[kind][1:]) for what in times[kind][0]]  # the first warms up
-            rows[kind] = [total, trainable, activation_mib(network, image, False)]
-            rows[kind] += [state["gradients"], state["optimizer"], *spent]
+            rows[kind] = [*sizes_of(network).values(), activation_mib(network, image, False)]
+            rows[kind] += [state["gradients"], state["optimizer"], *spent[kind].values()]
             print(f"| {kind} | {'on' if checkpointed else 'off'} | {' | '.join(f'{v:.2f}' for v in rows[kind])} |")
         for kind in KINDS[1:]:
             ratios = [f"{ours / plain:.2f}" for ours, plain in zip(rows[kind], rows["plain"], strict=True)]

@@ -19,11 +19,11 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
-TYPES = pipeline.TYPES
+TYPES = design.TYPES
 
 
 def changed_model(model: Path, folder: Path, order: list[int] | None) -> None:
@@ -38,14 +38,14 @@ def changed_model(model: Path, folder: Path, order: list[int] | None) -> None:
     torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
 
 
-def steps(demo: pipeline.Layout, out: Path, name: str, order: list[int] | None) -> list[Step]:
+def steps(demo: design.Layout, out: Path, name: str, order: list[int] | None) -> list[Step]:
     model, predictions = out / f"model_{name}", out / f"predictions_{name}"
     return [
         Step(
             f"model_{name}",
             f"Change the embeddings: {name}",
             (model,),
-            function=lambda show: changed_model(demo.results(pipeline.MASTPRO), model, order),
+            function=lambda show: changed_model(demo.results(design.MASTPRO), model, order),
         ),
         Step(
             f"predict_{name}",
@@ -88,7 +88,7 @@ def dice(truths: Path, predictions: Path, truth_label: int, label: int) -> float
     return float(np.mean(values))
 
 
-def measure(demo: pipeline.Layout, out: Path, state: State) -> list[dict]:
+def measure(demo: design.Layout, out: Path, state: State) -> list[dict]:
     kept = list(range(len(TYPES)))
     orders: dict[str, list[int] | None] = {"as_trained": kept, "blanked": None}
     for first, second in itertools.combinations(kept, 2):
@@ -136,9 +136,9 @@ def main() -> None:
     parser.add_argument("demo", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
-    demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()
+    demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     try:
-        if not (demo.results(pipeline.MASTPRO) / "fold_0" / "checkpoint_final.pth").is_file():
+        if not (demo.results(design.MASTPRO) / "fold_0" / "checkpoint_final.pth").is_file():
             raise MASTProError(f"{args.demo} holds no trained demo; run mastpro demo -o {args.demo} first")
         runs = measure(demo, out, State(out, {"demo": str(demo.folder)}))
     except MASTProError as error:

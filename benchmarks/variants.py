@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
@@ -31,7 +31,7 @@ VARIANTS = {
 }
 
 
-def preparation(demo: pipeline.Layout, own: pipeline.Layout, model: pipeline.Model, block: dict) -> Step:
+def preparation(demo: design.Layout, own: design.Layout, model: design.Model, block: dict) -> Step:
     """The demo's data set, with the variant's block over that of the plans."""
 
     def copy(show) -> None:
@@ -52,18 +52,18 @@ def preparation(demo: pipeline.Layout, own: pipeline.Layout, model: pipeline.Mod
 
 
 def run_variant(
-    demo: pipeline.Layout, folder: Path, block: dict, seed: int, model: pipeline.Model = pipeline.MASTPRO
+    demo: design.Layout, folder: Path, block: dict, seed: int, model: design.Model = design.MASTPRO
 ) -> dict:
     """Dice per type and their mean, and seconds a training step (median epoch)."""
-    own = pipeline.Layout(folder)
+    own = design.Layout(folder)
     state = State(folder, {**pipeline.settings(seed), "block": block})
     environ = {**os.environ, **pipeline.variables(own, seed)}
     run_steps([preparation(demo, own, model, block), *pipeline.model_steps(own, model)], state, own.logs, environ)
     log = max((own.results(model) / "fold_0").glob("training_log_*.txt")).read_text()
     epoch_s = median(float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log))
     return {
-        "dice": read_dice(own.summary(model), pipeline.TYPES),
-        "seconds_per_step": epoch_s / pipeline.STEPS_PER_EPOCH,
+        "dice": read_dice(own.summary(model), design.TYPES),
+        "seconds_per_step": epoch_s / design.STEPS_PER_EPOCH,
     }
 
 
@@ -89,9 +89,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["default", "token", "joint"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     args = parser.parse_args()
-    demo, out = pipeline.Layout(args.demo.resolve()), args.output.resolve()
+    demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     try:
-        if not (demo.preprocessed / f"{pipeline.ANATOMY_PLANS}.json").is_file():
+        if not (demo.preprocessed / f"{design.ANATOMY_PLANS}.json").is_file():
             raise MASTProError(f"{args.demo} holds no demo's plans; run mastpro demo -o {args.demo} first")
         runs = []
         for seed in args.seeds:

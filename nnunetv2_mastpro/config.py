@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 
 from nnunetv2_mastpro.errors import MASTProError
 
+ABLATIONS = ("text", "anatomy", "experts", "text_shuffled")
+
 
 @dataclass(frozen=True)
 class NetworkConfig:
@@ -30,8 +32,10 @@ class NetworkConfig:
     attention_heads: int = 4
     kernel_hidden: int = 128
     anatomy_features: int = 16  # of the small encoder of organ masks
+    ablate: tuple[str, ...] = ()  # parts that are replaced: text, anatomy, experts, text_shuffled
 
     def __post_init__(self):
+        self._check_ablations()
         for name in (
             "generic_experts",
             "top_k_generic",
@@ -61,6 +65,29 @@ class NetworkConfig:
                 f"attention_dim={self.attention_dim} is not a multiple of attention_heads="
                 f"{self.attention_heads}; change one of them in mastpro.network of the plans"
             )
+
+    def _check_ablations(self) -> None:
+        for name in self.ablate:
+            if name not in ABLATIONS:
+                raise MASTProError(
+                    f"ablate names {name!r}, which is none of {', '.join(ABLATIONS)}; "
+                    "correct mastpro.network.ablate in the plans"
+                )
+        if {"text", "text_shuffled"} <= {*self.ablate}:
+            raise MASTProError(
+                "ablate holds both 'text' and 'text_shuffled', but there is no text to shuffle without text; "
+                "keep one of them in mastpro.network.ablate of the plans"
+            )
+
+    def without(self, ablations: tuple[str, ...]) -> "NetworkConfig":
+        """With these ablations too, in one order, so that equal networks have equal blocks."""
+        every = tuple(name for name in ABLATIONS if name in {*self.ablate, *ablations})
+        return dataclasses.replace(self, ablate=every)
+
+    @property
+    def fixed_head(self) -> bool:
+        """Whether no prompt is left, so that the planned network's own output layers are."""
+        return {"text", "anatomy"} <= {*self.ablate}
 
 
 @dataclass(frozen=True)

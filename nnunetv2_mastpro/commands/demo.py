@@ -35,25 +35,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Always 0 when all steps ended, whatever the Dice."""
-    from nnunetv2_mastpro.demo import pipeline
+    from nnunetv2_mastpro.demo.design import BASELINE, DEMO, MASTPRO
 
-    models = [pipeline.MASTPRO] + [pipeline.BASELINE] * args.with_baseline
-    run_models(args.output.resolve(), args.seed, models)
+    run_models(args.output.resolve(), args.seed, [MASTPRO] + [BASELINE] * args.with_baseline, DEMO)
     return 0
 
 
-def run_models(folder: Path, seed: int, models: list) -> None:
-    """The demo with these models; the first is the one that the demo is about."""
+def run_models(folder: Path, seed: int, models: list, design) -> None:
+    """The demo of a design with these models; the first is the one that the demo is about."""
     from nnunetv2_mastpro.demo import pipeline
+    from nnunetv2_mastpro.demo.design import Layout
     from nnunetv2_mastpro.errors import MASTProError
     from nnunetv2_mastpro.steps import State, run_steps, spell
 
     if not 0 <= seed < 2**32:
         raise MASTProError(f"--seed {seed} is not within 0 and {2**32 - 1}; give another")
     started = time.monotonic()
-    state = State(folder, pipeline.settings(seed))
-    layout = pipeline.Layout(folder)
-    added = pipeline.variables(layout, seed)
+    state = State(folder, pipeline.settings(seed, design))
+    layout = Layout(folder)
+    added = pipeline.variables(layout, seed, design)
     environ = {
         **os.environ,
         **added,
@@ -62,22 +62,22 @@ def run_models(folder: Path, seed: int, models: list) -> None:
     }
     print("These variables are set for the commands below:")
     print("\n".join(pipeline.exports(added)))
-    run_steps(pipeline.preparation(layout, seed), state, layout.logs, environ)
+    run_steps(pipeline.preparation(layout, seed, design), state, layout.logs, environ)
     for model in models:
-        run_steps(pipeline.model_steps(layout, model), state, layout.logs, environ)
-    show_result(layout, state, seed, models, added)
+        run_steps(pipeline.model_steps(layout, model, design), state, layout.logs, environ)
+    show_result(layout, state, seed, models, design, added)
     print(f"All of it took {spell(time.monotonic() - started)}.")
 
 
-def show_result(layout, state, seed: int, models: list, added: dict[str, str]) -> None:
+def show_result(layout, state, seed: int, models: list, design, added: dict[str, str]) -> None:
     """Table, and index.html: the report of the first model, with the demo's own table, commands and times."""
     from nnunetv2_mastpro.demo import pipeline, report, results
     from nnunetv2_mastpro.report.job import Request, make_report
 
-    dice = {model.title: results.read_dice(layout.summary(model), pipeline.TYPES) for model in models}
-    counts = {model.title: results.read_counts(layout.summary(model), pipeline.TYPES) for model in models}
+    dice = {model.title: results.read_dice(layout.summary(model), design.types) for model in models}
+    counts = {model.title: results.read_counts(layout.summary(model), design.types) for model in models}
     rows = report.dice_rows(dice, counts)
-    training_steps = pipeline.EPOCHS * pipeline.STEPS_PER_EPOCH
+    training_steps = design.epochs * design.steps_per_epoch
     page, _ = make_report(
         Request(
             model=layout.results(models[0]),

@@ -30,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.evaluation.experts import collapsed, columns, draw, read_usage, rows
     from nnunetv2_mastpro.files import write_atomically
 
+    if ablated(args.model) or ablated(args.model.resolve().parent):
+        raise MASTProError(
+            f"{args.model} was trained without experts (mastpro.network.ablate in its plans.json), so there are none"
+        )
     folds = find_folds(args.model, args.folds)
     usages = {fold: read_usage(fold) for fold in folds}
     for fold, usage in usages.items():
@@ -65,6 +69,15 @@ def compact(usage: dict) -> list[tuple[str, ...]]:
             for name, found in types.items()
         ),
     ]
+
+
+def ablated(model: Path) -> bool:
+    """Whether the plans beside the checkpoints leave the experts out."""
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+    plans = model / "plans.json"
+    block = read_dataset_json(plans).get("mastpro", {}) if plans.is_file() else {}
+    return "experts" in block.get("network", {}).get("ablate", ())
 
 
 def find_folds(model: Path, wanted: list[str] | None, holding: str = "expert_usage.json") -> list[Path]:

@@ -19,20 +19,53 @@ class AnatomyPrompts(NamedTuple):
     guidance: Tensor
 
 
-class AnatomyEncoder(nn.Module):
+class HostTable(nn.Module):
+    """`table` (T, L) of {0, 1}: which channels of a host-organ map host which class.
+
+    `classes`, where it is given, are the classes that take part; T is then their number, and channels that host none of
+    them count as empty.
+    """
+
+    def __init__(self, table: Tensor):
+        super().__init__()
+        self.register_buffer("table", table.float(), persistent=False)
+
+    def hosted_by(self, classes: Sequence[int] | None) -> Tensor:
+        """The rows (T, L) of the table."""
+        return self.table if classes is None else self.table[classes]
+
+    def find(self, organs: Tensor, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
+        """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
+        table = self.hosted_by(classes)
+        filled = (organs > 0).flatten(2).any(2) & (table.sum(0) > 0)  # (B, L)
+        present = filled.to(table.dtype) @ table.T > 0
+        return present, filled.any(1, keepdim=True) & (table.sum(1) > 0)
+
+
+class UnreadAnatomy(HostTable):
+    """In place of AnatomyEncoder where organ masks are not to be used: the network is as if no organ were known.
+
+    The maps still tell which patches are skipped, if that is asked for.
+    """
+
+    def drop(self, organs: Tensor) -> Tensor:
+        """organs (B, L, spatial) -> empty channels, in evaluation too."""
+        return torch.zeros_like(organs)
+
+    def forward(self, organs: Tensor, grid: torch.Size, classes: Sequence[int] | None = None) -> None:
+        """No prompt."""
+
+
+class AnatomyEncoder(HostTable):
     """E_a^t, Eq. 2, from the one-hot channels that nnU-Net makes of a host-organ map.
 
-    `table` (T, L) of {0, 1}: which channels host which class. A class without a host, and every class of a sample whose
-    channels are all empty, gets a learned "unknown" token; an empty host beside others is told as absent. In training
-    a sample's channels are all emptied with probability `dropout`.
-
-    No parameter depends on L or T. `classes`, where it is given, are the classes that take part; T is then their
-    number, and channels that host none of them count as empty.
+    A class without a host, and every class of a sample whose channels are all empty, gets a learned "unknown" token; an
+    empty host beside others is told as absent. In training a sample's channels are all emptied with probability
+    `dropout`. No parameter depends on L or T.
     """
 
     def __init__(self, *, table: Tensor, axes: int, dim: int, heads: int, features: int, dropout: float):
-        super().__init__()
-        self.register_buffer("table", table.float(), persistent=False)
+        super().__init__(table)
         self.dropout = dropout
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[axes]
         self.encode = nn.Sequential(
@@ -51,17 +84,6 @@ class AnatomyEncoder(nn.Module):
             return organs
         kept = torch.rand(len(organs), device=organs.device) >= self.dropout
         return organs * kept.view(-1, *[1] * (organs.ndim - 1)).to(organs.dtype)
-
-    def hosted_by(self, classes: Sequence[int] | None) -> Tensor:
-        """The rows (T, L) of the table."""
-        return self.table if classes is None else self.table[classes]
-
-    def find(self, organs: Tensor, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
-        """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
-        table = self.hosted_by(classes)
-        filled = (organs > 0).flatten(2).any(2) & (table.sum(0) > 0)  # (B, L)
-        present = filled.to(table.dtype) @ table.T > 0
-        return present, filled.any(1, keepdim=True) & (table.sum(1) > 0)
 
     def forward(self, organs: Tensor, grid: torch.Size, classes: Sequence[int] | None = None) -> AnatomyPrompts:
         """organs (B, L, spatial), grid: the bottleneck's spatial shape."""

@@ -69,3 +69,11 @@ class PromptFusion(nn.Module):
         refined = queries + self.to_prompts(queries, tokens, bias=guidance)  # Eq. 6
         attended = self.to_image(tokens, refined, selected, bias=None if guidance is None else guidance.mT)
         return attended.mT.unflatten(2, image.shape[2:])
+
+
+class NoFusion(nn.Module):
+    """In place of PromptFusion where no prompt is left: F_attn is zero."""
+
+    def forward(self, image: Tensor, text: Tensor, selected: Tensor, anatomy: AnatomyPrompts | None = None) -> Tensor:
+        """As PromptFusion."""
+        return torch.zeros_like(image)

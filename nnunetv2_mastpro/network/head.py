@@ -3,6 +3,7 @@
 B batch, T classes (background first where there is one), D text width, C decoder channels, K = C + 1.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ class MaskProposal(nn.Module):
     class (category supervision). `decoder_dims`: channels per supervised stage, full resolution first.
     """
 
+    generated = True  # reads prompts, the background's too
+
     def __init__(self, *, image_dim: int, text_dim: int, decoder_dims: list[int], hidden: int):
         super().__init__()
         self.mlp = nn.Sequential(
@@ -37,6 +40,27 @@ class MaskProposal(nn.Module):
         pairs = torch.cat([pooled[:, None].expand(-1, len(text), -1), text.expand(len(pooled), -1, -1)], 2)
         theta = self.mlp(pairs)  # (B, T, K)
         return Kernels([theta, *[to_stage(theta) for to_stage in self.coarser]], self.presence(theta)[..., 0])
+
+
+class FixedHead(nn.Module):
+    """In place of MaskProposal where no prompt is left: the planned network's own output layers, 1 x 1 convolutions.
+
+    `layers`: per supervised stage, full resolution first. Such kernels say nothing of a patch, so the presence logit is
+    one number per class, and category supervision reaches nothing else.
+    """
+
+    generated = False
+
+    def __init__(self, layers: Sequence[nn.Module]):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.presence = nn.Parameter(torch.zeros(layers[0].out_channels))
+
+    def forward(self, attended: Tensor, text: Tensor | None) -> Kernels:
+        """attended: (B, image_dim, spatial), of which the number of samples alone is read."""
+        kernels = [torch.cat([layer.weight.flatten(1), layer.bias[:, None]], 1) for layer in self.layers]
+        samples = len(attended)
+        return Kernels([each.expand(samples, -1, -1) for each in kernels], self.presence.expand(samples, -1))
 
 
 def apply_kernel(features: Tensor, kernel: Tensor) -> Tensor:

@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
-from nnunetv2_mastpro.network.fusion import PromptFusion
-from nnunetv2_mastpro.network.head import MaskProposal, apply_kernel
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
+from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
+from nnunetv2_mastpro.network.head import FixedHead, MaskProposal, apply_kernel
 from nnunetv2_mastpro.network.inject import AdaptedSite
+from nnunetv2_mastpro.network.text import LearnedPrompts, SentencePrompts
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
 CLEARLY_NOT = -10.0  # logit where the network is not run; nnU-Net sums logits in half precision
+FIXED_HEAD = "fixed head"  # the name of the part
 LEFT_OUT = -20.0  # below the lowest logit: a probability under e^-20, which leaves a float32 sum of them as it is
 
 
@@ -25,7 +26,7 @@ class TrainingOutput(NamedTuple):
 
     logits: list[Tensor] | Tensor  # per supervised stage (B, outputs, spatial), or one tensor
     presence: Tensor  # (B, T): is the class in the patch
-    choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of
+    choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of; no site without experts
 
 
 class MASTProNet(nn.Module):
@@ -46,6 +47,9 @@ class MASTProNet(nn.Module):
     Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
     that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
     trained network; each has an offset of its prompt, zero at the start, since all else that reads prompts is shared.
+
+    Ablations are other parts: LearnedPrompts or ShuffledPrompts for `text`, UnreadAnatomy, NoFusion, FixedHead, no
+    `experts`.
     """
 
     def __init__(
@@ -54,19 +58,20 @@ class MASTProNet(nn.Module):
         backbone: UNetBackbone,
         experts: nn.ModuleDict,
         receipt: list[AdaptedSite],
-        fusion: PromptFusion,
-        head: MaskProposal,
+        text: SentencePrompts | LearnedPrompts,
+        fusion: PromptFusion | NoFusion,
+        head: MaskProposal | FixedHead,
         embeddings: Tensor,
         is_tumor: list[bool],
         has_background: bool,
         deep_supervision: bool,
-        anatomy: AnatomyEncoder | None = None,
+        anatomy: AnatomyEncoder | UnreadAnatomy | None = None,
         host_task_share: float = 0.5,
         annotated_task_share: float = 0.25,
         added: Sequence[int] = (),
     ):
         super().__init__()
-        self.backbone, self.experts, self.fusion, self.head = backbone, experts, fusion, head
+        self.backbone, self.experts, self.text, self.fusion, self.head = backbone, experts, text, fusion, head
         self.anatomy, self.host_task_share, self.annotated_task_share = anatomy, host_task_share, annotated_task_share
         self.annotated: Tensor | None = None
         self.receipt, self.deep_supervision = receipt, deep_supervision
@@ -75,7 +80,9 @@ class MASTProNet(nn.Module):
         self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
         self.added = list(added)
         self.offsets = nn.ParameterList([torch.zeros(embeddings.shape[1]) for _ in self.added])
-        self.background = nn.Parameter(torch.randn(1, embeddings.shape[1])) if has_background else None
+        self.has_background = has_background
+        prompted = has_background and head.generated
+        self.background = nn.Parameter(torch.randn(1, embeddings.shape[1])) if prompted else None
         self.left_out: list[int] = []  # classes that prediction does not look for
         self.skip_empty = False  # prediction runs the network only where a host organ is
 
@@ -115,8 +122,8 @@ class MASTProNet(nn.Module):
         logits = logits if self.deep_supervision else logits[0]
         if not self.training:
             return logits
-        presence = kernels.presence if self.background is None else kernels.presence[:, 1:]
-        return TrainingOutput(logits, presence, torch.stack(choices))
+        presence = kernels.presence[:, int(self.has_background) :]
+        return TrainingOutput(logits, presence, stack_choices(choices, image))
 
     def looked_for(self) -> list[int] | None:
         """The classes that take part where some are left out, else None. Nothing is left out in training."""
@@ -125,10 +132,9 @@ class MASTProNet(nn.Module):
         return [index for index in range(len(self.embeddings)) if index not in self.left_out]
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:
-        """(T, D): embeddings of zero mean and unit variance, an added type's with its offset."""
+        """(T, D): what the text part makes of the embeddings, an added type's with its offset."""
         classes = list(range(len(self.embeddings))) if classes is None else classes
-        embeddings = self.embeddings[classes] if len(classes) < len(self.embeddings) else self.embeddings
-        text = F.layer_norm(embeddings, embeddings.shape[1:])
+        text = self.text(self.embeddings, classes)
         offsets = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
         if not offsets:
             return text
@@ -153,7 +159,7 @@ class MASTProNet(nn.Module):
 
     def fill_left_out(self, logits: Tensor, classes: list[int]) -> Tensor:
         """logits (B, ., spatial) of `classes` -> (B, K, spatial): the others get less than every one of the voxel."""
-        first = int(self.background is not None)
+        first = int(self.has_background)
         lowest = logits.amin(1, keepdim=True) + LEFT_OUT if first else torch.full_like(logits[:, :1], CLEARLY_NOT)
         filled = lowest.repeat(1, first + len(self.embeddings), *[1] * (logits.ndim - 2))
         filled[:, [*range(first), *(first + index for index in classes)]] = logits
@@ -161,9 +167,9 @@ class MASTProNet(nn.Module):
 
     def nothing_found(self, image: Tensor, classes: list[int] | None = None) -> Tensor:
         """Logits (B, K, spatial) of background, in a tensor of their own: nnU-Net writes into it."""
-        outputs = len(self.embeddings if classes is None else classes) + (self.background is not None)
+        outputs = len(self.embeddings if classes is None else classes) + self.has_background
         logits = image.new_full((len(image), outputs, *image.shape[2:]), CLEARLY_NOT)
-        if self.background is not None:
+        if self.has_background:
             logits[:, 0] = 0
         return logits if classes is None else self.fill_left_out(logits, classes)
 
@@ -213,12 +219,18 @@ class MASTProNet(nn.Module):
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by part; the one list behind optimizer and start-up table."""
         head = [*self.head.parameters()] + ([] if self.background is None else [self.background])
-        anatomy = {} if self.anatomy is None else {"anatomy encoder": [*self.anatomy.parameters()]}
-        return {
+        parts = {
             "backbone": [*self.backbone.parameters()],
             "experts": [*self.experts.parameters()],
+            "learned prompts": [*self.text.parameters()],
             "fusion": [*self.fusion.parameters()],
-            **anatomy,
-            "mask proposal": head,
-            **({"added prompts": [*self.offsets]} if self.added else {}),
+            "anatomy encoder": [] if self.anatomy is None else [*self.anatomy.parameters()],
+            "mask proposal" if self.head.generated else FIXED_HEAD: head,
+            "added prompts": [*self.offsets],
         }
+        return {name: parameters for name, parameters in parts.items() if parameters}
+
+
+def stack_choices(choices: list[Tensor], image: Tensor) -> Tensor:
+    """(sites, 3, groups, experts) of what the sites' experts gave, on the image's device."""
+    return torch.stack(choices) if choices else image.new_zeros(0, 3, 0, 0)

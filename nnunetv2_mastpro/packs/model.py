@@ -49,6 +49,11 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
     if config.resolved is None or "embeddings" not in checkpoint["network_weights"]:
         raise MASTProError(f"{folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")
+    if config.network.ablate:
+        raise MASTProError(
+            f"{folder} was trained with mastpro.network.ablate={list(config.network.ablate)}; types are added to, "
+            "packed from and unpacked into whole networks only, so give a model of -tr nnUNetTrainerMASTPro"
+        )
     held, named = len(checkpoint["network_weights"]["embeddings"]), len(config.resolved.classes)
     if held != named:
         raise MASTProError(

@@ -79,10 +79,11 @@ def read_pack(path: Path) -> Pack:
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
     own = json.loads(json.dumps(dataclasses.asdict(model.config.network)))
+    theirs = {"ablate": [], **pack.network}  # which packs of earlier versions do not name
     names = [field.name for field in dataclasses.fields(NetworkConfig)]
-    differing = [name for name in names if pack.network.get(name) != own[name]]
+    differing = [name for name in names if theirs.get(name) != own[name]]
     if differing:
-        told = ", ".join(f"{name}={pack.network.get(name)} ({own[name]} in the model)" for name in differing)
+        told = ", ".join(f"{name}={theirs.get(name)} ({own[name]} in the model)" for name in differing)
         raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
     configuration = model.checkpoint["init_args"]["configuration"]
     for name, theirs, ours in (

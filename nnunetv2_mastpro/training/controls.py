@@ -1,6 +1,6 @@
 """What the plugin is compared with: the network that nnU-Net planned, its own loss, equal steps."""
 
-from nnunetv2_mastpro.training.partial import PartialLabels
+from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, ShortRuns, epoch_variants
 
 
@@ -12,8 +12,8 @@ class nnUNetTrainerStockAdamW(AdamWRecipe):
     """Stock nnU-Net's network and loss with the plugin's optimizer: the control for everything else."""
 
 
-class nnUNetTrainerStockPartial(PartialLabels, AdamWRecipe):
-    """Stock nnU-Net's network with the plugin's optimizer, partial-label loss and draws: what those give alone."""
+class nnUNetTrainerStockPartial(Patches, AdamWRecipe):
+    """The planned network, fixed head, with the plugin's optimizer, partial-label loss, draws and augmentation."""
 
 
 globals().update(epoch_variants(nnUNetTrainerStock, __name__))

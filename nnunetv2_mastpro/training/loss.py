@@ -66,7 +66,7 @@ class MASTProLoss(nn.Module):
 
     def balance(self, choices: Tensor) -> Tensor:
         """choices (sites, 3, groups, experts) -> scalar; its mean over processes is that of all samples together."""
-        if self.ddp:
+        if self.ddp and len(choices):  # without experts there is nothing to share
             shared = choices[:, :2].detach() / dist.get_world_size()
             dist.all_reduce(shared)
             choices = torch.cat([shared, choices[:, 2:]], 1)

@@ -53,9 +53,14 @@ class PartialLabels(ShortRuns):
         """The outputs of the network but background, with label, is_tumor and host_structures."""
         return resolve_prompts(dataset_json, plans["dataset_name"])
 
+    @property
+    def announces(self) -> bool:
+        """Whether the loss asks what each sample annotates."""
+        return self.cases.partial
+
     def announce(self, cases: Sequence[str]) -> None:
         """Tell the loss what the samples of the next batch annotate: `annotated` (B, T)."""
-        if self.cases.partial:
+        if self.announces:
             annotated = torch.tensor([self.cases.annotated_in(case) for case in cases], device=self.device)
             for listener in self.listeners():
                 listener.annotated = annotated
@@ -134,6 +139,7 @@ class PartialLabels(ShortRuns):
     def validation_step(self, batch: dict) -> dict:
         """As nnU-Net's, sample by sample, without the classes that a sample does not annotate."""
         if not self.cases.partial:
+            self.announce(batch["keys"])
             return super().validation_step(batch)
         outputs = [self._validate_sample(batch, place) for place in range(len(batch["keys"]))]
         counts = {key: np.sum([output[key] for output in outputs], 0) for key in ("tp_hard", "fp_hard", "fn_hard")}

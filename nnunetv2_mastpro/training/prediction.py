@@ -24,6 +24,11 @@ def read_settings(config: MASTProConfig) -> PredictionConfig:
         if skip not in ("0", "1"):
             raise MASTProError(f"MASTPRO_SKIP_EMPTY={skip!r} is neither 0 nor 1; correct or unset it")
         settings = dataclasses.replace(settings, skip_empty=skip == "1")
+    if settings.tasks is not None and config.network.fixed_head:
+        raise MASTProError(
+            "MASTPRO_TASKS (or mastpro.prediction.tasks) names types to look for, but the model was trained without "
+            "text and anatomy, and its fixed head always looks for all; unset it, and drop labels afterwards"
+        )
     if settings.tasks is not None:
         _check_tasks(settings.tasks, config)
     if settings.skip_empty:

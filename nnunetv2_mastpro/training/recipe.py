@@ -16,6 +16,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.network.planned import is_swin
 
 NUMBER_LIMIT = 2**32  # what numpy takes as a seed
 EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
@@ -67,6 +68,7 @@ class ShortRuns(nnUNetTrainer):
     ):
         iterations, self.seed = read_number("MASTPRO_EPOCH_ITERATIONS", 1), read_number("MASTPRO_SEED", 0)
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)  # which has none
         if self.epochs is not None:
             self.num_epochs = self.epochs
         if iterations is not None:
@@ -80,6 +82,10 @@ class ShortRuns(nnUNetTrainer):
             np.random.seed(seed)
             torch.manual_seed(seed)
         super().initialize()
+
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        if self.enable_deep_supervision:  # nnU-Net's flag sits in a decoder that other networks do not have
+            super().set_deep_supervision_enabled(enabled)
 
 
 class AdamWRecipe(ShortRuns):

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.network.text import ShuffledPrompts
 
 
 def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[str, ...]) -> Iterator[str]:
@@ -24,15 +26,41 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield f"Everything is trained ({reason})."
     else:
         yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
-    yield "Stages with experts: " + ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
+    sites = ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
+    yield f"Stages with experts: {sites or 'none, so no expert_usage.json is written'}"
+    yield from describe_ablations(network, config)
     yield f"\nClasses, and the prompts that stand for them (encoder {config.prompts.encoder})"
     for entry, origin in zip(config.resolved.classes, origins, strict=True):
         yield f"{entry.label} [{'tumour type' if entry.is_tumor else 'organ'}, embedding {origin}]: {entry.sentence}"
     tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
-    yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"
-    for host in config.resolved.hosts if network.anatomy is not None else ():
+    if network.receipt:
+        yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"
+    if isinstance(network.anatomy, AnatomyEncoder):
+        yield from describe_hosts(config)
+
+
+def describe_hosts(config: MASTProConfig) -> Iterator[str]:
+    """A line per value of the host-organ maps, and which classes have none."""
+    for host in config.resolved.hosts:
         hosted = ", ".join(config.resolved.classes[index].label for index in host.classes)
         yield f"Host-organ map, value {host.value}: {', '.join(host.structures)} (host of {hosted})"
     hostless = [entry.label for entry in config.resolved.classes if not entry.host_structures]
-    if network.anatomy is not None and hostless:
+    if hostless:
         yield f"No host organ is known for {', '.join(hostless)}: the learned unknown token stands for it"
+
+
+def describe_ablations(network: MASTProNet, config: MASTProConfig) -> Iterator[str]:
+    """One line for each part that another stands for."""
+    ablate = config.network.ablate
+    if config.network.fixed_head:
+        yield "Ablated: text and anatomy; no prompt is read, and the planned network's own output layers are the head."
+    elif "text" in ablate:
+        yield "Ablated: text; a learned vector per class stands for its sentence."
+    elif "anatomy" in ablate:
+        yield "Ablated: anatomy; organ masks are not read."
+    if "experts" in ablate:
+        yield "Ablated: experts."
+    if isinstance(network.text, ShuffledPrompts):
+        labels = [entry.label for entry in config.resolved.classes]
+        pairs = [f"{label} takes {labels[other]}'s" for label, other in zip(labels, network.text.order, strict=True)]
+        yield f"Text shuffled among the classes: {', '.join(pairs)}."

@@ -18,16 +18,19 @@ from nnunetv2_mastpro.prompts.encoder import Embeddings, embed
 from nnunetv2_mastpro.prompts.resolve import Prompt, resolve_prompts
 
 
-def resolve(plans: dict, dataset_json: dict) -> tuple[MASTProConfig, Embeddings]:
+def resolve(plans: dict, dataset_json: dict, ablate: tuple[str, ...] = ()) -> tuple[MASTProConfig, Embeddings]:
     """Complete the plans' "mastpro" block from the data set's prompts, and embed their sentences (Eq. 1).
 
-    Raises MASTProError for bad prompts, a bad block, or an encoder that cannot be had.
+    `ablate`: parts that the trainer replaces, besides those of the plans. Raises MASTProError for bad prompts, a bad
+    block, or an encoder that cannot be had.
     """
     block = plans.get("mastpro", {})
     if isinstance(block, dict):
         block = {key: value for key, value in block.items() if key != "resolved"}
     config = MASTProConfig.from_dict(block)
+    config = dataclasses.replace(config, network=config.network.without(ablate))
     prompts = resolve_prompts(dataset_json, plans["dataset_name"])
+    _check_shuffled(config, prompts)
     embeddings = embed([prompt.sentence for prompt in prompts], config.prompts.encoder)
     _check_added(config, prompts)
     classes = tuple(
@@ -124,8 +127,21 @@ def _read_settled(file: Path) -> dict:
     raise MASTProError(f"{file} is not valid JSON; move its folder away to train anew, or restore the file")
 
 
+def _check_shuffled(config: MASTProConfig, prompts: tuple[Prompt, ...]) -> None:
+    if "text_shuffled" in config.network.ablate and len(prompts) < 2:
+        raise MASTProError(
+            f"the only class, {prompts[0].label}, has no other sentence to take; use another trainer than that of "
+            "shuffled text, or take text_shuffled out of mastpro.network.ablate in the plans"
+        )
+
+
 def _check_added(config: MASTProConfig, prompts: tuple[Prompt, ...]) -> None:
     """Refuse added types that are no tumour types of the data set, and new ones that are not added."""
+    if config.prompts.added and config.network.ablate:
+        raise MASTProError(
+            f"mastpro.network.ablate={list(config.network.ablate)} with added types: a type is added to a whole "
+            "network only; train with nnUNetTrainerMASTPro"
+        )
     tumors = [prompt.label for prompt in prompts if prompt.is_tumor]
     for where, names, known in (
         ("prompts.added", config.prompts.added, tumors),
@@ -143,6 +159,8 @@ def _check_top_k(config: MASTProConfig) -> None:
     """Refuse a k_t that exceeds the experts of all tumour types; warn where routing is dense."""
     tasks = sum(entry.is_tumor for entry in config.resolved.classes)
     network = config.network
+    if "experts" in network.ablate:
+        return
     if tasks and network.top_k_specific > network.specific_experts * tasks:
         raise MASTProError(
             f"top_k_specific={network.top_k_specific} exceeds the {network.specific_experts * tasks} experts of "

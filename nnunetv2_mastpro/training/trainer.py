@@ -14,8 +14,7 @@ from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.network.mastpro import MASTProNet
-from nnunetv2_mastpro.network.planned import is_swin
+from nnunetv2_mastpro.network.mastpro import FIXED_HEAD, MASTProNet
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.patches import Patches
@@ -45,6 +44,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
     """
 
     mode: str | None = None  # what the trainer asks for in place of the plans
+    ablate: tuple[str, ...] = ()  # parts that the trainer replaces, besides mastpro.network.ablate of the plans
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
-        self.mastpro, self.embeddings = resolve(plans, dataset_json)  # before nnU-Net makes its folders
+        self.mastpro, self.embeddings = resolve(plans, dataset_json, self.ablate)  # before nnU-Net makes its folders
         if self.mode is not None:
             training = dataclasses.replace(self.mastpro.training, mode=self.mode)
             self.mastpro = dataclasses.replace(self.mastpro, training=training)
@@ -65,7 +65,6 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
             check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.build_network_architecture = build_planned  # training limits nothing
-        self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
             self.folder_with_segs_from_previous_stage = str(training_folder(Path(self.preprocessed_dataset_folder)))
 
@@ -132,15 +131,15 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         self.bare_network.deep_supervision = enabled and self.enable_deep_supervision
 
     def parameter_groups(self) -> list[dict]:
-        """Backbone and experts at the full rate; what the prompts feed at a share of it unless PEFT."""
+        """Backbone, experts and a fixed head at the full rate; what prompts feed at a share of it unless PEFT."""
         parts = self.bare_network.parts()
         if not self.bare_network.backbone_is_trained:
             return [{"params": [p for part in parts.values() for p in part if p.requires_grad]}]
-        prompts = [p for name, part in parts.items() if name not in ("backbone", "experts") for p in part]
-        return [
-            {"params": parts["backbone"] + parts["experts"]},
-            {"params": prompts, "share": self.mastpro.training.prompt_share},
-        ]
+        at_full_rate = [parts.pop(name) for name in ("backbone", "experts", FIXED_HEAD) if name in parts]
+        groups = [{"params": sum(at_full_rate, [])}]
+        if parts:
+            groups.append({"params": sum(parts.values(), []), "share": self.mastpro.training.prompt_share})
+        return groups
 
     def freeze(self) -> None:
         """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""
@@ -231,6 +230,8 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
 
     def write_usage(self) -> None:
         """expert_usage.json: how often each expert was kept in the last epoch, by stage and type in the patch."""
+        if not self.bare_network.receipt:
+            return  # no experts to be kept, which the start-up table says
         sums = gathered(self.usage.sums.cpu())
         if self.local_rank != 0:
             return

@@ -12,34 +12,21 @@ import SimpleITK as sitk
 from totalsegmentator.map_to_binary import class_map
 
 from nnunetv2_mastpro.commands import demo as command
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.phantom import Grid
 from nnunetv2_mastpro.errors import MASTProError
 
-SHORT = {  # one epoch of two steps on ten cases of five sources
-    "GRID": Grid((24, 28, 38), (8.0, 8.0, 8.0)),
-    "NUM_TRAINING": 2,
-    "NUM_TEST": 2,
-    "FOLDS": 2,
-    "EPOCHS": 1,
-    "STEPS_PER_EPOCH": 2,
-}
-MODEL = pipeline.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", anatomy=True)
+SHORT = design.Design(  # one epoch of two steps on ten cases of five sources
+    grid=Grid((24, 28, 38), (8.0, 8.0, 8.0)), num_training=2, num_test=2, folds=2, epochs=1, steps_per_epoch=2
+)
+MODEL = design.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", anatomy=True)
 
 
 @pytest.fixture(scope="module")
-def short():
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in SHORT.items():
-            patch.setattr(pipeline, name, value)
-        yield
-
-
-@pytest.fixture(scope="module")
-def finished(short, tmp_path_factory):
+def finished(tmp_path_factory):
     """The folder of a demo that ran."""
     folder = tmp_path_factory.mktemp("short") / "demo"
-    command.run_models(folder, 3, [MODEL])
+    command.run_models(folder, 3, [MODEL], SHORT)
     return folder
 
 
@@ -51,7 +38,7 @@ def test_a_demo_runs_and_goes_on_where_it_ended(finished, capsys):
     assert (finished / "index.html").is_file()
     assert len(list((finished / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
-    command.run_models(finished, 3, [MODEL])
+    command.run_models(finished, 3, [MODEL], SHORT)
     shown = capsys.readouterr().out
     assert shown.count("finished earlier") == 10
     assert "mean of types" in shown
@@ -61,7 +48,7 @@ def test_a_demo_runs_and_goes_on_where_it_ended(finished, capsys):
 @pytest.mark.slow
 def test_its_model_predicts_a_real_scan(finished, real_scan, run_command, tmp_path):
     """From TotalSegmentator's multi-label file and from single binary files alike."""
-    layout = pipeline.Layout(finished)
+    layout = design.Layout(finished)
     image, organs = sitk.ReadImage(real_scan / "ct.nii.gz"), sitk.ReadImage(real_scan / "total_multilabel.nii.gz")
     for name in ("images", "multi", "single/ct"):
         (tmp_path / name).mkdir(parents=True)
@@ -69,7 +56,7 @@ def test_its_model_predicts_a_real_scan(finished, real_scan, run_command, tmp_pa
     sitk.WriteImage(organs, tmp_path / "multi" / "ct.nii.gz")
     for number, structure in class_map["total"].items():
         sitk.WriteImage(organs == number, tmp_path / "single" / "ct" / f"{structure}.nii.gz")
-    env = {**os.environ, **pipeline.variables(layout, 3)}
+    env = {**os.environ, **pipeline.variables(layout, 3, SHORT)}
     found = []
     for masks in ("multi", "single"):
         maps, out = tmp_path / f"maps_{masks}", tmp_path / f"predictions_{masks}"
@@ -86,16 +73,16 @@ def test_its_model_predicts_a_real_scan(finished, real_scan, run_command, tmp_pa
     np.testing.assert_array_equal(*found)
 
 
-def test_a_failing_command_is_one_sentence(short, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "preparation", lambda layout, seed: [])
+def test_a_failing_command_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "preparation", lambda layout, seed, design: [])
     with pytest.raises(MASTProError, match="nnUNetv2_train ended with status 1; its whole output is in"):
-        command.run_models(tmp_path / "demo", 0, [pipeline.MASTPRO])
+        command.run_models(tmp_path / "demo", 0, [design.MASTPRO], SHORT)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_a_seed_that_numpy_refuses(tmp_path, seed):
     with pytest.raises(MASTProError, match=f"--seed {seed} is not within 0 and 4294967295"):
-        command.run_models(tmp_path / "demo", seed, [])
+        command.run_models(tmp_path / "demo", seed, [], SHORT)
     assert not (tmp_path / "demo").exists()
 
 

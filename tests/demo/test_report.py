@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from nnunetv2_mastpro.commands import demo as command
-from nnunetv2_mastpro.demo import pipeline
+from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.dataset import write_volume
 from nnunetv2_mastpro.demo.report import dice_rows, text_table
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
@@ -35,10 +35,10 @@ def fake_summary(path, dice):
 @pytest.fixture
 def finished(tmp_path, write_model):
     """A demo of two test cases and two models, all steps recorded."""
-    layout = pipeline.Layout(tmp_path)
+    layout = design.Layout(tmp_path)
     state = State(tmp_path, pipeline.settings(0))
     rng = np.random.default_rng(0)
-    models = (pipeline.MASTPRO, pipeline.BASELINE)
+    models = (design.MASTPRO, design.BASELINE)
     folders = {
         "imagesTs": layout.unseen / "imagesTs",
         "labelsTs": layout.unseen / "labelsTs",
@@ -82,12 +82,12 @@ def test_the_text_table_is_aligned():
 
 def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
     layout, _, models = finished
-    dice = read_dice(layout.summary(models[0]), pipeline.TYPES)
+    dice = read_dice(layout.summary(models[0]), design.TYPES)
     assert dice["liver_tumor"] == 0.61
     assert dice["mean"] == pytest.approx((0.61 + 0.5) / 2)
     assert dice["kidney_tumor"] == 0.5
     assert np.isnan(dice["lung_tumor"])
-    assert read_counts(layout.summary(models[0]), pipeline.TYPES) == {
+    assert read_counts(layout.summary(models[0]), design.TYPES) == {
         "liver_tumor": (2, 0),
         "kidney_tumor": (1, 1),
         "lung_tumor": (0, 0),
@@ -98,7 +98,7 @@ def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
 def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypatch):
     layout, state, models = finished
     monkeypatch.setattr(pipeline, "WORKERS", 1)  # each process imports MONAI
-    command.show_result(layout, state, 0, list(models), {"nnUNet_raw": "/a b/raw"})
+    command.show_result(layout, state, 0, list(models), design.DEMO, {"nnUNet_raw": "/a b/raw"})
     shown = capsys.readouterr().out
     assert re.search(r"liver tumor +2 +0\.61 +0\.40 +0 +0", shown)
     assert re.search(r"mean of types +2 +0\.5[56] +0\.20 +1 +1", shown)
@@ -122,21 +122,21 @@ def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypat
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_sources_annotate_some_types_and_no_case_comes_twice(seed):
-    *sources, unseen = pipeline.phantom_sets(seed)
-    assert [source.annotated for source in sources] == list(pipeline.SOURCES.values())
+    *sources, unseen = design.phantom_sets(seed)
+    assert [source.annotated for source in sources] == list(design.SOURCES.values())
     assert len(sources) == 5
-    assert unseen.annotated == pipeline.TYPES
+    assert unseen.annotated == design.TYPES
     for source in sources:  # the first tumour of a phantom is of the type at its seed modulo types
-        assert {pipeline.TYPES[number % 3] for number in source.training} == {*source.annotated}
-        assert len(source) == pipeline.NUM_TRAINING
+        assert {design.TYPES[number % 3] for number in source.training} == {*source.annotated}
+        assert len(source) == design.NUM_TRAINING
     seeds = [number for phantoms in (*sources, unseen) for number in (*phantoms.training, *phantoms.test)]
-    assert len(set(seeds)) == len(seeds) == 5 * pipeline.NUM_TRAINING + pipeline.NUM_TEST
+    assert len(set(seeds)) == len(seeds) == 5 * design.NUM_TRAINING + design.NUM_TEST
     assert {number // 10_000 for number in seeds} == {seed}
 
 
 def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
-    layout = pipeline.Layout(tmp_path)
-    steps = [*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, pipeline.MASTPRO)]
+    layout = design.Layout(tmp_path)
+    steps = [*pipeline.preparation(layout, 0), *pipeline.model_steps(layout, design.MASTPRO)]
     commands = {step.command[0]: step.command for step in steps if step.command}
     assert list(commands) == [
         "mastpro",
@@ -147,14 +147,14 @@ def test_commands_are_the_stock_ones_with_one_set_of_names(tmp_path):
     ]
     for name in ("nnUNetv2_train", "nnUNetv2_predict"):
         arguments = commands[name]
-        assert arguments[arguments.index("-tr") + 1] == pipeline.MASTPRO.trainer
-        assert arguments[arguments.index("-p") + 1] == pipeline.ANATOMY_PLANS
+        assert arguments[arguments.index("-tr") + 1] == design.MASTPRO.trainer
+        assert arguments[arguments.index("-p") + 1] == design.ANATOMY_PLANS
     assert commands["nnUNetv2_predict"][-7:-5] == ("-prev_stage_predictions", str(layout.maps))
 
 
 def test_variables_keep_the_users_trainers(tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", "/mine")
-    values = pipeline.variables(pipeline.Layout(tmp_path), 5)
+    values = pipeline.variables(design.Layout(tmp_path), 5)
     assert values["nnUNet_extTrainer"].split(":")[0] == "/mine"
     assert values["nnUNet_raw"] == str(tmp_path / "nnUNet_raw")
     assert values["MASTPRO_SEED"] == "5"

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.experts import collapsed, draw
 
 HEALTHY = {"generic": [0.5, 0.5, 0.5, 0.5], "liver_tumor": [0.3, 0.4], "kidney_tumor": [0.2, 0.1]}
@@ -52,6 +53,17 @@ def test_one_fold_to_another_folder(model, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "out" / "fold_0").iterdir()) == ["experts.csv", "experts.png"]
     assert not (model / "fold_0" / "experts.csv").exists()
     assert "epoch 7" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", [".", "fold_0"])
+def test_without_experts_there_are_none_to_show(model, place):
+    plans = {"mastpro": {"network": {"ablate": ["text", "experts"]}}}
+    (model / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(MASTProError, match=r"was trained without experts .* so there are none to show"):
+        cli.main(["--debug", "experts", str(model / place)])
+    plans["mastpro"]["network"]["ablate"] = ["text"]
+    (model / "plans.json").write_text(json.dumps(plans))
+    assert cli.main(["experts", str(model / place)]) == 0
 
 
 LIVER = "of the choices in the 12 patches with liver_tumor"

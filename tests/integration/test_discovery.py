@@ -15,10 +15,13 @@ from nnunetv2_mastpro.cli import COMMANDS
 from nnunetv2_mastpro.resources import plans_dir, trainers_dir
 
 MASTPRO = Path(sys.prefix) / "bin" / "mastpro"
-TRAINERS = ["nnUNetTrainerMASTPro"] + [
-    f"nnUNetTrainerMASTPro_{length}"
-    for length in ("1epoch", "5epochs", "10epochs", "50epochs", "100epochs", "250epochs")
-]
+MASTPRO_TRAINER = "nnUNetTrainerMASTPro"
+LENGTHS = ("1epoch", "5epochs", "10epochs", "50epochs", "100epochs", "250epochs")
+WITHOUT = ("NoText", "NoAnatomy", "NoExperts", "NoTextNoAnatomy", "NoTextNoExperts", "NoAnatomyNoExperts")
+OTHERS = [f"{MASTPRO_TRAINER}{name}" for name in (*WITHOUT, "NoTextNoAnatomyNoExperts", "ShuffledText", "Pretrain")]
+OTHERS += [f"nnUNetTrainer{name}" for name in ("Stock", "StockAdamW", "StockPartial", "Universal")]
+TRAINERS = [MASTPRO_TRAINER, *(f"{MASTPRO_TRAINER}_{length}" for length in LENGTHS)]
+TRAINERS += [name + length for name in OTHERS for length in ("", "_10epochs")]
 SEARCH = """
 import inspect, json, sys
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name as find

@@ -222,3 +222,9 @@ def test_taken_plans():
 def test_deep_supervision_is_refused():
     with pytest.raises(ValueError, match="no deep supervision"):
         PlannedSwinUNETR(1, 3, deep_supervision=True, feature_size=12)
+
+
+def test_without_prompts_and_experts_it_is_monais(planned, make_network, image):
+    network = make_network(planned, ablate=("text", "anatomy", "experts"), deep_supervision=False).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(image), planned(image))

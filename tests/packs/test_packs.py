@@ -292,6 +292,21 @@ def test_a_stock_model_is_refused(make_model):
         model_of(folder)
 
 
+def test_an_ablated_model_is_refused(make_model):
+    with pytest.raises(MASTProError, match=r"ablate=\['experts'\]; types are added to, packed from and unpacked"):
+        model_of(make_model(ablate=["experts"]))
+
+
+def test_a_pack_of_an_earlier_version_fits(make_model, make_pack, tmp_path):
+    """Its header names no ablations."""
+    base = make_model()
+    _, pack = make_pack(base, "lung_tumor")
+    network = json.loads(safe_open(pack, "pt").metadata()["network"])
+    del network["ablate"]
+    damage(pack, network=json.dumps(network))
+    assert unpack(model_of(base), [pack], tmp_path / "new", "0")[-1].label == "lung_tumor"
+
+
 def test_plans_of_another_model_are_refused(make_model, make_grown):
     base = make_model()
     grown = make_grown(base, "lung_tumor")

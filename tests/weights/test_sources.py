@@ -285,3 +285,20 @@ def test_the_seed(write_plans, stock_checkpoint, convert, monkeypatch):
         routers.append(torch.load(start)["network_weights"]["experts.encoder_1.router.generic"])
     assert torch.equal(routers[0], routers[1])
     assert not torch.equal(routers[0], routers[2])
+
+
+@pytest.mark.parametrize("ablate", [["experts"], ["text", "anatomy"], ["text"], ["text", "anatomy", "experts"]])
+def test_an_ablated_network_takes_what_it_has(write_plans, mastpro_checkpoint, convert, build, ablate):
+    source = mastpro_checkpoint(write_plans("whole"))
+    plans = write_plans("ablated", change=lambda plans: plans["mastpro"]["network"].update(ablate=ablate))
+    start, shown = convert(source, plans)
+    network, _, block, _ = build(plans)
+    weights = torch.load(start)["network_weights"]
+    network.load_state_dict(weights)
+    assert block["mastpro"]["network"]["ablate"] == ablate
+    given = torch.load(source)["network_weights"]
+    shared = {name for name in weights if name in given} - {"embeddings", "trained"}
+    assert {name.split(".")[0] for name in shared} >= {"backbone"}
+    assert all(weights[name].equal(given[name]) for name in shared)
+    assert bool(weights["trained"])
+    assert "matched 100.0%" in shown

@@ -1,0 +1,170 @@
+"""From finished cells to a table: Markdown, CSV and a picture. Whatever is not finished is left out and counted."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.cells import EXTRA, PAPER, ROWS, Row
+from nnunetv2_mastpro.evaluation.statistics import by_unit, interval
+from nnunetv2_mastpro.files import write_atomically
+
+CALIBRATION = (0.55, 0.75)  # what stock nnU-Net with everything annotated is to reach on the phantom
+LIMITS = {
+    "phantom": "A phantom on two cores can show that a part does what it is made for, that an implementation learns, "
+    "and how equal steps compare on geometry and grey values that we drew. It cannot show clinical accuracy, and it "
+    "cannot confirm or refute the paper's figures: its tumours follow a few rules, host organs are always where the "
+    "generator put them, sentences carry no more than the names of the types, and networks and trainings are a small "
+    "part of the paper's. Seeds change weights and draws, not the cases.",
+    "sts": "Eight test patients, one class, no organ masks, crops centred on the tumour, a small network on two cores: "
+    "rows compare with each other, not with the literature. With one class routers have no types to tell apart and the "
+    "text says the same of every case.",
+    "datasets": "Folds stand in for seeds. Columns compare with the paper's only where data sets, splits, backbone and "
+    "length of training are the paper's; its splits are not published.",
+}
+
+
+def read_cells(folder: Path, rows: Sequence[Row]) -> dict[str, list[dict]]:
+    """Row's key -> its finished cells, by seed."""
+    found = {row.key: [] for row in rows}
+    for row in rows:
+        files = folder.glob(f"{row.key}_seed_*.json")
+        found[row.key] = sorted((json.loads(file.read_text()) for file in files), key=lambda cell: cell["seed"])
+    return {key: cells for key, cells in found.items() if cells}
+
+
+def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[float, float, float] | None:
+    """Mean of first minus second over seeds, cases and classes, and its 95 % interval from drawing cases, paired."""
+    others = {cell["seed"]: cell["cases"] for cell in second}
+    pairs = [
+        (key.rsplit(" ", 1)[0], dice - others[cell["seed"]][key])
+        for cell in first
+        for key, dice in cell["cases"].items()
+        if key in others.get(cell["seed"], {})
+    ]
+    return interval(by_unit([case for case, _ in pairs], [(value, 1) for _, value in pairs])) if pairs else None
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{deviation}"
+
+
+def markdown_table(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = lines
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
+
+
+def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference: str, paper: Mapping) -> str:
+    """A line per row that has a finished cell."""
+    columns = [name for name in next(iter(cells.values()))[0]["dice"] if name != "mean"]
+    head = ["row", "seeds", *columns, "mean Dice", f"{reference} minus row (95 %)", "false findings", "paper, mean DSC"]
+    lines = [head]
+    for row in rows:
+        if row.key not in cells:
+            continue
+        found = cells[row.key]
+        told = difference(cells.get(reference, []), found) if row.key != reference else None
+        lines.append(
+            [
+                row.title,
+                str(len(found)),
+                *(spread([cell["dice"][name] for cell in found]) for name in (*columns, "mean")),
+                "" if told is None else f"{told[0]:+.3f} ({told[1]:+.3f} to {told[2]:+.3f})",
+                f"{np.mean([cell['false'] for cell in found]):.1f}",
+                f"{paper[row.paper]:.2f} %" if row.paper in paper else "",
+            ]
+        )
+    return markdown_table(lines)
+
+
+def calibration(cells: Mapping[str, list[dict]]) -> str:
+    """What the row `complete` says of the phantom; empty without it."""
+    if "complete" not in cells:
+        return ""
+    reached, (low, high) = np.mean([cell["dice"]["mean"] for cell in cells["complete"]]), CALIBRATION
+    told = "within" if low <= reached <= high else "outside"
+    wanted = f"{told} the wanted {low} to {high}"
+    return f"Calibration: stock nnU-Net with everything annotated reaches {reached:.3f}, {wanted}.\n"
+
+
+def provenance(cells: Mapping[str, list[dict]]) -> str:
+    """Commit, command, hardware and date of the cells, each once."""
+    every = [cell["run"] for found in cells.values() for cell in found]
+    told = {name: "; ".join(dict.fromkeys(run[name] for run in every)) for name in ("commit", "command", "hardware")}
+    dates = sorted(run["date"] for run in every)
+    seconds = [cell["seconds"] for found in cells.values() for cell in found if cell["seconds"]]
+    lasted = f" Training took {sum(seconds) / 3600:.1f} h in all." if seconds else ""
+    run = f"Commit {told['commit']}; `{told['command']}`; {told['hardware']}"
+    return f"{run}; {dates[0][:10]} to {dates[-1][:10]}.{lasted}"
+
+
+def write_summary(table: str, name: str, folder: Path) -> Path | None:
+    """`table`.md, .csv and .png from the cells in folder/cells/name; None where no cell is finished."""
+    kind, rows = (name if name in LIMITS else "phantom"), (*ROWS[table], *EXTRA[table])
+    cells = read_cells(folder / "cells" / name, rows)
+    if not cells:
+        return None
+    finished = sum(map(len, cells.values()))
+    reference, paper = ("tp_experts" if kind == "sts" and table == "table2" else "mastpro"), PAPER[table]
+    reference = "text" if kind == "sts" and table == "table1" else reference
+    text = "\n".join(
+        [
+            f"Finished cells: {finished}. Mean over seeds ± standard deviation; differences are paired over cases and "
+            "seeds, with intervals from drawing cases.\n",
+            result_table(rows, cells, reference, paper),
+            "",
+            calibration(cells),
+            f"The paper's column is its mean over eight clinical data sets (its {table.replace('table', 'Table ')}). "
+            + LIMITS[kind],
+            "",
+            provenance(cells),
+            "",
+        ]
+    )
+    path = folder / f"{table if name == 'unet' else f'{table}_{name}'}.md"
+    write_atomically(
+        {
+            path: text.encode(),
+            path.with_suffix(".csv"): as_csv(rows, cells),
+            path.with_suffix(".png"): draw(rows, cells),
+        }
+    )
+    return path
+
+
+def as_csv(rows: Sequence[Row], cells: Mapping[str, list[dict]]) -> bytes:
+    """A line per row, seed and column."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(("row", "title", "seed", "column", "dice"))
+    for row in rows:
+        for cell in cells.get(row.key, ()):
+            for column, dice in cell["dice"].items():
+                writer.writerow((row.key, row.title, cell["seed"], column, f"{dice:.4f}"))
+    return stream.getvalue().encode()
+
+
+def draw(rows: Sequence[Row], cells: Mapping[str, list[dict]]) -> bytes:
+    """Mean Dice by row as bars, and each seed as a point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [row for row in rows if row.key in cells][::-1]
+    figure = Figure(figsize=(7, 1 + 0.4 * len(shown)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    for place, row in enumerate(shown):
+        values = [cell["dice"]["mean"] for cell in cells[row.key]]
+        axis.barh(place, np.mean(values), color="#9db8d6")
+        axis.plot(values, [place] * len(values), "o", color="#1c3a5e", markersize=4)
+    axis.set_yticks(range(len(shown)), [row.title for row in shown], fontsize=8)
+    axis.set_xlabel("mean Dice; points are seeds")
+    axis.set_xlim(0, 1)
+    stream = io.BytesIO()
+    figure.savefig(stream, dpi=120, format="png")
+    return stream.getvalue()
