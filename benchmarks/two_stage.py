@@ -24,8 +24,8 @@ from statistics import median
 
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
+from nnunetv2_mastpro.demo.design import GRID, OVERLAY, WORKERS
 from nnunetv2_mastpro.demo.phantom import TUMOR_TYPES
-from nnunetv2_mastpro.demo.pipeline import GRID, OVERLAY, WORKERS
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir

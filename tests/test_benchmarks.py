@@ -1,6 +1,7 @@
 """The table benchmarks, from made-up cells: what they write, run, refuse, and put into the results."""
 
 import csv
+import importlib
 import json
 import subprocess
 import sys
@@ -271,3 +272,9 @@ def test_table3_tells_cost_beside_the_papers(tmp_path):
     text = table3.write_summary(tmp_path).read_text()
     assert "| MAST-Pro, PEFT | 63.34 | 1.16 | 21.04 | 5471 | 8961 | 5.20 | 2.60 | 717 |" in text
     assert (tmp_path / "table3.png").is_file()
+
+
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "benchmarks").glob("[a-z]*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_finds_what_it_imports(script, monkeypatch):
+    monkeypatch.syspath_prepend(str(script.parent))  # as scripts they import each other
+    assert importlib.import_module(f"benchmarks.{script.stem}").__doc__
