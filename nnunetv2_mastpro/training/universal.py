@@ -17,7 +17,8 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.build import make_backbone
 from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss, nesting
+from nnunetv2_mastpro.tasks import nesting
+from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.setup import check_network, check_same_run, resolve
