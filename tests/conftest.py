@@ -32,6 +32,7 @@ def real_data_folder() -> Path:
     return Path(named).resolve() if named else Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For pytest-xdist: a file's tests run in one process, and so do all files that share `lab`, which begin first."""
     with_lab = {item.path for item in items if "lab" in item.fixturenames}
