@@ -8,7 +8,7 @@ WORKERS ?= 2
 SHELL := /bin/sh
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.nnunetv2_mastpro-installed
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --durations=10 --cov=nnunetv2_mastpro --cov-report=term --cov-fail-under=85
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder --durations=10 --cov=nnunetv2_mastpro --cov-report=term --cov-fail-under=85
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint install clean

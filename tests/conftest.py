@@ -14,6 +14,7 @@ from nnunetv2_mastpro.resources import trainers_dir
 
 CALLERS_SETTINGS = ("nnUNet_", "MASTPRO_", "TOTALSEG_")  # of whoever runs the tests; none may leak in
 TAIL_CHARACTERS = 6000
+INTEGRATION = "tests/integration/"
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,22 @@ def real_data_folder() -> Path:
     return Path(named).resolve() if named else Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in this hook, too
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """A file's tests run in one process; so do all of tests/integration, which share what is slow to make."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file, _, _ = nodeid.partition("::")
+            return INTEGRATION if file.startswith(INTEGRATION) else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For pytest-xdist: a file's tests run in one process, and so do all files that share `lab`, which begin first."""
-    with_lab = {item.path for item in items if "lab" in item.fixturenames}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("lab" if item.path in with_lab else str(item.path)))
-    items.sort(key=lambda item: item.path not in with_lab)
+    """The longest, tests/integration, begins first."""
+    items.sort(key=lambda item: not item.nodeid.startswith(INTEGRATION))
 
 
 def pytest_report_header() -> str:
