@@ -63,8 +63,6 @@ def evaluate(
 
 def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, lesion_overlap: float) -> Scoring:
     """Raises MASTProError for bad options, labels, or a folder without references."""
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
@@ -75,8 +73,7 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of labels that get a plain sentence: nothing is prompted here
         prompts = resolve_prompts(dict(dataset_json))
-    with contextlib.redirect_stdout(io.StringIO()):
-        reader = determine_reader_writer_from_dataset_json(dict(dataset_json), str(files[0]))()
+    reader = _reader(dataset_json, files[0])
     values = {label: _values(value) for label, value in dataset_json["labels"].items()}
     nested = [] if any(len(found) > 1 for found in values.values()) else nesting(prompts)  # regions say it themselves
     inside = [tuple(place for place, row in enumerate(nested) if row[outer]) for outer in range(len(prompts))]
@@ -90,6 +87,19 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
         tolerance_mm=float(tolerance_mm),
         lesion_overlap=float(lesion_overlap),
     )
+
+
+def _reader(dataset_json: Mapping, file: Path):
+    """nnU-Net's reader of such files. It tries the file, and prints a traceback for each that cannot read it."""
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            return determine_reader_writer_from_dataset_json(dict(dataset_json), str(file))()
+    except RuntimeError as error:
+        raise MASTProError(
+            f"none of nnU-Net's readers takes {file}; write it again, or correct file_ending in dataset.json"
+        ) from error
 
 
 def make_jobs(

@@ -20,6 +20,8 @@ def describe(result: Mapping) -> list[str]:
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
+    else:
+        lines += ["", 'No class is a tumour type ("is_tumor" in mastpro.prompts of dataset.json): no lesions counted.']
     if len(summary["sources"]) > 1:
         lines += ["", "By source:", *table(_source_rows(summary))]
     return lines

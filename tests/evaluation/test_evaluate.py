@@ -181,3 +181,14 @@ def test_chill_leaves_out_what_is_not_predicted(folders):
     (folders / "predictions" / "p2_a.nii.gz").unlink()
     found = read_set(folders, chill=True)
     assert [row["case"] for row in found["rows"]][::3] == ["p1_a", "p1_b", "p2_b", "p3_a"]
+
+
+def test_without_a_tumour_type_the_table_says_so(folders, run_evaluate, capsys):
+    path = folders / "predictions" / "dataset.json"
+    content = json.loads(path.read_text())
+    organs = {name: {"sentence": f"The {name}.", "is_tumor": False} for name in ("liver_tumor", "lung_tumor")}
+    path.write_text(json.dumps({**content, "mastpro": {"prompts": organs}}))
+    assert run_evaluate(folders) == 0
+    shown = capsys.readouterr().out
+    assert "No class is a tumour type" in shown
+    assert "Lesions" not in shown

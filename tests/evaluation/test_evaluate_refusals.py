@@ -30,6 +30,11 @@ def truncate(root):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def tear_first(root):
+    """By which nnU-Net finds its reader."""
+    (root / "labels" / "p1_a.nii.gz").write_bytes(b"torn")
+
+
 def empty(folder):
     def spoil(root):
         for path in (root / folder).glob("*.nii.gz"):
@@ -68,6 +73,7 @@ BAD = {
     ),
     "no label map": (rewrite("predictions", lambda v: v + np.float32(0.5)), [], "not whole numbers"),
     "damaged file": (truncate, [], r"p2_a.nii.gz is damaged or ends early"),
+    "damaged first reference": (tear_first, [], r"none of nnU-Net's readers takes \S+labels/p1_a.nii.gz; write it"),
     "no predictions": (empty("predictions"), [], r"predictions has no files that end with .nii.gz"),
     "no references": (empty("labels"), [], r"labels has no files that end with .nii.gz"),
     "no folder": (lambda root: shutil.rmtree(root / "labels"), [], r"labels is no folder"),
