@@ -40,8 +40,8 @@ class Volumes:
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
     """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
-    names = [str(name) for name in dataset_json.get("channel_names", {"0": ""}).values()]
-    number = next((index for index, name in enumerate(names) if name.lower() == "ct"), 0)
+    names = {int(number): str(name) for number, name in dataset_json.get("channel_names", {"0": ""}).items()}
+    number = next((index for index, name in sorted(names.items()) if name.lower() == "ct"), 0)
     return f"{number:04d}", names[number].lower() == "ct"
 
 
@@ -92,10 +92,9 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     ours = read_geometry(case.image)
     if len(ours.size) != 3:
         raise MASTProError(f"{case.image} has {len(ours.size)} axes; the report shows volumes of three")
-    ignored = model.dataset_json["labels"].get("ignore")
     allowed = {
         case.prediction: model.allowed,
-        case.reference: model.allowed | ({ignored} if ignored is not None else set()),
+        case.reference: model.allowed | ({model.ignored} - {None}),
         case.host_map: {0, *(host.value for host in model.hosts)},
     }
     present = frozenset()
@@ -118,10 +117,12 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     return present
 
 
-def read_case(case: Case) -> Volumes:
-    """All voxels of a case, as check_case has found them good."""
+def read_case(case: Case, ignored: int | None = None) -> Volumes:
+    """All voxels of a case, as check_case has found them good; what the truth ignores is no class of it."""
     image, spacing, affine = _read(case.image)
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
+    if case.reference is not None and ignored is not None:
+        others[1] = np.where(others[1] == ignored, 0, others[1])
     return Volumes(
         np.nan_to_num(image.astype(np.float32)),
         *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),

@@ -119,7 +119,7 @@ def ranked(findings: Findings, present: Mapping[str, frozenset[int]]) -> list[tu
             if present[case.name] & set(output.values)
         ]
     rows = [row for row in findings.evaluation["rows"] if row["class"] in shown and row["Dice"] is not None]
-    rows.sort(key=lambda row: (row["Dice"], -max(row["reference_ml"], row["prediction_ml"]), row["case"]))
+    rows.sort(key=lambda row: (row["Dice"], -max(row["reference_ml"] or 0, row["prediction_ml"] or 0), row["case"]))
     return [(row["Dice"], row["case"], shown[row["class"]]) for row in rows]
 
 
@@ -134,7 +134,7 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
     panels: dict[int, Panel] = {}
     wanted = order if request.maps else order[: max(request.viewer_cases, len({name for _, name, _ in chosen}))]
     for name in tqdm(wanted, desc="draw", unit="case"):
-        volumes = read_case(cases[name])
+        volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:
                 panels[place] = _panel(dice, case, output, volumes, model, is_ct)

@@ -88,6 +88,12 @@ class Model:
         return frozenset({0}).union(*(entry.values for entry in self.classes))
 
     @property
+    def ignored(self) -> int | None:
+        """The value of what was not looked at, if labels have one."""
+        value = self.dataset_json["labels"].get("ignore")
+        return value[0] if isinstance(value, list) else value
+
+    @property
     def value_colors(self) -> dict[int, tuple[str, str]]:
         """Value of a label map -> name and colour: the class with fewest values that has it."""
         ordered = sorted(self.classes, key=lambda entry: -len(entry.values))

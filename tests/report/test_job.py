@@ -1,9 +1,12 @@
 """What mastpro report refuses, and what it says where something is not there."""
 
+import base64
+import gzip
 import json
 import re
 import shutil
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -190,3 +193,37 @@ def test_mr_is_shown_by_percentiles(folders, tmp_path):
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"percentiles 1 to 99, {low:.4g} to {high:.4g}" in page
     assert "window, -160 to 240 HU" not in page
+
+
+def test_a_volume_of_one_slice_has_a_page(folders, tmp_path):
+    """As nnU-Net's 2d data sets have them; such a case has no volume in ml."""
+    for folder in (folders.images, folders.predictions, folders.reference):
+        for path in folder.iterdir():
+            change(path, lambda volume: volume[:, :, 4:5])
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference)) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "case_b, liver tumor, Dice 0.00: slice 1 of 1" in page
+
+
+def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
+    path = folders.model / "dataset.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 3}}))
+
+    def with_ignored(volume):
+        volume[:, :, 0] = 3
+        return volume
+
+    change(folders.reference / "case_a.nii.gz", with_ignored)
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, "--panels", "0")) == 0
+    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', (tmp_path / "out" / "index.html").read_text())
+    truths = {case["name"]: case["truth"] for case in json.loads(data)["cases"]}
+    voxels = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(truths["case_a"]))).get_fdata()
+    assert set(np.unique(voxels)) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("names", [{"0": "PET", "1": "CT"}, {"1": "CT", "0": "PET"}])
+def test_the_ct_is_shown_whatever_the_order_of_the_channels(names):
+    from nnunetv2_mastpro.report.cases import shown_channel
+
+    assert shown_channel({"channel_names": names}) == ("0001", True)
