@@ -26,10 +26,12 @@ from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
 
-def per_case(summary: Path) -> dict[str, float]:
+def per_case(summary: Path, ending: str = ".nii.gz") -> dict[str, float]:
     """ "case value" -> Dice, where the reference has the class; nnU-Net's nan counts as 0 there."""
     return {
-        f"{Path(case['reference_file']).name.split('.')[0]} {value}": 0.0 if np.isnan(found["Dice"]) else found["Dice"]
+        f"{Path(case['reference_file']).name.removesuffix(ending)} {value}": 0.0
+        if np.isnan(found["Dice"])
+        else found["Dice"]
         for case in json.loads(summary.read_text())["metric_per_case"]
         for value, found in case["metrics"].items()
         if (found.get("n_ref") or 0) > 0  # nan where the case does not annotate it
@@ -196,11 +198,15 @@ class Datasets:
             for source, _, dice in found:
                 columns.setdefault(source or name, []).append(dice)
         dice = {name: mean(values) for name, values in columns.items()}
-        return {"dice": {**dice, "mean": mean(dice.values())}, "cases": cases, "false": 0, "seconds": seconds or None}
+        dice["mean"] = mean(dice.values())
+        return {"dice": dice, "cases": cases, "false": None, "seconds": seconds or None}  # false ones: not counted
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
     """(source or None, "case value", Dice) of the fold's validation cases, of tumour types where there are any."""
+    from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+    from nnunetv2_mastpro.evaluation.partial import outputs_of
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
     from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
     from nnunetv2_mastpro.tasks import read_cases
@@ -211,11 +217,12 @@ def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
         read_cases(content, labels),
         {p.label for p in resolve_prompts(content, fold.parents[1].name) if p.is_tumor},
     )
-    kept = {str(value) for value, label in enumerate(labels, 1) if label in tumors or not tumors}
+    outputs = zip(labels, outputs_of(LabelManager(content["labels"], content.get("regions_class_order"))), strict=True)
+    kept = {str(output) for label, output in outputs if label in tumors or not tumors}
     found = []
-    for key, dice in per_case(fold / "validation" / "summary.json").items():
+    for key, dice in per_case(fold / "validation" / "summary.json", content["file_ending"]).items():
         case, value = key.split(" ", 1)
-        if value in kept or not value.isdecimal():
+        if value in kept:
             found.append((cases.sources.get(case), key, dice))
     if not found:
         raise MASTProError(f"{fold} validated no case that has a class; validate on others")

@@ -40,7 +40,7 @@ def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[flo
     """Mean of first minus second over seeds, cases and classes, and its 95 % interval from drawing cases, paired."""
     others = {cell["seed"]: cell["cases"] for cell in second}
     pairs = [
-        (key.rsplit(" ", 1)[0], dice - others[cell["seed"]][key])
+        (key.split(" ", 1)[0], dice - others[cell["seed"]][key])
         for cell in first
         for key, dice in cell["cases"].items()
         if key in others.get(cell["seed"], {})
@@ -48,10 +48,18 @@ def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[flo
     return interval(by_unit([case for case, _ in pairs], [(value, 1) for _, value in pairs])) if pairs else None
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation over seeds."""
-    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.3f}{deviation}"
+def spread(values: Sequence[float | None], digits: int = 3, with_deviation: bool = True) -> str:
+    """Mean and standard deviation over the seeds that have a value; empty where none has."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    deviation = f" ± {np.std(known, ddof=1):.{digits}f}" if with_deviation and len(known) > 1 else ""
+    return f"{np.mean(known):.{digits}f}{deviation}"
+
+
+def with_interval(estimate: float, low: float, high: float) -> str:
+    """One case has no interval."""
+    return f"{estimate:+.3f}" + ("" if np.isnan(low) else f" ({low:+.3f} to {high:+.3f})")
 
 
 def markdown_table(lines: Sequence[Sequence[str]]) -> str:
@@ -61,7 +69,8 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference: str, paper: Mapping) -> str:
     """A line per row that has a finished cell."""
-    columns = [name for name in next(iter(cells.values()))[0]["dice"] if name != "mean"]
+    every = [cell for found in cells.values() for cell in found]
+    columns = [name for name in dict.fromkeys(name for cell in every for name in cell["dice"]) if name != "mean"]
     head = ["row", "seeds", *columns, "mean Dice", f"{reference} minus row (95 %)", "false findings", "paper, mean DSC"]
     lines = [head]
     for row in rows:
@@ -73,9 +82,9 @@ def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference
             [
                 row.title,
                 str(len(found)),
-                *(spread([cell["dice"][name] for cell in found]) for name in (*columns, "mean")),
-                "" if told is None else f"{told[0]:+.3f} ({told[1]:+.3f} to {told[2]:+.3f})",
-                f"{np.mean([cell['false'] for cell in found]):.1f}",
+                *(spread([cell["dice"].get(name) for cell in found]) for name in (*columns, "mean")),
+                "" if told is None else with_interval(*told),
+                spread([cell["false"] for cell in found], 1, with_deviation=False),
                 f"{paper[row.paper]:.2f} %" if row.paper in paper else "",
             ]
         )

@@ -208,6 +208,44 @@ def test_own_data_sets_are_scored_by_source_and_tumour_type(tmp_path):
     assert runs.scores_of(fold) == [("Dataset003_Liver", "a 2", 0.5), (None, "b 2", 0.5)]
 
 
+def test_own_data_sets_with_regions_are_scored_by_nnunets_keys(tmp_path):
+    """Organs first, so that no type stands at the place of its value; and a case whose name has dots."""
+    labels = {"background": 0, "liver": [1, 2], "kidney": [3, 4], "liver_tumor": 2, "kidney_tumor": [4]}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    content["regions_class_order"] = [1, 3, 2, 4]
+    fold = tmp_path / "fold_0"
+    (fold / "validation").mkdir(parents=True)
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({**content, "mastpro": {"cases": {"a.1": {"source": "Dataset003_Liver"}}}})
+    )
+    metrics = {key: {"Dice": 0.1 * place, "n_ref": 9} for place, key in enumerate(("(1, 2)", "(3, 4)", "2", "(4,)"))}
+    entries = [{"reference_file": f"/x/a.{case}.nii.gz", "metrics": metrics} for case in (1, 2)]
+    (fold / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": entries}))
+    assert [(source, key) for source, key, _ in runs.scores_of(fold)] == [
+        ("Dataset003_Liver", "a.1 2"),
+        ("Dataset003_Liver", "a.1 (4,)"),
+        (None, "a.2 2"),
+        (None, "a.2 (4,)"),
+    ]
+
+
+def test_a_difference_draws_cases_where_classes_are_regions():
+    """Two regions of a case go together: with one case there is no interval."""
+    first, second = ([{"seed": 0, "cases": {"a (1, 2)": dice, "a (3, 4)": 2 * dice}}] for dice in (0.4, 0.2))
+    _, low, high = summary.difference(first, second)
+    assert (low, high) == pytest.approx((float("nan"),) * 2, nan_ok=True)
+
+
+def test_folds_may_have_other_columns(tmp_path):
+    for row, seed, name in (("mastpro", 0, "Liver"), ("mastpro", 1, "Lung"), ("none", 0, "Liver")):
+        cell = write_cell(tmp_path, row, seed, 0.5, "datasets")
+        file = tmp_path / "cells" / "datasets" / f"{row}_seed_{seed}.json"
+        file.write_text(json.dumps({**cell, "dice": {name: 0.5, "mean": 0.5}, "false": None}))
+    lines = summary.write_summary("table2", "datasets", tmp_path).read_text().splitlines()
+    assert "| AP / TP / D-MoE | 2 | 0.500 | 0.500 | 0.500 ± 0.000 |  |  | 68.71 % |" in lines
+    assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 61.10 % |" in lines
+
+
 def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypatch, capsys):
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         monkeypatch.setenv(name, str(tmp_path / name))
