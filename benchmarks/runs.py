@@ -192,14 +192,20 @@ class Datasets:
                     )
                 seconds += time.monotonic() - started
             scores[name] = scores_of(fold)
-        cases = {f"{name}/{key}": dice for name, found in scores.items() for _, key, dice in found}
-        columns: dict[str, list[float]] = {}
-        for name, found in scores.items():
-            for source, _, dice in found:
-                columns.setdefault(source or name, []).append(dice)
-        dice = {name: mean(values) for name, values in columns.items()}
-        dice["mean"] = mean(dice.values())
-        return {"dice": dice, "cases": cases, "false": None, "seconds": seconds or None}  # false ones: not counted
+        every = [
+            (source or name, f"{name}/{key}", dice) for name, found in scores.items() for source, key, dice in found
+        ]
+        by_column: dict[str, list[float]] = {}
+        for column, _, dice in every:
+            by_column.setdefault(column, []).append(dice)
+        means = {column: mean(values) for column, values in by_column.items()}
+        return {
+            "dice": {**means, "mean": mean(means.values())},
+            "cases": {key: dice for _, key, dice in every},
+            "columns": {key: column for column, key, _ in every},
+            "false": None,  # not counted
+            "seconds": seconds or None,
+        }
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import EXTRA, PAPER, ROWS, Row
-from nnunetv2_mastpro.evaluation.statistics import by_unit, interval
+from nnunetv2_mastpro.evaluation.statistics import average, by_unit, interval, mean
 from nnunetv2_mastpro.files import write_atomically
 
 CALIBRATION = (0.55, 0.75)  # what stock nnU-Net with everything annotated is to reach on the phantom
@@ -37,15 +37,24 @@ def read_cells(folder: Path, rows: Sequence[Row]) -> dict[str, list[dict]]:
 
 
 def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[float, float, float] | None:
-    """Mean of first minus second over seeds, cases and classes, and its 95 % interval from drawing cases, paired."""
+    """First minus second in mean Dice, and its 95 % interval from drawing cases, paired by seed, case and class.
+
+    The mean is the table's: of each column over seeds and cases, then over the columns.
+    """
     others = {cell["seed"]: cell["cases"] for cell in second}
     pairs = [
-        (key.split(" ", 1)[0], dice - others[cell["seed"]][key])
+        (*key.split(" ", 1), cell.get("columns", {}).get(key), dice - others[cell["seed"]][key])
         for cell in first
         for key, dice in cell["cases"].items()
         if key in others.get(cell["seed"], {})
     ]
-    return interval(by_unit([case for case, _ in pairs], [(value, 1) for _, value in pairs])) if pairs else None
+    if not pairs:
+        return None
+    places = {column: place for place, column in enumerate(dict.fromkeys(c or value for _, value, c, _ in pairs))}
+    sums = np.zeros((len(pairs), len(places), 2))
+    for row, (_, value, column, change) in zip(sums, pairs, strict=True):
+        row[places[column or value]] = change, 1
+    return interval(by_unit([case for case, *_ in pairs], sums), lambda drawn: average(mean(drawn)))
 
 
 def spread(values: Sequence[float | None], digits: int = 3, with_deviation: bool = True) -> str:

@@ -96,8 +96,10 @@ def test_a_difference_is_paired_over_cases_and_seeds():
     first = [{"seed": 0, "cases": {"a 1": 0.5, "a 2": 0.7, "b 1": 0.4}}, {"seed": 1, "cases": {"a 1": 0.9}}]
     second = [{"seed": 0, "cases": {"a 1": 0.4, "a 2": 0.4, "b 1": 0.4}}]
     found, low, high = summary.difference(first, second)
-    assert found == pytest.approx((0.1 + 0.3 + 0.0) / 3)
+    assert found == pytest.approx(((0.1 + 0.0) / 2 + 0.3) / 2)  # as the mean Dice: over cases, then over classes
     assert low < found < high
+    columns = {"a 1": "Liver", "a 2": "Liver", "b 1": "Lung"}
+    assert summary.difference([{**first[0], "columns": columns}], second)[0] == pytest.approx((0.2 + 0.0) / 2)
     assert summary.difference(first, [{"seed": 3, "cases": {}}]) is None
 
 
@@ -266,6 +268,7 @@ def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypa
     assert "| AP / TP / D-MoE | 1 | 0.500 | 0.700 | 0.600 |" in (tmp_path / "out" / "table2_datasets.md").read_text()
     cell = json.loads((tmp_path / "out" / "cells" / "datasets" / "mastpro_seed_0.json").read_text())
     assert cell["cases"] == {"Dataset003_Liver/iver 1": 0.5, "Dataset006_Lung/Lung 1": 0.7}
+    assert cell["columns"] == {key: key.partition("/")[0] for key in cell["cases"]}
     monkeypatch.setattr(runs, "find_executable", lambda name: "false")
     with pytest.raises(SystemExit, match="nnUNetv2_train ended with status 1"):
         table.main("table2", "", [*arguments, "--folds", "1"])
