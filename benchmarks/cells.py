@@ -84,7 +84,7 @@ SIZES = {  # expert count and k; not among the rows unless named
 EXTRA = {
     "table1": (),
     "table2": tuple(
-        replace(MASTPRO, key=key, title=", ".join(f"{name} {value}" for name, value in block.items()), network=block)
+        Row(key, ", ".join(f"{name} {value}" for name, value in block.items()), MASTPRO.trainer, True, network=block)
         for key, block in SIZES.items()
     ),
 }

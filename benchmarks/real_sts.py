@@ -145,23 +145,27 @@ def run_steps_of(out: Path, trainer: str, seed: int) -> list[Step]:
     ]
 
 
+def seconds_per_step(fold: Path, steps: int) -> float:
+    """A training step with its share of nnU-Net's online validation, of the median epoch. `steps`: per epoch."""
+    log = max(fold.glob("training_log_*.txt")).read_text()
+    return median(float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log)) / steps
+
+
 def read_run(out: Path, trainer: str, seed: int, steps: int) -> dict:
-    """Dice per test case, and seconds a training step with its share of nnU-Net's online validation (median epoch)."""
+    """Dice per test case, and seconds a training step."""
     run = out / f"seed_{seed}"
     summary = json.loads((run / f"{trainer}_summary.json").read_text())
     fold = run / DATASET / f"{trainer}__{PLANS}__{CONFIGURATION}" / "fold_0"
-    log = max(fold.glob("training_log_*.txt")).read_text()
     dice = {
         Path(case["reference_file"]).name.removesuffix(".nii.gz"): case["metrics"]["1"]["Dice"]
         for case in summary["metric_per_case"]
     }
-    epochs_s = [float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log)]
     return {
         "trainer": trainer,
         "seed": seed,
         "dice": dice,
         "mean_dice": mean(dice.values()),
-        "seconds_per_step": median(epochs_s) / steps,
+        "seconds_per_step": seconds_per_step(fold, steps),
     }
 
 

@@ -82,6 +82,7 @@ class Phantom:
             "cases": per_case(layout.summary(model)),
             "false": read_counts(layout.summary(model), design.types)["mean"][1],
             "seconds": state.seconds(pipeline.model_steps(layout, model, design)[0]),
+            "seconds_per_step": real_sts.seconds_per_step(layout.results(model) / "fold_0", design.steps_per_epoch),
         }
 
     def run_selected(self, layout: Layout, model: Model, state: State, environ: Mapping[str, str]) -> dict:
@@ -145,6 +146,7 @@ class Sarcoma:
             "cases": {f"{case} 1": dice for case, dice in found["dice"].items()},
             "false": 0,
             "seconds": state.seconds(steps[0]),
+            "seconds_per_step": found["seconds_per_step"],
         }
 
 

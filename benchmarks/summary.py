@@ -80,8 +80,8 @@ def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference
     """A line per row that has a finished cell."""
     every = [cell for found in cells.values() for cell in found]
     columns = [name for name in dict.fromkeys(name for cell in every for name in cell["dice"]) if name != "mean"]
-    head = ["row", "seeds", *columns, "mean Dice", f"{reference} minus row (95 %)", "false findings", "paper, mean DSC"]
-    lines = [head]
+    told = ["mean Dice", f"{reference} minus row (95 %)", "false findings", "s a step", "paper, mean DSC"]
+    lines = [["row", "seeds", *columns, *told]]
     for row in rows:
         if row.key not in cells:
             continue
@@ -94,6 +94,7 @@ def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference
                 *(spread([cell["dice"].get(name) for cell in found]) for name in (*columns, "mean")),
                 "" if told is None else with_interval(*told),
                 spread([cell["false"] for cell in found], 1, with_deviation=False),
+                spread([cell.get("seconds_per_step") for cell in found], 2, with_deviation=False),
                 f"{paper[row.paper]:.2f} %" if row.paper in paper else "",
             ]
         )
@@ -133,7 +134,8 @@ def write_summary(table: str, name: str, folder: Path) -> Path | None:
     text = "\n".join(
         [
             f"Finished cells: {finished}. Mean over seeds ± standard deviation; differences are paired over cases and "
-            "seeds, with intervals from drawing cases.\n",
+            "seeds, with intervals from drawing cases. A step of training has its share of nnU-Net's online "
+            "validation.\n",
             result_table(rows, cells, reference, paper),
             "",
             calibration(cells),

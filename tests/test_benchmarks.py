@@ -12,7 +12,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # a wheel does not carry them
 
-from benchmarks import results, runs, summary, table, table3  # noqa: E402
+from benchmarks import real_sts, results, runs, summary, table, table3  # noqa: E402
 from benchmarks.cells import EXTRA, MASTPRO, PAPER, ROWS, design_of, model_of, rows_of  # noqa: E402
 from benchmarks.runs import Datasets, Phantom, Sarcoma, per_case  # noqa: E402
 from nnunetv2_mastpro.demo.design import DEMO, phantom_sets  # noqa: E402
@@ -40,6 +40,7 @@ def write_cell(folder: Path, row: str, seed: int, dice: float, name: str = "unet
         "cases": cases,
         "false": seed,
         "seconds": 1800.0,
+        "seconds_per_step": 0.5 + seed,
     }
     file = folder / "cells" / name / f"{row}_seed_{seed}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -65,6 +66,7 @@ def test_rows_are_trainers_that_exist():
         keys = [row.key for row in (*ROWS[name], *EXTRA[name])]
         assert len(set(keys)) == len(keys)
         assert {row.paper for row in ROWS[name] if row.paper} <= {*PAPER[name]}
+        assert not [row.key for row in EXTRA[name] if row.paper]  # the paper has no figures of other sizes
     combinations = {row.trainer.removeprefix("nnUNetTrainerMASTPro") for row in ROWS["table2"]}
     assert len(combinations) == 9  # every one of AP, TP, D-MoE, and shuffled text
 
@@ -74,12 +76,12 @@ def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished
     lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
     assert lines[0] == (
         "| row | seeds | liver_tumor | kidney_tumor | mean Dice | mastpro minus row (95 %) | false findings | "
-        "paper, mean DSC |"
+        "s a step | paper, mean DSC |"
     )
     whole = next(line for line in lines if line.startswith("| AP / TP / D-MoE |"))
-    assert whole == "| AP / TP / D-MoE | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.650 ± 0.071 |  | 0.5 | 68.71 % |"
+    assert whole == "| AP / TP / D-MoE | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.650 ± 0.071 |  | 0.5 | 1.00 | 68.71 % |"
     plain = next(line for line in lines if line.startswith("| - / - / - |"))
-    assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 61.10 % |"
+    assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 0.50 | 61.10 % |"
     assert len(lines) == 4
     text = path.read_text()
     assert "Finished cells: 3." in text
@@ -101,6 +103,12 @@ def test_a_difference_is_paired_over_cases_and_seeds():
     columns = {"a 1": "Liver", "a 2": "Liver", "b 1": "Lung"}
     assert summary.difference([{**first[0], "columns": columns}], second)[0] == pytest.approx((0.2 + 0.0) / 2)
     assert summary.difference(first, [{"seed": 3, "cases": {}}]) is None
+
+
+def test_a_step_is_that_of_the_median_epoch(tmp_path):
+    log = "".join(f"2026: Epoch time: {seconds} s\n" for seconds in (90.0, 50.0, 40.0))
+    (tmp_path / "training_log_2026_1_1.txt").write_text(log)
+    assert real_sts.seconds_per_step(tmp_path, 100) == 0.5
 
 
 @pytest.mark.parametrize(("dice", "told"), [(0.6, "within"), (0.5, "outside")])
@@ -244,8 +252,8 @@ def test_folds_may_have_other_columns(tmp_path):
         file = tmp_path / "cells" / "datasets" / f"{row}_seed_{seed}.json"
         file.write_text(json.dumps({**cell, "dice": {name: 0.5, "mean": 0.5}, "false": None}))
     lines = summary.write_summary("table2", "datasets", tmp_path).read_text().splitlines()
-    assert "| AP / TP / D-MoE | 2 | 0.500 | 0.500 | 0.500 ± 0.000 |  |  | 68.71 % |" in lines
-    assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 61.10 % |" in lines
+    assert "| AP / TP / D-MoE | 2 | 0.500 | 0.500 | 0.500 ± 0.000 |  |  | 1.00 | 68.71 % |" in lines
+    assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 0.50 | 61.10 % |" in lines
 
 
 def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypatch, capsys):
