@@ -151,3 +151,27 @@ def test_a_fixed_head_cannot_be_narrowed(plans, dataset_json, monkeypatch):
     with pytest.raises(MASTProError, match="its fixed head always looks for all; unset it"):
         read_settings(resolve(plans, dataset_json, ("text", "anatomy"))[0])
     assert read_settings(resolve(plans, dataset_json, ("text",))[0]).tasks == ("liver_tumor",)
+
+
+@pytest.mark.parametrize("peft", [False, True])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_checkpoint_is_continued(make_trainer, tmp_path, name, peft):
+    """With --c, and in PEFT with the backbone frozen again."""
+    first = make_trainer(TRAINERS[name])
+    first.on_train_epoch_start()
+    first.train_step(batch_for(first))
+    if peft:
+        first.bare_network.trained.fill_(True)
+        first.decide_what_is_trained()
+        first.on_train_epoch_start()
+        first.train_step(batch_for(first))
+    file = tmp_path / "checkpoint_latest.pth"
+    first.save_checkpoint(str(file))
+    assert file.with_name("checkpoint_adapters.safetensors").is_file() == peft
+    second = make_trainer(TRAINERS[name])
+    second.load_checkpoint(str(file))
+    for key, value in first.network.state_dict().items():
+        assert second.network.state_dict()[key].equal(value)
+    assert second.bare_network.backbone_is_trained == (not peft)
+    second.on_train_epoch_start()
+    second.train_step(batch_for(second))
