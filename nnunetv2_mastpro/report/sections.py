@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.job import Findings
@@ -130,7 +131,9 @@ def hosts(findings: Findings) -> str:
         rows.append([output.name, _mean(volume, "{:.0f} ml"), *(_mean(share, "{:.0%}") for share in shares)])
     head = ["class", "host organ, mean", "of the prediction in it", "of the truth in it"]
     return (
-        table + html.table(head, rows, "numbers") + html.paragraph("Means over the cases that have the class.", "soft")
+        table
+        + html.table(head, rows, "numbers")
+        + html.paragraph("Volumes: means over all cases; shares: over those in which the class is.", "soft")
     )
 
 
@@ -144,10 +147,14 @@ def experts(findings: Findings) -> str:
 
     if findings.model.config is None:
         return html.paragraph(f"{NO_BLOCK}, so it has no experts.")
+    if "experts" in findings.model.config.network.ablate:
+        return html.paragraph("It was trained without experts (mastpro.network.ablate of its plans).")
     pieces = []
     for fold in findings.model.folds:
         if fold.usage is None:
-            pieces.append(html.paragraph(f"{fold.name} has no expert_usage.json, so nothing is known of its experts."))
+            pieces.append(
+                html.paragraph(f"{fold.name} has no expert_usage.json: of experts, if it has any, nothing is known.")
+            )
             continue
         stream = io.BytesIO()
         draw(stream, fold.usage)
@@ -168,5 +175,15 @@ def prompts(findings: Findings) -> str:
     ]
     added = f" Added to a trained model: {', '.join(config.prompts.added)}." if config.prompts.added else ""
     return html.table(["class", "kind", "sentence"], rows) + html.paragraph(
-        f"Encoder: {config.prompts.encoder}.{added}"
+        f"Encoder: {config.prompts.encoder}.{added}{_ablated_text(config.network.ablate)}"
     )
+
+
+def _ablated_text(ablate: Sequence[str]) -> str:
+    """That the network reads other sentences than the table tells, or none."""
+    if "text" in ablate:
+        return " It was trained without text (mastpro.network.ablate of its plans), so it does not read them."
+    if "text_shuffled" in ablate:
+        text = "a class reads the sentence of the next, the last the first's"
+        return f" Text is shuffled (mastpro.network.ablate of its plans): {text}."
+    return ""

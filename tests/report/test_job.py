@@ -227,3 +227,21 @@ def test_the_ct_is_shown_whatever_the_order_of_the_channels(names):
     from nnunetv2_mastpro.report.cases import shown_channel
 
     assert shown_channel({"channel_names": names}) == ("0001", True)
+
+
+@pytest.mark.parametrize(
+    ("ablate", "told"),
+    [
+        (["text", "experts"], ["It was trained without experts", "so it does not read them."]),
+        (["text_shuffled"], ["a class reads the sentence of the next", "share of training patches"]),
+    ],
+)
+def test_what_is_ablated_is_said(folders, tmp_path, ablate, told):
+    path = folders.model / "plans.json"
+    plans = json.loads(path.read_text())
+    plans["mastpro"]["network"]["ablate"] = ablate
+    path.write_text(json.dumps(plans))
+    assert run(*arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert all(sentence in page for sentence in told)
+    assert ("share of training patches" in page) == ("experts" not in ablate)
