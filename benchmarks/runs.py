@@ -175,13 +175,12 @@ class Datasets:
 
     def run(self, row: Row, seed: int) -> dict:
         """`seed` is the fold."""
-        from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
         from nnunetv2.utilities.file_path_utilities import get_output_folder
 
         scores, seconds = {}, 0.0
-        for dataset in self.ids:
+        names = {dataset: dataset_name(dataset) for dataset in self.ids}
+        for dataset, name in names.items():
             command = self.command(row, dataset, seed)
-            name = maybe_convert_to_dataset_name(int(dataset))
             fold = Path(get_output_folder(name, command[7], command[5], self.configuration, seed))
             if not (fold / "validation" / "summary.json").is_file():
                 going_on = ("--c",) if (fold / "checkpoint_latest.pth").is_file() else ()
@@ -208,6 +207,18 @@ class Datasets:
             "false": None,  # not counted
             "seconds": seconds or None,
         }
+
+
+def dataset_name(dataset: str) -> str:
+    """Of an id or a name. Raises MASTProError."""
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return maybe_convert_to_dataset_name(dataset)
+    except (RuntimeError, ValueError) as error:
+        raise MASTProError(
+            f"--datasets names {dataset!r}, which nnU-Net does not find once in its folders; give a data set's id"
+        ) from error
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
