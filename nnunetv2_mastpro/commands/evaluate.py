@@ -1,7 +1,7 @@
 """Score predictions by class and source: Dice, surface Dice, HD95, lesions, each with a bootstrap interval.
 
 Predictions and labels are folders in nnU-Net's format, whoever made the predictions. What a case does not annotate, by
-mastpro.cases of dataset.json, is left out; tumours predicted in an organ count as organ there. Writes evaluation.json
+mastpro.cases of dataset.json, is left out; such a tumour counts as its host organ there. Writes evaluation.json
 and evaluation.csv (a line per case and class).
 
 Of a class that neither label nor prediction has, all scores are undefined, as in nnU-Net; where one of both has it,
