@@ -53,7 +53,7 @@ def finished(tmp_path, write_model):
                 volume = np.zeros((6, 20, 30), np.uint8)
                 volume[2:4, 5:12, 8:16] = 1 + number
             write_volume(folder / f"c{number}{'_0000' * (kind == 'imagesTs')}.nii.gz", volume, (5.0, 5.0, 5.0))
-    labels = {"background": 0, **{name: value for value, name in enumerate(pipeline.TYPES, 1)}}
+    labels = {"background": 0, **{name: value for value, name in enumerate(design.TYPES, 1)}}
     shared = {"channel_names": {"0": "CT"}, "numTraining": 2, "file_ending": ".nii.gz"}
     write_model(layout.results(models[0]), {**shared, "labels": labels})
     fake_summary(layout.summary(models[0]), (0.61, 0.5))
