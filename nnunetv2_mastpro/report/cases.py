@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.report.model import Model
 
@@ -79,8 +80,7 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
 def _files(option: str, folder: Path, ending: str) -> list[Path]:
     if not folder.is_dir():
         raise MASTProError(f"{option} {folder} is no folder; give one with a file per case")
-    found = (path for path in folder.glob("*") if path.name.endswith(ending) and not path.name.startswith("."))
-    return sorted(path for path in found if path.is_file())
+    return files_of(folder, ending)
 
 
 def check_case(case: Case, model: Model) -> frozenset[int]:

@@ -3,7 +3,8 @@
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -53,3 +54,10 @@ def send_no_buffers(network: DistributedDataParallel) -> DistributedDataParallel
 def wrap_anew(network: DistributedDataParallel) -> DistributedDataParallel:
     """DDP as before around the same network: it fixes when it is built which parameters have gradients."""
     return send_no_buffers(DistributedDataParallel(network.module, device_ids=network.device_ids))
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The network without the wrappers of DDP and torch.compile, in whichever order."""
+    while isinstance(network, (DistributedDataParallel, OptimizedModule)):
+        network = network.module if isinstance(network, DistributedDataParallel) else network._orig_mod
+    return network

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 
 import torch
+from nnunetv2.paths import nnUNet_results
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
@@ -60,6 +62,15 @@ def check_network(configuration: dict, network: NetworkConfig) -> None:
             choose_sites(features, features[-2::-1], *chosen)
     except ValueError as error:
         raise MASTProError(str(error)) from error
+
+
+def settle(plans: dict, configuration: str, config: MASTProConfig, trainer: str) -> None:
+    """Put the resolved block into the plans. Raises MASTProError where network or the run's folder do not allow it."""
+    check_network(PlansManager(plans).get_configuration(configuration).configuration, config.network)
+    plans["mastpro"] = config.to_dict()
+    if nnUNet_results.is_set():
+        run = f"{trainer}__{plans['plans_name']}__{configuration}"
+        check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
 
 
 def check_same_run(folder: Path, block: dict) -> None:

@@ -5,10 +5,6 @@ import json
 from pathlib import Path
 
 import torch
-from nnunetv2.paths import nnUNet_results
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch._dynamo import OptimizedModule
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig
@@ -19,16 +15,15 @@ from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
-from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, wrap_anew
+from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped, wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import (
-    check_network,
     check_same_classes,
     check_same_embeddings,
-    check_same_run,
     find_changed_prompts,
     resolve,
+    settle,
 )
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 from nnunetv2_mastpro.weights.adapters import write_adapters
@@ -58,11 +53,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         if self.mode is not None:
             training = dataclasses.replace(self.mastpro.training, mode=self.mode)
             self.mastpro = dataclasses.replace(self.mastpro, training=training)
-        check_network(PlansManager(plans).get_configuration(configuration).configuration, self.mastpro.network)
-        plans["mastpro"] = self.mastpro.to_dict()
-        if nnUNet_results.is_set():
-            run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
-            check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
+        settle(plans, configuration, self.mastpro, type(self).__name__)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.build_network_architecture = build_planned  # training limits nothing
         if self.takes_anatomy and self.preprocessed_dataset_folder is not None:  # a cascade without a first stage
@@ -96,11 +87,8 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
 
     @property
     def bare_network(self) -> MASTProNet:
-        """The network without the wrappers of DDP and torch.compile, in whichever order."""
-        network = self.network
-        while isinstance(network, (DistributedDataParallel, OptimizedModule)):
-            network = network.module if isinstance(network, DistributedDataParallel) else network._orig_mod
-        return network
+        """The network itself."""
+        return unwrapped(self.network)
 
     def initialize(self) -> None:
         super().initialize()

@@ -3,14 +3,10 @@
 B batch, T classes, K outputs.
 """
 
-from pathlib import Path
-
 import torch
-from nnunetv2.paths import nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
@@ -20,8 +16,9 @@ from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.tasks import nesting
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
+from nnunetv2_mastpro.training.ranks import unwrapped
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
-from nnunetv2_mastpro.training.setup import check_network, check_same_run, resolve
+from nnunetv2_mastpro.training.setup import resolve, settle
 
 
 class SigmoidLoss(nn.Module):
@@ -59,17 +56,12 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
         device: torch.device = torch.device("cuda"),
     ):
         self.mastpro, self.sentences = resolve(plans, dataset_json)
-        settings = PlansManager(plans).get_configuration(configuration).configuration
-        check_network(settings, self.mastpro.network)
-        if settings.get("previous_stage") == ANATOMY_STAGE:
+        if PlansManager(plans).get_configuration(configuration).previous_stage_name == ANATOMY_STAGE:
             raise MASTProError(
                 f"{plans['plans_name']} has organ masks, which the Universal Model does not take; give plans without "
                 "(-p)"
             )
-        plans["mastpro"] = self.mastpro.to_dict()
-        if nnUNet_results.is_set():
-            run = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
-            check_same_run(Path(nnUNet_results, plans["dataset_name"], run), plans["mastpro"])
+        settle(plans, configuration, self.mastpro, type(self).__name__)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False
 
@@ -110,9 +102,8 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
 
     @property
     def bare_network(self) -> UniversalNet:
-        """The network without the wrappers of DDP and torch.compile."""
-        network = self.network.module if isinstance(self.network, DistributedDataParallel) else self.network
-        return getattr(network, "_orig_mod", network)
+        """The network itself."""
+        return unwrapped(self.network)
 
     def initialize(self) -> None:
         super().initialize()
