@@ -12,6 +12,9 @@ import pytest
 
 from nnunetv2_mastpro.resources import trainers_dir
 
+sys.path.append(str(Path(__file__).parent))  # pytest's import mode leaves it out
+import launcher  # noqa: E402
+
 CALLERS_SETTINGS = ("nnUNet_", "MASTPRO_", "TOTALSEG_")  # of whoever runs the tests; none may leak in
 TAIL_CHARACTERS = 6000
 INTEGRATION = "tests/integration/"
@@ -31,6 +34,10 @@ def real_data_folder() -> Path:
     """Folder with hippocampus, sts, totalsegmentator: $MASTPRO_TEST_DATA, else ../shared/data of the checkout."""
     named = os.environ.get("MASTPRO_TEST_DATA")
     return Path(named).resolve() if named else Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cold", action="store_true", help="start each command in a new interpreter, which takes longer")
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -188,26 +195,26 @@ def workspace(make_workspace) -> Workspace:
 
 
 @pytest.fixture(scope="session")
-def run_command(tmp_path_factory) -> Callable[..., subprocess.CompletedProcess]:
+def run_command(tmp_path_factory, request) -> Callable[..., subprocess.CompletedProcess]:
     """`run_command(["nnUNetv2_train", ...], env=..., cwd=..., timeout=..., rc=0)`: stdout and stderr apart, as text.
 
     Runs a console script of this environment, or anything else by its path, with stdin closed, and fails the test
     with the end of the output where it ends otherwise than by `rc` (None accepts any). Without cwd: an empty folder.
+    Scripts start by a fork (launcher.py), or in a new interpreter with --cold.
     """
+
+    cold = request.config.getoption("cold")
 
     def run(cmd, env=None, cwd=None, timeout=300, rc=0) -> subprocess.CompletedProcess:
         script = Path(sys.prefix) / "bin" / str(cmd[0])
         argv = [str(script) if script.is_file() else str(cmd[0]), *map(str, cmd[1:])]
+        folder = cwd or tmp_path_factory.mktemp("cwd")
         try:
-            done = subprocess.run(
-                argv,
-                env=env,
-                cwd=cwd or tmp_path_factory.mktemp("cwd"),
-                timeout=timeout,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-            )
+            if not cold and launcher.can_fork(script, env):
+                done = launcher.run_forked(argv, env, folder, timeout, tmp_path_factory.mktemp("run") / "logs")
+            else:
+                pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+                done = subprocess.run(argv, env=env, cwd=folder, timeout=timeout, **pipes)
         except subprocess.TimeoutExpired as error:
             shown = "".join(part.decode(errors="replace") for part in (error.stdout, error.stderr) if part)
             pytest.fail(f"{' '.join(argv)} ran past {timeout} s\n{shown[-TAIL_CHARACTERS:]}")
