@@ -1,7 +1,6 @@
 """Phantom cases as an nnU-Net raw data set, with organ masks beside it as TotalSegmentator --ml would write them."""
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import numpy as np
 
 from nnunetv2_mastpro.demo.organs import LABELS
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION, Case, Grid, make_case
+from nnunetv2_mastpro.processes import clean_processes
 
 FILE_ENDING = ".nii.gz"
 STRUCTURES = {  # organ -> TotalSegmentator's structures, from below, of equal height
@@ -53,8 +53,8 @@ def write_dataset(
     for name_of_folder in ("organs", *(f"{kind}{split}" for kind in ("images", "labels") for split, _ in seeds)):
         (scratch / name_of_folder).mkdir(parents=True, exist_ok=True)
     try:
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        context, options = clean_processes(__name__)
+        with ProcessPoolExecutor(workers, context, **options) as pool:
             jobs = [pool.submit(write_case, scratch, split, seed, phantoms, grid) for split, seed in seeds]
             for job in as_completed(jobs):
                 job.result()

@@ -32,6 +32,8 @@ from nnunetv2_mastpro.merging.mapping import patient_pattern
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.tasks import nesting, read_cases
 
+SLOW_TO_IMPORT = ("nnunetv2_mastpro.evaluation.surfaces",)  # by the processes that check first, and score then
+
 
 def evaluate(
     reference: Path,
@@ -147,13 +149,13 @@ def make_jobs(
 
 def check(jobs: Sequence[Job], workers: int) -> None:
     """Reads every file. Raises MASTProError for the first case that cannot be scored."""
-    for _ in each(check_case, jobs, workers, "check"):
+    for _ in each(check_case, jobs, workers, "check", SLOW_TO_IMPORT):
         pass
 
 
 def score(jobs: Sequence[Job], workers: int) -> list[list[dict]]:
     """The rows of each checked case."""
-    return list(each(score_case, jobs, workers, "score"))
+    return list(each(score_case, jobs, workers, "score", SLOW_TO_IMPORT))
 
 
 def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:

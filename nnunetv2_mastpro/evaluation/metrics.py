@@ -12,13 +12,11 @@ directed 95th percentiles of distances between border voxels. Undefined is nan.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 NAMES = ("Dice", "NSD", "HD95_mm")
-PERCENTILE = 95
 
 
 def score(
@@ -30,10 +28,12 @@ def score(
         return dict.fromkeys(NAMES, np.nan)
     if not all(sizes):
         return {"Dice": 0.0, "NSD": 0.0, "HD95_mm": np.nan}
+    from nnunetv2_mastpro.evaluation.surfaces import surface_scores
+
     dice = 2 * int((reference & prediction).sum()) / sum(sizes)
     flat = len(reference) == 1
     masks = [mask[0] if flat else mask for mask in (reference, prediction)]
-    return {"Dice": dice, **_of_surfaces(*crop(*masks), tuple(spacing_mm)[flat:], tolerance_mm)}
+    return {"Dice": dice, **surface_scores(*crop(*masks), tuple(spacing_mm)[flat:], tolerance_mm)}
 
 
 def crop(*masks: np.ndarray) -> list[np.ndarray]:
@@ -46,19 +46,3 @@ def crop(*masks: np.ndarray) -> list[np.ndarray]:
         (places,) = np.nonzero(union.any(tuple(other for other in range(union.ndim) if other != axis)))
         box.append(slice(places[0], places[-1] + 1))
     return [mask[tuple(box)] for mask in masks]
-
-
-def _of_surfaces(
-    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
-) -> dict[str, float]:
-    import torch
-
-    masks = [torch.from_numpy(np.ascontiguousarray(mask))[None, None] for mask in (prediction, reference)]
-    shared = {"include_background": True, "spacing": list(map(float, spacing_mm))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of an argument that MONAI itself gives to its own function
-        from monai.metrics import compute_hausdorff_distance, compute_surface_dice
-
-        nsd = compute_surface_dice(*masks, class_thresholds=[float(tolerance_mm)], use_subvoxels=True, **shared)
-        hd95_mm = compute_hausdorff_distance(*masks, percentile=PERCENTILE, **shared)
-    return {"NSD": float(nsd), "HD95_mm": float(hd95_mm)}

@@ -16,7 +16,7 @@ from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.tasks import nesting
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
-from nnunetv2_mastpro.training.ranks import unwrapped
+from nnunetv2_mastpro.training.ranks import send_no_buffers, unwrapped
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.setup import resolve, settle
 
@@ -107,6 +107,8 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
 
     def initialize(self) -> None:
         super().initialize()
+        if self.is_ddp:
+            send_no_buffers(self.network)
         buffer = self.bare_network.sentences
         buffer.copy_(self.sentences.vectors.to(buffer))
 

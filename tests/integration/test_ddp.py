@@ -318,6 +318,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
             {"name": "compiled", "what": what("Token", SECOND), **token, "compile": "aot_eager"},
             {"name": "compiled_peft", "what": what("Token", SECOND), **from_token, "compile": "aot_eager"},
             {"name": "control", "what": what("Small", "nnUNetTrainerStockPartial_1epoch"), "cases": each},
+            {"name": "universal", "what": what("Small", "nnUNetTrainerUniversal_1epoch"), "cases": each},
             {"name": "three", "what": what("Small", configuration="3d_fullres"), "cases": each},
             *compared("whole_batch_dice", "WholeTrue", four, dataset=WHOLE),
             *compared("whole_sample_dice", "WholeFalse", four, dataset=WHOLE),
@@ -326,13 +327,18 @@ def matrix(on_ranks, plan, case_names, fold, maps):
 
 
 MATRIX = ["maps", "maps_peft", "maps_peft_continued", "base", "base_continued", "added", "added_continued", "token"]
-MATRIX += ["bfloat16", "compiled", "compiled_peft", "control", "three"]
+MATRIX += ["bfloat16", "compiled", "compiled_peft", "control", "universal", "three"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MATRIX)
 def test_ranks_end_alike_in_other_ways_of_training(matrix, name):
     assert_alike(matrix[name])
+
+
+@pytest.mark.slow
+def test_the_universal_models_sentences_are_not_sent(matrix):
+    assert [rank["sends_buffers"] for rank in matrix["universal"]] == [False, False]
 
 
 @pytest.mark.slow

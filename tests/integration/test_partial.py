@@ -1,6 +1,7 @@
 """Cases that each annotate one class, through stock training and validation."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -42,7 +43,7 @@ def trained(request, lab, kinds):
 def test_training_tells_what_was_drawn(trained):
     fold, _ = trained
     log = max(fold.glob("training_log_*.txt")).read_text()
-    assert "Samples drawn: from source 0 " in log
+    assert re.search(r"Samples drawn: from source [01] \d", log)  # four samples may all be of one source
 
 
 def test_the_summary_scores_annotated_classes_alone(trained):

@@ -1,0 +1,39 @@
+"""Work on many cases at once."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+
+from nnunetv2_mastpro.processes import each
+
+SLOW = "xml.dom.pulldom"  # stands for it: nothing else imports it
+
+
+def whats_there(name: str) -> tuple:
+    return os.environ.get(name), SLOW in sys.modules, os.getpid()
+
+
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="workers are spawned here")
+def test_workers_share_imports_and_have_todays_environment(tmp_path):
+    """In an interpreter of its own, since the clean process lives as long as its parent."""
+    code = f"""
+import os, sys
+sys.path.append({os.path.dirname(__file__)!r})
+from nnunetv2_mastpro.processes import each
+import test_processes
+for value in ("first", "second"):
+    os.environ["MASTPRO_TOLD"] = value
+    found = list(each(test_processes.whats_there, ["MASTPRO_TOLD"] * 4, 2, "look", [test_processes.SLOW]))
+    assert all(entry[:2] == (value, True) for entry in found), found
+    assert os.getpid() not in [entry[2] for entry in found]
+assert test_processes.SLOW not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_one_process_is_this_one():
+    assert [entry[2] for entry in each(whats_there, ["HOME"], 1, "look")] == [os.getpid()]
