@@ -9,6 +9,7 @@ from pathlib import Path
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.raw import image_files, training_files
 
 
 @dataclass(frozen=True)
@@ -65,25 +66,18 @@ def predicted_cases(images: Path, output: Path, ending: str) -> list[Case]:
 def dataset_cases(name: str, dataset_json: dict, ending: str) -> list[Case]:
     """Of training and test images; maps go to anatomyTr and anatomyTs."""
     from nnunetv2.paths import nnUNet_raw
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
     raw = Path(nnUNet_raw.get(), name)
-    training = get_filenames_of_train_images_and_targets(str(raw), dataset_json)
     cases = [
-        Case(case, tuple(map(Path, entry["images"])), raw / "anatomyTr" / f"{case}{ending}")
-        for case, entry in sorted(training.items())
+        Case(case, tuple(entry["images"]), raw / "anatomyTr" / f"{case}{ending}")
+        for case, entry in sorted(training_files(raw, dataset_json).items())
     ]
-    if (raw / "imagesTs").is_dir():
-        cases += _cases_in(raw / "imagesTs", raw / "anatomyTs", ending)
+    cases += _cases_in(raw / "imagesTs", raw / "anatomyTs", ending)
     if not cases:
         raise MASTProError(f"{raw} has no images; give a data set in nnU-Net's format")
     return cases
 
 
 def _cases_in(images: Path, target: Path, ending: str) -> list[Case]:
-    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
-
-    files = sorted(path.name for path in images.iterdir() if path.name.endswith(ending))
-    names = get_identifiers_from_splitted_dataset_folder(str(images), ending).tolist()
-    found = ((name, create_paths_fn(str(images), files, ending, name)) for name in names)
-    return [Case(name, tuple(map(Path, paths)), target / f"{name}{ending}") for name, paths in found if paths]
+    found = image_files(images, ending)
+    return [Case(name, tuple(paths), target / f"{name}{ending}") for name, paths in found.items()]

@@ -14,6 +14,7 @@ from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
+from nnunetv2_mastpro.raw import training_files
 from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import Cases, read_cases
 
@@ -116,14 +117,9 @@ def _values(value: int | list[int]) -> tuple[int, ...]:
 
 
 def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    if "dataset" in content:
-        found = get_filenames_of_train_images_and_targets(str(folder), content)
-    elif (folder / "imagesTr").is_dir():
-        found = _in_folders(folder, content["file_ending"])
-    else:
+    if "dataset" not in content and not (folder / "imagesTr").is_dir():
         raise MASTProError(f'source {name} has neither imagesTr nor "dataset" in dataset.json; give a whole data set')
+    found = training_files(folder, content)
     if not found:
         raise MASTProError(f"source {name} has no training cases; leave it out of -d")
     paths = [str(path) for one in found.values() for path in (*one["images"], one["label"])]
@@ -132,25 +128,8 @@ def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
         raise MASTProError(f"source {name} lacks {some(missing, 3)}; restore the files")
     reader = _reader(content, str(next(iter(found.values()))["images"][0]))
     return tuple(
-        RawCase(name, str(case), tuple(map(str, one["images"])), str(one["label"]), reader)
-        for case, one in found.items()
+        RawCase(name, case, tuple(map(str, one["images"])), str(one["label"]), reader) for case, one in found.items()
     )
-
-
-def _in_folders(folder: Path, ending: str) -> dict[str, dict]:
-    """As get_filenames_of_train_images_and_targets, which starts 12 processes for it."""
-    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
-
-    images = folder / "imagesTr"
-    names = get_identifiers_from_splitted_dataset_folder(str(images), ending).tolist()
-    files = sorted(path.name for path in images.iterdir())
-    return {
-        name: {
-            "images": create_paths_fn(str(images), files, ending, name),
-            "label": folder / "labelsTr" / f"{name}{ending}",
-        }
-        for name in names
-    }
 
 
 def _reader(content: dict, example: str) -> type:

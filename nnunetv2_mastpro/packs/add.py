@@ -30,6 +30,7 @@ from nnunetv2_mastpro.processes import find_executable, shell_line
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.raw import training_files
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training.setup import resolve
 
@@ -141,7 +142,7 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str]) -> dict:
             configuration["data_identifier"] = f"{name}_{rest}"
     images = training_images(dataset)
     reader = determine_reader_writer_from_dataset_json(
-        read_dataset_json(dataset / "dataset.json"), next(iter(images.values()))["images"][0], True, False
+        read_dataset_json(dataset / "dataset.json"), str(next(iter(images.values()))["images"][0]), True, False
     )
     plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader.__name__)
     config = dataclasses.replace(
@@ -157,9 +158,7 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str]) -> dict:
 
 def training_images(dataset: Path) -> dict[str, dict]:
     """Case -> its files. Raises MASTProError for a data set without images."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
-    images = get_filenames_of_train_images_and_targets(str(dataset), read_dataset_json(dataset / "dataset.json"))
+    images = training_files(dataset, read_dataset_json(dataset / "dataset.json"))
     if not images:
         raise MASTProError(f"{dataset} has no training images; put them in imagesTr, as nnU-Net's dataset format says")
     return images
