@@ -102,6 +102,7 @@ def markdown(result: Mapping) -> list[str]:
     return [
         f"Difference to {first}, with its {percent} bootstrap interval over {result['units']}; NSD at "
         f"{result['tolerance_mm']:g} mm; p of Wilcoxon's signed-rank test. Unpaired: only one of both has the score.",
+        "Dice and NSD are better when higher, HD95 and false findings when lower.",
         "",
         *lines,
     ]

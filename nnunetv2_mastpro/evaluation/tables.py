@@ -15,7 +15,10 @@ def describe(result: Mapping) -> list[str]:
     """Scores by class, lesions of tumours, false positives, and scores by source where there are several."""
     summary = result["summary"]
     percent = f"{100 * result['confidence']:g} %"
-    lines = [f"Mean with its {percent} interval over {result['units']}; NSD at {result['tolerance_mm']:g} mm:"]
+    lines = [
+        f"Mean with its {percent} interval over {result['units']}; NSD at {result['tolerance_mm']:g} mm; "
+        "lower is better for HD95:"
+    ]
     lines += table(_class_rows(summary))
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
