@@ -18,7 +18,7 @@ from nnunetv2_mastpro.evaluation.volumes import differences, read
 
 MEASURED = (
     *NAMES,
-    *("has_reference", "has_prediction", "reference_ml", "prediction_ml"),
+    *("has_reference", "has_prediction", "has_ignored", "reference_ml", "prediction_ml"),
     *(*COUNTS, "false_positive_ml", "bands"),
 )
 
@@ -104,6 +104,7 @@ def score_case(job: Job) -> list[dict]:
             predicted = [*entry.values, *(value for place in unknown for value in job.scoring.classes[place].values)]
             masks = [np.isin(reference, entry.values) & kept, np.isin(prediction, predicted) & kept]
             row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
+            row["has_ignored"] = not np.all(kept)
         rows.append({**dict.fromkeys(MEASURED), **row})
     return rows
 

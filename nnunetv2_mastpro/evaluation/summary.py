@@ -3,7 +3,7 @@
 A number is {"mean", "low", "high", "cases"}: the estimate, its 95 % interval and the cases in which it is defined; None
 where undefined. Dice, NSD and HD95_mm are means over cases. sensitivity, precision and F1 count lesions over all
 cases. false_lesions and false_positive_ml are per case, over all cases that annotate the class; in "without" over
-those whose reference does not have it.
+those that are known not to have it: their reference has neither the class nor voxels to be ignored.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ def _of_class(rows: Sequence[Mapping], tumour: bool) -> dict:
         **_numbers(known, tumour),
     }
     if tumour:
+        sure = [row for row in without if not row["has_ignored"]]
         told["cases_with_false_lesions"] = _with_false(known)
         told["bands"] = {band: _band(known, band) for band in lesions.BANDS}
         told["without"] = {
-            "cases": len(without),
-            "cases_with_false_lesions": _with_false(without),
-            **{name: number([without], name) for name in PER_CASE},
+            "cases": len(sure),
+            "cases_with_false_lesions": _with_false(sure),
+            **{name: number([sure], name) for name in PER_CASE},
         }
     return told
 

@@ -91,6 +91,14 @@ def test_summary_is_what_the_rows_say(folders):
         assert entry["low"] <= entry["mean"] <= entry["high"]
 
 
+def test_a_case_whose_ignored_voxels_may_hide_a_tumour_is_not_known_to_be_without_it(tmp_path, write_set):
+    found = read_set(write_set(tmp_path, regions=True))
+    tumor = found["summary"]["classes"]["liver_tumor"]
+    assert all(row["has_ignored"] for row in found["rows"] if row["annotated"])
+    assert (tumor["made_up"], tumor["without"]["cases"], tumor["cases_with_false_lesions"]) == (1, 0, 1)
+    assert tumor["without"]["false_lesions"]["mean"] is None
+
+
 def test_lesions_and_false_positives(folders):
     found = read_set(folders)
     tumor, lung = (found["summary"]["classes"][name] for name in ("liver_tumor", "lung_tumor"))
@@ -106,6 +114,7 @@ def test_lesions_and_false_positives(folders):
     assert tumor["without"]["false_positive_ml"]["mean"] == pytest.approx(8 * voxel_ml)
     assert lung["sensitivity"]["mean"] == 0.5
     assert lung["cases_with_false_lesions"] == 2
+    assert [row["has_ignored"] for row in found["rows"] if row["annotated"]] == [False] * 11
     assert found["summary"]["classes"]["liver"].keys().isdisjoint({"bands", "sensitivity", "false_lesions"})
 
 
