@@ -32,7 +32,9 @@ def read_safely(file: Path, remedy: str):
             return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         lines = str(error).strip().split("\n")  # torch's first line advises to run the code
-        reason = next((line.strip() for line in lines if "Unpickler error" in line), lines[0])[:200]
+        reason = next((line.strip() for line in lines if "Unpickler error" in line), lines[0])
+        # torch asks for a report of the "bug" before it says what it found, which may be nothing
+        reason = reason.rpartition("Unpickler error:")[2].strip()[:200] or "cut off, or of another kind"
         raise MASTProError(f"{file} cannot be read as a checkpoint ({reason}); {remedy}") from error
 
 

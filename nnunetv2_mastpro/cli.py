@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from nnunetv2_mastpro import __version__
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import nearest
 
 COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(args) -> int; light to import
     "env": "nnunetv2_mastpro.commands.env",
@@ -32,6 +35,7 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "recipe": "nnunetv2_mastpro.commands.recipe",
     "demo": "nnunetv2_mastpro.commands.demo",
 }
+ALIASES = {"add-tumor": "add-tumour"}
 RC_BAD_INPUT = 2  # what argparse ends with too
 RC_INTERRUPTED = 130
 RC_BROKEN_PIPE = 141
@@ -40,7 +44,9 @@ RC_BROKEN_PIPE = 141
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and gives its exit status: 2 with one sentence for what the user can repair."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    args = _parser(arguments).parse_args(arguments)
+    args, unknown = _parser(arguments).parse_known_args(arguments)
+    if unknown:
+        _refuse(args.parser, unknown)
     debug = getattr(args, "debug", False)
     try:
         status = args.run(args)
@@ -74,19 +80,28 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"nnunetv2_mastpro {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
+    named = ALIASES.get(named, named)
     for name in [named] if named in COMMANDS else COMMANDS:
         module = importlib.import_module(COMMANDS[name])
         text = (module.__doc__ or "").strip()
         subparser = subparsers.add_parser(
             name,
+            aliases=[alias for alias, command in ALIASES.items() if command == name],
             help=text.split("\n")[0],
             description=text,
             parents=[debug],
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         module.add_arguments(subparser)
-        subparser.set_defaults(run=module.run)
+        subparser.set_defaults(run=module.run, parser=subparser)
     return parser
+
+
+def _refuse(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """With the subcommand's usage and the option that may be meant; argparse would show that of `mastpro`."""
+    options = sorted({*re.findall(r"--?[\w-]+", parser.format_usage())})
+    meant = nearest(unknown[0].partition("=")[0], options) if unknown[0].startswith("-") else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{'; ' if meant else ''}{meant.strip()}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,16 @@
 """Files of nnU-Net's raw data sets, as nnU-Net matches them: its function for it starts twelve processes."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+
+from nnunetv2_mastpro.listing import some
+
+
+def known_datasets(folders: Sequence[Path]) -> str:
+    """`, such as ` and what nnU-Net's folders hold, for a message; nothing where they are empty."""
+    names = sorted({path.name for folder in folders for path in folder.glob("Dataset*_*")})
+    return f", such as {some(names)}" if names else ""
 
 
 def training_files(dataset: Path, content: dict) -> dict[str, dict]:

@@ -47,6 +47,22 @@ def test_bad_input_is_one_sentence_and_2(fail_with, capsys):
     assert captured.out == ""
 
 
+def test_a_misspelt_option_has_the_commands_usage_and_what_may_be_meant(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "-ref", "a", "-pred", "b", "--tolerence-mm", "3"])
+    assert ended.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("usage: mastpro evaluate")
+    assert "unrecognized arguments: --tolerence-mm 3; did you mean '--tolerance-mm'?" in shown
+
+
+def test_american_spelling(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["add-tumor", "--help"])
+    assert ended.value.code == 0
+    assert "--write-prompts" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("arguments", [["--debug", "env"], ["env", "--debug"]])
 @pytest.mark.parametrize("error", [MASTProError("bad"), KeyboardInterrupt()])
 def test_debug_shows_the_traceback(fail_with, arguments, error):

@@ -167,6 +167,13 @@ def test_dataset_that_agrees(environ, write_dataset, named):
     assert all("2 classes, 1 of them tumours" in finding.text for finding in found)
 
 
+def test_a_dataset_without_tumour_types_is_told(environ, write_dataset):
+    write_dataset("nnUNet_raw", labels={"background": 0, "liver": 1})
+    (found,) = check_dataset("4", environ)
+    assert found.status == WARN
+    assert "1 classes, 0 of them tumours: no experts of their own" in found.text
+
+
 def test_dataset_before_planning(environ, write_dataset):
     write_dataset("nnUNet_raw")
     assert statuses(check_dataset("4", environ)) == [OK]
@@ -183,7 +190,7 @@ def test_dataset_edited_after_planning(environ, write_dataset):
 def test_label_that_nothing_knows(environ, write_dataset):
     write_dataset("nnUNet_raw", labels={"background": 0, "zzyzx": 1})
     found = list(check_dataset("4", environ))
-    assert statuses(found) == [OK, WARN]
+    assert statuses(found) == [WARN, WARN]
     assert "zzyzx" in found[1].text
 
 

@@ -35,7 +35,11 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             continue
         sections[name] = content.get("mastpro")
         tumors = sum(prompt.is_tumor for prompt in prompts)
-        yield Finding(OK, f"{path}: {len(prompts)} classes, {tumors} of them tumours")
+        found = f"{path}: {len(prompts)} classes, {tumors} of them tumours"
+        if tumors:
+            yield Finding(OK, found)
+        else:
+            yield Finding(WARN, f"{found}: no experts of their own", 'set "is_tumor": true in mastpro.prompts')
         yield from (Finding(WARN, note) for note in notes)
         if cases.partial:
             some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)

@@ -9,12 +9,14 @@ import warnings
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.prompts.describe import Endpoint, describe
 from nnunetv2_mastpro.prompts.edit import read_dataset_json, write_section
 from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
 from nnunetv2_mastpro.prompts.knowledge_base import find_organ
 from nnunetv2_mastpro.prompts.resolve import Prompt, looks_like_tumor, readable, resolve_prompts
 from nnunetv2_mastpro.prompts.sentences import plain_sentence, tumor_sentence
+from nnunetv2_mastpro.raw import known_datasets
 from nnunetv2_mastpro.resources import nnunet_folder
 
 MAX_TIMEOUT_S = 3600
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             _say("".join(f"wrote {path}\n" for path in written))
             prompts = resolve_prompts(read_dataset_json(paths[0]), paths[0].parent.name)
         _say(_listing(prompts, args.encoder))
-        _say(_advice(prompts))
+        _say(_advice(prompts) + _unknown_hosts(prompts))
     return 0
 
 
@@ -74,7 +76,9 @@ def dataset_json_paths(dataset: str) -> list[Path]:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
         looked = " or ".join(map(str, folders))
-        raise MASTProError(f"no single dataset {dataset} in {looked}; give the id or the name of one") from error
+        raise MASTProError(
+            f"no single dataset {dataset} in {looked}; give the id or the name of one{known_datasets(folders)}"
+        ) from error
     paths = [path for path in (folder / name / "dataset.json" for folder in folders) if path.is_file()]
     if not paths:
         looked = " or ".join(map(str, folders))
@@ -106,6 +110,22 @@ def _advice(prompts: tuple[Prompt, ...]) -> str:
         f"\n{', '.join(plain)}: nothing but the name is known; fill in mastpro.prompts in dataset.json (--write "
         "prepares the section, --describe asks a language model)\n"
     )
+
+
+def _unknown_hosts(prompts: tuple[Prompt, ...]) -> str:
+    """A line per host structure that TotalSegmentator does not make; masks of one's own may have such names."""
+    from totalsegmentator.map_to_binary import class_map
+
+    lines = ""
+    for prompt in prompts:
+        for host in prompt.host_structures:
+            task, _, name = host.rpartition(":")
+            known = [*class_map.get(task or "total", {}).values()]
+            if name not in known:
+                meant = nearest(name, known)
+                lines += f"\n{prompt.label}: TotalSegmentator makes no {host}; {meant}"
+                lines += "Masks of your own may be called so.\n"
+    return lines
 
 
 def _plain(prompt: Prompt) -> str:

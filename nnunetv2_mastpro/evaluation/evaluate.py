@@ -4,6 +4,7 @@
 
     reference, prediction    the folders
     tolerance_mm, lesion_overlap, confidence of the intervals, units that these draw ("cases" or "patients")
+    number_of_units          all of them, whatever they annotate
     classes, tumours         labels in the order of the network's outputs; those that are tumours
     rows                     per case and class: case, unit (patient), source (None: not known), class, annotated;
                              Dice, NSD, HD95_mm (conventions: metrics.py), has_reference, has_prediction,
@@ -120,6 +121,11 @@ def make_jobs(
     predictions = {path.name: path for path in _files(prediction, dataset_json, "predictions")}
     if reference.resolve() == prediction.resolve():
         raise MASTProError(f"-ref and -pred are the same folder, {reference}; give labels and predictions")
+    if predictions.keys().isdisjoint(references):
+        raise MASTProError(
+            f"{prediction} and {reference} have no case in common; give the folder of predictions with -pred and that "
+            "of their labels with -ref"
+        )
     strange = sorted(predictions.keys() - references.keys())
     if strange:
         raise MASTProError(
@@ -171,6 +177,7 @@ def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:
         "lesion_overlap": scoring.lesion_overlap,
         "confidence": CONFIDENCE,
         "units": "cases" if all(job.unit == job.case for job in jobs) else "patients",
+        "number_of_units": len({job.unit for job in jobs}),
         "classes": [entry.label for entry in scoring.classes],
         "tumours": tumours,
         "rows": rows,

@@ -8,6 +8,7 @@ from nnunetv2_mastpro.evaluation.metrics import NAMES
 from nnunetv2_mastpro.evaluation.summary import PER_CASE, RATES
 from nnunetv2_mastpro.listing import table
 
+ENOUGH = 8  # cases, below which the intervals are too narrow (docs/decisions.md)
 TITLES = {"Dice": "Dice", "NSD": "NSD", "HD95_mm": "HD95 mm"}
 
 
@@ -20,6 +21,7 @@ def describe(result: Mapping) -> list[str]:
         "lower is better for HD95:"
     ]
     lines += table(_class_rows(summary))
+    lines += too_few(result)
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
@@ -28,6 +30,14 @@ def describe(result: Mapping) -> list[str]:
     if len(summary["sources"]) > 1:
         lines += ["", "By source:", *table(_source_rows(summary))]
     return lines
+
+
+def too_few(result: Mapping) -> list[str]:
+    """What must be said of intervals from few cases; nothing where there are enough."""
+    if result["number_of_units"] >= ENOUGH:
+        return []
+    few = f"{result['number_of_units']} {result['units']}"
+    return [f"An interval from {few} misses the true mean more often than it says: take it as a hint."]
 
 
 def _class_rows(summary: Mapping) -> list[tuple[str, ...]]:

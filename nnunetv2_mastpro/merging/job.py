@@ -87,7 +87,7 @@ def merge(args: Namespace, workers: int) -> int:
             [
                 f"wrote {target.raw} and {target.preprocessed / SPLITS}",
                 *redo,
-                *what_next(target, bool(redo or target.earlier)),
+                *what_next(target, bool(redo or target.earlier), args.model),
             ]
         )
     )
@@ -187,8 +187,10 @@ def stale(target: Target) -> list[str]:
     return [f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean"]
 
 
-def what_next(target: Target, again: bool) -> list[str]:
+def what_next(target: Target, again: bool, model: Path | None) -> list[str]:
     """The command to go on with. `again`: nnU-Net may have a fingerprint of an earlier merge."""
     clean = " --clean" if again else ""
     identifier = int(target.name[7:10])
+    if model is not None:  # plans and preprocessing must be the model's
+        return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n NAME --write-prompts --dry-run"]
     return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]

@@ -14,7 +14,7 @@ from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
-from nnunetv2_mastpro.raw import training_files
+from nnunetv2_mastpro.raw import known_datasets, training_files
 from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import Cases, read_cases
 
@@ -89,7 +89,9 @@ def find_raw(dataset: str) -> str:
     try:
         name = str(maybe_convert_to_dataset_name(dataset))
     except (RuntimeError, ValueError) as error:
-        raise MASTProError(f"no single data set {dataset} in {raw}; check -d: ids or names") from error
+        raise MASTProError(
+            f"no single data set {dataset} in {raw}; check -d: ids or names{known_datasets([raw])}"
+        ) from error
     if not (raw / name / "dataset.json").is_file():
         raise MASTProError(f"source {name} has no dataset.json in {raw}; check -d: ids or names")
     return name

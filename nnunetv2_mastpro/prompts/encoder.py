@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,7 +95,9 @@ def load_encoder(encoder: str = DEFAULT_ENCODER) -> SentenceTransformer:
 
 def _load(source: str, remedy: str, local_files_only: bool) -> SentenceTransformer:
     try:
-        from sentence_transformers import SentenceTransformer
+        with warnings.catch_warnings():  # torch deprecates what its own parts ask for
+            warnings.simplefilter("ignore", FutureWarning)
+            from sentence_transformers import SentenceTransformer
     except ImportError as error:
         raise MASTProError(
             f"encoder {source} needs sentence-transformers ({error}); pip install sentence-transformers"

@@ -57,6 +57,11 @@ def same(values):
 
 BAD = {
     "missing case": (remove_case("predictions"), [], r"lacks 1 of 5 cases, p2_a; .*--chill"),
+    "no case in common": (
+        lambda root: [path.rename(path.with_name(f"other_{path.name}")) for path in (root / "labels").iterdir()],
+        [],
+        r"predictions and \S+labels have no case in common; ",
+    ),
     "no reference": (remove_case("labels"), [], r"has no reference of 1 predicted cases, p2_a; "),
     "other shape": (rewrite("predictions", lambda v: v[:-1]), [], r"p2_a.* does not lie on .*shape \(7, 20, 16\)"),
     "other spacing": (rewrite("predictions", same, spacing_mm=(2.0, 1.5, 5.0)), [], r"spacing \(5, 1.5, 2\), not"),

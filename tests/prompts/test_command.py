@@ -107,6 +107,16 @@ def test_model_is_never_called_unless_asked(write_dataset, monkeypatch):
     assert run("-d", "777", "--write") == 0
 
 
+def test_a_misspelt_host_is_told(write_dataset, capsys):
+    entry = {"is_tumor": True, "host_structures": ["brainn", "skull", "total_mr:brain"]}
+    write_dataset({**CONTENT, "mastpro": {"prompts": {"liver_tumor": entry}}})
+    assert run("-d", "777") == 0
+    shown = capsys.readouterr().out
+    assert "TotalSegmentator makes no brainn; did you mean 'brain'? Masks of your own may be called so." in shown
+    assert "makes no skull" not in shown
+    assert "makes no total_mr:brain" not in shown
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -128,7 +138,7 @@ def test_bad_arguments(nnunet_folders, argv, message):
 def test_ambiguous_id(write_dataset):
     write_dataset(CONTENT, name="Dataset777_A")
     write_dataset(CONTENT, name="Dataset777_B")
-    with pytest.raises(MASTProError, match="no single dataset 777"):
+    with pytest.raises(MASTProError, match="no single dataset 777 in .*, such as Dataset777_A, Dataset777_B"):
         run("-d", "777")
 
 

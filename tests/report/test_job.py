@@ -67,6 +67,10 @@ SPOILS = {
         lambda f: [(f.predictions / f"case_{name}.nii.gz").unlink() for name in "ac"],
         r"-pred \S+ lacks case_a, case_c of 3 cases",
     ),
+    "another's predictions": (
+        lambda f: [path.rename(path.with_name(f"x_{path.name}")) for path in f.predictions.glob("case_*")],
+        r"-pred \S+ and -i \S+ have no case in common; one of them is another's",
+    ),
     "missing labels": (lambda f: (f.reference / "case_a.nii.gz").unlink(), r"-ref \S+ lacks case_a of 3 cases"),
     "missing images": (lambda f: (f.images / "case_a_0000.nii.gz").unlink(), r"-i \S+ lacks case_a of 3 cases"),
     "missing maps": (lambda f: (f.maps / "case_a.nii.gz").unlink(), r"--maps \S+ lacks case_a of 3 cases"),
