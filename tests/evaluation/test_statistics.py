@@ -62,7 +62,9 @@ def test_interval_is_an_expanded_percentile_interval():
     """scipy's own percentile interval of the mean, at the level that makes up for the number of cases."""
     values = np.random.default_rng(0).gamma(2, size=12)
     tail = stats.norm.cdf(math.sqrt(12 / 11) * stats.t.ppf(0.025, 11))
-    plain = stats.bootstrap((values,), np.mean, method="percentile", confidence_level=1 - 2 * tail, n_resamples=50_000)
+    rng = np.random.default_rng(0)
+    options = {"confidence_level": 1 - 2 * tail, "n_resamples": 50_000, "random_state": rng}
+    plain = stats.bootstrap((values,), np.mean, method="percentile", **options)
     estimate, low, high = interval(columns_of(values))
     assert estimate == pytest.approx(values.mean())
     assert (low, high) == pytest.approx(tuple(plain.confidence_interval), abs=0.06)

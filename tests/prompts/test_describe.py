@@ -1,5 +1,6 @@
 """The language model step against a real HTTP server on this machine."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -37,7 +38,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(server.answer) + server.missing_bytes))
         self.end_headers()
-        self.wfile.write(server.answer)
+        with contextlib.suppress(BrokenPipeError):  # of a client that gave up
+            self.wfile.write(server.answer)
 
     def log_message(self, *args):
         pass
