@@ -68,9 +68,7 @@ def clean_processes(*modules: str) -> tuple[multiprocessing.context.BaseContext,
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn"), {}
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        list(modules)
-    )  # of no effect when it runs already: workers then import by themselves
+    context.set_forkserver_preload([*modules])  # of no effect once it runs: workers then import by themselves
     return context, {"initializer": _take_environment, "initargs": (dict(os.environ),)}
 
 

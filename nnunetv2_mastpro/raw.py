@@ -15,9 +15,9 @@ def known_datasets(folders: Sequence[Path]) -> str:
 
 def training_files(dataset: Path, content: dict) -> dict[str, dict]:
     """Case -> "images", its channels, and "label"; as the data set's dataset.json, `content`, says."""
-    from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
-
     if "dataset" in content:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
         found = get_filenames_of_train_images_and_targets(str(dataset), copy.deepcopy(content))  # it writes into it
         return {
             str(case): {"images": [*map(Path, entry["images"])], "label": Path(entry["label"])}

@@ -211,7 +211,7 @@ def run_command(tmp_path_factory, request) -> Callable[..., subprocess.Completed
         folder = cwd or tmp_path_factory.mktemp("cwd")
         try:
             if not cold and launcher.can_fork(script, env):
-                done = launcher.run_forked(argv, env, folder, timeout, tmp_path_factory.mktemp("run") / "logs")
+                done = launcher.run_forked(argv, env, folder, timeout, tmp_path_factory.mktemp("run"))
             else:
                 pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
                 done = subprocess.run(argv, env=env, cwd=folder, timeout=timeout, **pipes)

@@ -55,7 +55,6 @@ def _is_python(script: Path) -> bool:
 
 def run_forked(argv: list[str], env: Mapping[str, str] | None, cwd: Path, timeout: float, logs: Path):
     """`subprocess.run` of a script, output captured; raises TimeoutExpired after `timeout` seconds, all ended."""
-    logs.mkdir()
     files = [logs / "stdout", logs / "stderr"]
     context = _context()
     given = dict(os.environ if env is None else env)

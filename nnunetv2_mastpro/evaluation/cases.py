@@ -96,7 +96,7 @@ def score_case(job: Job) -> list[dict]:
     prediction, _ = read(job.scoring.reader, job.prediction)
     spacing_mm = [float(step) for step in properties["spacing"]]
     kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
-    rows = []
+    has_ignored, rows = not np.all(kept), []
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
         row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
         if annotated:
@@ -104,7 +104,7 @@ def score_case(job: Job) -> list[dict]:
             predicted = [*entry.values, *(value for place in unknown for value in job.scoring.classes[place].values)]
             masks = [np.isin(reference, entry.values) & kept, np.isin(prediction, predicted) & kept]
             row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
-            row["has_ignored"] = not np.all(kept)
+            row["has_ignored"] = has_ignored
         rows.append({**dict.fromkeys(MEASURED), **row})
     return rows
 

@@ -123,6 +123,8 @@ def test_mean_of_classes(result):
 def test_files(folders, result, capsys):
     assert run(folders, "--names", "ours", "a | b", names=("good", "bad"), output="named") == 0
     shown = capsys.readouterr().out
+    assert "HD95 and false findings when lower" in shown
+    assert "take it as a hint" not in shown  # of nine cases
     written = folders / "named"
     assert sorted(path.name for path in written.iterdir()) == [
         f"comparison.{end}" for end in ("csv", "json", "md", "png")

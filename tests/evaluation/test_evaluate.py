@@ -160,6 +160,8 @@ def test_command_writes_json_csv_and_a_table(folders, run_command):
     assert f"liver            {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f})" in done.stdout
     for text in ("mean of tumours", "mean of sources", "liver_tumor  <10 mm", "lung_tumor   without it", "Two "):
         assert text in done.stdout
+    assert "An interval from 5 cases misses the true mean more often than it says" in done.stdout
+    assert "lower is better for HD95" in done.stdout
     assert "5/5" in done.stderr
     assert "arning" not in done.stderr
 

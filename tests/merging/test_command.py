@@ -209,9 +209,12 @@ def write_model(folder, labels):
     return folder
 
 
-def test_classes_of_a_model_come_first(three, tmp_path):
+def test_classes_of_a_model_come_first(three, tmp_path, capsys):
     model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2})
     assert three.merge("-d", 6, "--model", model) == 0
+    shown = capsys.readouterr().out
+    assert f"mastpro add-tumour -m {model} -d 900 " in shown
+    assert "nnUNetv2_plan_and_preprocess" not in shown
     assert three.merged.content["labels"] == {"background": 0, "liver_tumor": 1, "lung_tumor": 2, "kidney_tumor": 3}
     assert {tuple(entry["annotated"]) for entry in three.merged.content["mastpro"]["cases"].values()} == {
         ("kidney_tumor",)
