@@ -16,13 +16,14 @@ import numpy as np
 
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
+from nnunetv2_mastpro.datasets import dataset_name
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import find_executable, shell_line
-from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.resources import nnunet_folder, trainers_dir
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
 
@@ -178,7 +179,7 @@ class Datasets:
         from nnunetv2.utilities.file_path_utilities import get_output_folder
 
         scores, seconds = {}, 0.0
-        names = {dataset: dataset_name(dataset) for dataset in self.ids}
+        names = {dataset: dataset_name(dataset, [nnunet_folder("nnUNet_preprocessed")]) for dataset in self.ids}
         for dataset, name in names.items():
             command = self.command(row, dataset, seed)
             fold = Path(get_output_folder(name, command[7], command[5], self.configuration, seed))
@@ -207,18 +208,6 @@ class Datasets:
             "false": None,  # not counted
             "seconds": seconds or None,
         }
-
-
-def dataset_name(dataset: str) -> str:
-    """Of an id or a name. Raises MASTProError."""
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
-    try:
-        return maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise MASTProError(
-            f"--datasets names {dataset!r}, which nnU-Net does not find once in its folders; give a data set's id"
-        ) from error
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:

@@ -280,7 +280,7 @@ def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypa
     monkeypatch.setattr(runs, "find_executable", lambda name: "false")
     with pytest.raises(SystemExit, match="nnUNetv2_train ended with status 1"):
         table.main("table2", "", [*arguments, "--folds", "1"])
-    with pytest.raises(SystemExit, match="--datasets names '7', which nnU-Net does not find once in its folders"):
+    with pytest.raises(SystemExit, match="no single dataset 7 in .*; give the id or the name of one"):
         table.main("table2", "", [*arguments, "-o", str(tmp_path / "other"), "--datasets", "3", "7"])
     assert "$ nnUNetv2_train 3 3d_fullres 1 -p MASTProPlans -tr nnUNetTrainerMASTPro_1epoch" in capsys.readouterr().out
 

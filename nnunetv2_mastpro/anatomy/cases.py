@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
+from nnunetv2_mastpro.datasets import dataset_json_paths, image_files, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-from nnunetv2_mastpro.raw import image_files, training_files
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,6 @@ class Case:
 
 def read_dataset(dataset: str) -> tuple[dict, str, tuple[HostValue, ...]]:
     """dataset.json (the preprocessed copy, from which training reads, where there is one), name, table of hosts."""
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.planning.anatomy import host_table
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from nnunetv2_mastpro.commands.pack import add_model_arguments
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 
 
@@ -44,7 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.packs import add
     from nnunetv2_mastpro.packs.model import read_model
     from nnunetv2_mastpro.processes import shell_line

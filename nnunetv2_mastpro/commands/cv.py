@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
@@ -38,7 +39,6 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_output_folder
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary, rows
     from nnunetv2_mastpro.processes import number_of_processes
     from nnunetv2_mastpro.prompts.resolve import foreground_labels

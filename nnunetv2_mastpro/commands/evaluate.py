@@ -17,6 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 
 REPORT, ROWS = "evaluation.json", "evaluation.csv"
@@ -95,7 +96,6 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
 
     Raises MASTProError where there is none, and where one in a folder of predictions has other labels.
     """
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
     own = [path for path in (folder / "dataset.json" for folder in predictions) if path.is_file()]

@@ -11,6 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.listing import table
 from nnunetv2_mastpro.resources import nnunet_folder
 
@@ -33,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the plans, then says what they mean and what comes next; 0 on success. Raises MASTProError."""
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.planning.overlay import write_plans
 
     preprocessed = nnunet_folder("nnUNet_preprocessed")

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 import warnings
-from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.prompts.describe import Endpoint, describe
@@ -16,8 +16,6 @@ from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
 from nnunetv2_mastpro.prompts.knowledge_base import find_organ
 from nnunetv2_mastpro.prompts.resolve import Prompt, looks_like_tumor, readable, resolve_prompts
 from nnunetv2_mastpro.prompts.sentences import plain_sentence, tumor_sentence
-from nnunetv2_mastpro.raw import known_datasets
-from nnunetv2_mastpro.resources import nnunet_folder
 
 MAX_TIMEOUT_S = 3600
 
@@ -63,27 +61,6 @@ def run(args: argparse.Namespace) -> int:
         _say(_listing(prompts, args.encoder))
         _say(_advice(prompts) + _unknown_hosts(prompts))
     return 0
-
-
-def dataset_json_paths(dataset: str) -> list[Path]:
-    """The copies of a dataset's dataset.json: the one in nnUNet_raw first, then the preprocessed one."""
-    from nnunetv2.paths import nnUNet_preprocessed
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
-    preprocessed = nnUNet_preprocessed.get()
-    folders = [nnunet_folder("nnUNet_raw"), *([Path(preprocessed)] if preprocessed else [])]
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        looked = " or ".join(map(str, folders))
-        raise MASTProError(
-            f"no single dataset {dataset} in {looked}; give the id or the name of one{known_datasets(folders)}"
-        ) from error
-    paths = [path for path in (folder / name / "dataset.json" for folder in folders) if path.is_file()]
-    if not paths:
-        looked = " or ".join(map(str, folders))
-        raise MASTProError(f"{name} has no dataset.json in {looked}; check the dataset's name")
-    return paths
 
 
 def _listing(prompts: tuple[Prompt, ...], encoder: str) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 
 MIN_SHARE = 0.9
@@ -100,7 +101,6 @@ def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 def find_plans(dataset: str, name: str) -> Path:
     """The plans file of a data set. Raises MASTProError where there is none."""
-    from nnunetv2_mastpro.commands.prompts import dataset_json_paths
     from nnunetv2_mastpro.resources import nnunet_folder
 
     folder = nnunet_folder("nnUNet_preprocessed")

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import dataset_name, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
-from nnunetv2_mastpro.raw import known_datasets, training_files
 from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import Cases, read_cases
 
@@ -83,15 +83,8 @@ def read_sources(datasets: Sequence[str]) -> list[Source]:
 
 def find_raw(dataset: str) -> str:
     """Name of a data set in nnUNet_raw, by its id or name."""
-    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-
     raw = nnunet_folder("nnUNet_raw")
-    try:
-        name = str(maybe_convert_to_dataset_name(dataset))
-    except (RuntimeError, ValueError) as error:
-        raise MASTProError(
-            f"no single data set {dataset} in {raw}; check -d: ids or names{known_datasets([raw])}"
-        ) from error
+    name = dataset_name(dataset, [raw])
     if not (raw / name / "dataset.json").is_file():
         raise MASTProError(f"source {name} has no dataset.json in {raw}; check -d: ids or names")
     return name

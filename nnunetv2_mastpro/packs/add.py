@@ -18,6 +18,7 @@ import torch
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
+from nnunetv2_mastpro.datasets import training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -30,7 +31,6 @@ from nnunetv2_mastpro.processes import find_executable, shell_line
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
-from nnunetv2_mastpro.raw import training_files
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training.setup import resolve
 

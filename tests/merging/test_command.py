@@ -138,7 +138,7 @@ def test_prompts_and_ignore_label_of_a_source_are_carried(three):
 @pytest.mark.parametrize(
     ("arguments", "output", "match"),
     [
-        (["-d", "3", "77"], {}, "no single data set 77"),
+        (["-d", "3", "77"], {}, "no single dataset 77"),
         (["-d", "3", "Dataset077_No"], {}, "source Dataset077_No has no dataset.json"),
         (["-d", "3", "6", "3"], {}, "names Dataset003_Liver twice"),
         (["-d", "3", "6"], {"output": "6"}, "the id 6 belongs to Dataset006_Kidney"),

@@ -1,0 +1,75 @@
+"""nnU-Net's data sets: their names, their copies of dataset.json, and their files."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.resources import nnunet_folder
+
+
+def dataset_name(dataset: str, folders: Sequence[Path]) -> str:
+    """Of an id or a name, in any of nnU-Net's folders. Raises MASTProError, which tells what `folders` hold."""
+    from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+
+    try:
+        return str(maybe_convert_to_dataset_name(dataset))
+    except (RuntimeError, ValueError) as error:
+        names = sorted({path.name for folder in folders for path in folder.glob("Dataset*_*")})
+        known = f", such as {some(names)}" if names else ""
+        raise MASTProError(
+            f"no single dataset {dataset} in {_either(folders)}; give the id or the name of one{known}"
+        ) from error
+
+
+def dataset_json_paths(dataset: str) -> list[Path]:
+    """The copies of a dataset's dataset.json: the one in nnUNet_raw first, then the preprocessed one.
+
+    Raises MASTProError where there is none.
+    """
+    from nnunetv2.paths import nnUNet_preprocessed
+
+    preprocessed = nnUNet_preprocessed.get()
+    folders = [nnunet_folder("nnUNet_raw"), *([Path(preprocessed)] if preprocessed else [])]
+    name = dataset_name(dataset, folders)
+    paths = [path for path in (folder / name / "dataset.json" for folder in folders) if path.is_file()]
+    if not paths:
+        raise MASTProError(f"{name} has no dataset.json in {_either(folders)}; check the dataset's name")
+    return paths
+
+
+def _either(folders: Sequence[Path]) -> str:
+    return " or ".join(map(str, folders))
+
+
+def training_files(dataset: Path, content: dict) -> dict[str, dict]:
+    """Case -> "images", its channels, and "label"; as the data set's dataset.json, `content`, says.
+
+    nnU-Net's own function for it starts twelve processes.
+    """
+    if "dataset" in content:
+        from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+        found = get_filenames_of_train_images_and_targets(str(dataset), copy.deepcopy(content))  # it writes into it
+        return {
+            str(case): {"images": [*map(Path, entry["images"])], "label": Path(entry["label"])}
+            for case, entry in found.items()
+        }
+    ending = content["file_ending"]
+    return {
+        case: {"images": images, "label": dataset / "labelsTr" / f"{case}{ending}"}
+        for case, images in image_files(dataset / "imagesTr", ending).items()
+    }
+
+
+def image_files(folder: Path, ending: str) -> dict[str, list[Path]]:
+    """Case -> its channels, by name; empty where there is no such folder."""
+    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
+
+    if not folder.is_dir():
+        return {}
+    files = sorted(path.name for path in folder.iterdir() if path.name.endswith(ending))
+    names = get_identifiers_from_splitted_dataset_folder(str(folder), ending).tolist()
+    found = {name: [*map(Path, create_paths_fn(str(folder), files, ending, name))] for name in names}
+    return {name: paths for name, paths in found.items() if paths}
