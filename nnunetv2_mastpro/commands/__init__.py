@@ -1,0 +1,1 @@
+DEVICES = ("cuda", "cpu", "mps")  # what nnU-Net's own -device takes

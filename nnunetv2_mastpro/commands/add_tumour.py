@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 
+from nnunetv2_mastpro.commands import DEVICES
 from nnunetv2_mastpro.commands.pack import add_model_arguments
 from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
@@ -29,9 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-n", dest="name", metavar="NAME", default="MASTProAddedPlans", help="of the new plans (default: %(default)s)"
     )
     parser.add_argument(
-        "--trainer", metavar="NAME", default="nnUNetTrainerMASTPro_50epochs", help="(default: %(default)s)"
+        "-tr", "--trainer", metavar="NAME", default="nnUNetTrainerMASTPro_50epochs", help="(default: %(default)s)"
     )
-    parser.add_argument("-device", default="cuda", help="for training: cuda, cpu or mps (default: %(default)s)")
+    parser.add_argument(
+        "-device", "--device", choices=DEVICES, default="cuda", help="for training (default: %(default)s)"
+    )
     parser.add_argument("-np", dest="workers", type=int, metavar="N", help="processes for preprocessing")
     parser.add_argument(
         "--write-prompts", action="store_true", help="put the model's prompts into the data set's dataset.json"

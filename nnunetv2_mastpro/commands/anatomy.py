@@ -35,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--without-masks", action="store_true", help="empty maps: predict as if nothing were known")
     parser.add_argument("--fast", action="store_true", help="TotalSegmentator's 3 mm models")
-    parser.add_argument("--device", default="gpu", help="for TotalSegmentator: gpu, gpu:1, cpu, mps (default: gpu)")
+    parser.add_argument(
+        "-device", "--device", default="gpu", help="for TotalSegmentator: gpu, gpu:1, cpu, mps (default: gpu)"
+    )
     parser.add_argument("--resample", action="store_true", help="put masks of another grid on the image's")
     parser.add_argument(
         "--dilate-mm", type=float, default=0.0, metavar="MM", help="grow the organs by this much (default: 0)"

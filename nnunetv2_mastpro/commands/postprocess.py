@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     workers = number_of_processes(args.num_processes)
     model = read_model(args.predictions)
     jobs = make_jobs(args, model)
-    for _ in each(check_case, jobs, workers, "check"):
+    for _ in each(check_case, jobs, workers, "check maps"):
         pass
     before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None
     args.output.mkdir(parents=True, exist_ok=True)

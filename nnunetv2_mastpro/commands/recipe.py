@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nnunetv2_mastpro.commands import DEVICES
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from nnunetv2_mastpro.recipes.sequence import Choices
     from nnunetv2_mastpro.steps import Step
 
-DEVICES = ("cuda", "cpu", "mps")
 RESULTS = ("_train", "_predict", "_evaluate")  # steps whose outputs a user looks at
 
 

@@ -156,13 +156,13 @@ def make_jobs(
 
 def check(jobs: Sequence[Job], workers: int) -> None:
     """Reads every file. Raises MASTProError for the first case that cannot be scored."""
-    for _ in each(check_case, jobs, workers, "check", SLOW_TO_IMPORT):
+    for _ in each(check_case, jobs, workers, "check predictions", SLOW_TO_IMPORT):
         pass
 
 
 def score(jobs: Sequence[Job], workers: int) -> list[list[dict]]:
     """The rows of each checked case."""
-    return list(each(score_case, jobs, workers, "score", SLOW_TO_IMPORT))
+    return list(each(score_case, jobs, workers, "score cases", SLOW_TO_IMPORT))
 
 
 def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:

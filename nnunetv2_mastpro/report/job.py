@@ -74,7 +74,7 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     model = read_model(request.model, request.folds, request.maps is not None)
     cases = find_cases(model, request.images, request.predictions, request.reference, request.maps)
     present = {}
-    for case in tqdm(cases, desc="check", unit="case"):
+    for case in tqdm(cases, desc="read images", unit="case"):
         present[case.name] = check_case(case, model)
     findings = Findings(model, request, cases, evaluate_cases(request, model))
     pairs = ranked(findings, present)
@@ -133,7 +133,7 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
     is_ct = shown_channel(model.dataset_json)[1]
     panels: dict[int, Panel] = {}
     wanted = order if request.maps else order[: max(request.viewer_cases, len({name for _, name, _ in chosen}))]
-    for name in tqdm(wanted, desc="draw", unit="case"):
+    for name in tqdm(wanted, desc="draw panels", unit="case"):
         volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:

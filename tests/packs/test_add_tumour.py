@@ -49,7 +49,7 @@ def commands(monkeypatch):
 
 
 def call(model, *arguments):
-    given = ["-m", str(model), "-d", "12", "-n", "Added", "--trainer", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
+    given = ["-m", str(model), "-d", "12", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
     return cli.main(["--debug", "add-tumour", *given, *arguments])
 
 
