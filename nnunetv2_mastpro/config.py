@@ -24,6 +24,7 @@ class NetworkConfig:
     top_k_generic: int = 2  # [k] kept of the generic experts
     top_k_specific: int = 1  # [k] kept of the experts of the allowed tumour types
     rank: int = 8  # [r]
+    expert_kernel: int = 1  # side of the filters of an expert's maps; 1: an expert sees single voxels
     routing: str = "sample"  # "token": each voxel chooses; "sample": each patch chooses
     router: str = "split"  # "split": R^t weighs its own experts; "joint": the generic ones too
     encoder_stages: tuple[int, ...] | None = None  # None: from the second on
@@ -40,6 +41,7 @@ class NetworkConfig:
             "generic_experts",
             "top_k_generic",
             "rank",
+            "expert_kernel",
             "attention_dim",
             "attention_heads",
             "kernel_hidden",
@@ -52,6 +54,11 @@ class NetworkConfig:
             raise MASTProError(
                 f"top_k_generic={self.top_k_generic} exceeds generic_experts={self.generic_experts}; "
                 "lower mastpro.network.top_k_generic in the plans"
+            )
+        if not self.expert_kernel % 2:
+            raise MASTProError(
+                f"expert_kernel={self.expert_kernel} is even, so it has no middle; "
+                "give 1, 3 or 5 as mastpro.network.expert_kernel in the plans"
             )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))

@@ -31,6 +31,8 @@ def test_lists_become_tuples():
         ({"network": {"rank": 4.0}}, "mastpro.network.rank=4.0 in the plans has the wrong type; it must be int"),
         ({"network": {"rank": True}}, "mastpro.network.rank=True in the plans has the wrong type"),
         ({"network": {"rank": 0}}, "rank=0 is below 1; raise it"),
+        ({"network": {"expert_kernel": 2}}, "expert_kernel=2 is even, so it has no middle; give 1, 3 or 5"),
+        ({"network": {"expert_kernel": -1}}, "expert_kernel=-1 is below 1; raise it"),
         ({"network": {"encoder_stages": [1.0]}}, "mastpro.network.encoder_stages=[1.0] in the plans has the wrong"),
         ({"network": {"encoder_stages": 1}}, "mastpro.network.encoder_stages=1 in the plans has the wrong type"),
         ({"network": {"top_k_generic": 5}}, "top_k_generic=5 exceeds generic_experts=4; lower mastpro.network.top_k_g"),

@@ -63,6 +63,8 @@ def build_mastpro(
             top_k_specific=network.top_k_specific,
             routing=network.routing,
             joint_router=network.router == "joint",
+            kernel=network.expert_kernel,
+            axes=backbone.axes,
         )
 
     sites = backbone.sites(network.encoder_stages, network.decoder_stages)

@@ -32,6 +32,24 @@ def load_balance(choices: Tensor) -> Tensor:
     return terms.mean() if terms.numel() else terms.sum()
 
 
+def identity_filters(count: int, rank: int, kernel: int, axes: int) -> Tensor:
+    """(count, rank, *kernel): one in the middle, zero around it."""
+    filters = torch.zeros(count, rank, kernel**axes)
+    filters[..., kernel**axes // 2] = 1
+    return filters.view(count, rank, *[kernel] * axes)
+
+
+def activate(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
+    """GELU of the experts' maps: down (..., R, C), x (B, C, spatial), filters (B, R, *kernel) or None -> (B, R, N)."""
+    hidden = down @ x.flatten(2)
+    if filters is None:
+        return F.gelu(hidden)
+    convolve = {4: F.conv2d, 5: F.conv3d}[x.ndim]
+    maps = hidden.flatten(0, 1).unflatten(1, x.shape[2:]).unsqueeze(0)  # (1, B R, spatial): each has its own filter
+    filtered = convolve(maps, filters.flatten(0, 1).unsqueeze(1), padding=filters.shape[-1] // 2, groups=maps.shape[1])
+    return F.gelu(filtered.view_as(hidden))
+
+
 class Router(nn.Module):
     """R^g and R^t, Eq. 4: logits of every expert from the features.
 
@@ -65,10 +83,11 @@ class DMoE(nn.Module):
     """Mixture of low-rank experts on a feature map: y = x + sum_i g_i E_i(x), Eq. 3.
 
     E_i goes down to `rank`, through GELU, and up to C. The way up starts at zero, so the module starts as the
-    identity. `num_generic` experts are shared; each of `num_tasks` tumour types owns `num_specific` as Parameters
-    of its own. `routing`: "token" gates each voxel, "sample" gates a whole sample by its mean features and then
-    computes only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their
-    number: another type takes no part in any sum.
+    identity. With `kernel` above 1 each of the `rank` maps is filtered before the GELU, by a kernel of that side over
+    `axes`, so that experts see around a voxel; filters start as the identity. `num_generic` experts are shared; each
+    of `num_tasks` tumour types owns `num_specific` as Parameters of its own. `routing`: "token" gates each voxel,
+    "sample" gates a whole sample by its mean features and then computes only the chosen experts. With `types` only
+    these tumour types' parameters are gathered, and T is their number: another type takes no part in any sum.
 
     In training mode a forward pass also returns the choices that load balance is computed of, and leaves in `kept`
     (B, E) the share of voxels (sample routing: 0 or 1) at which each expert was kept.
@@ -86,6 +105,8 @@ class DMoE(nn.Module):
         top_k_specific: int,
         routing: str = "sample",
         joint_router: bool = False,
+        kernel: int = 1,
+        axes: int = 3,
     ):
         super().__init__()
         num_specific = num_specific if num_tasks else 0
@@ -99,6 +120,7 @@ class DMoE(nn.Module):
         owners = [num_generic] + [num_specific] * num_tasks
         self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
+        self.filters = nn.ParameterList([identity_filters(n, rank, kernel, axes) for n in owners if kernel > 1])
         self.kept = torch.zeros(0, sum(owners))  # no buffer: DDP would send the first process's to the others
 
     def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
@@ -152,19 +174,25 @@ class DMoE(nn.Module):
         return torch.cat(groups, 1)
 
     def own_parameters(self, index: int) -> list[nn.Parameter]:
-        """What tumour type `index` owns: rows of the router, ways down and up; nothing where types own no experts."""
-        return [self.router.specific[index], self.down[1 + index], self.up[1 + index]] if self.num_tasks else []
+        """What tumour type `index` owns: rows of the router, ways down and up, filters; nothing without own experts."""
+        if not self.num_tasks:
+            return []
+        factors = [factor[1 + index] for factor in (self.down, self.up, self.filters) if len(factor)]
+        return [self.router.specific[index], *factors]
 
-    def factors(self, types: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Down (E, r, C) and up (E, C, r) of the generic experts and those of the types."""
+    def factors(self, types: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Down (E, r, C), up (E, C, r) and filters (E, r, *kernel) of the generic experts and those of the types."""
         owners = [0, *(1 + index for index in types)]
-        return torch.cat([self.down[owner] for owner in owners]), torch.cat([self.up[owner] for owner in owners])
+        down, up = (torch.cat([factor[owner] for owner in owners]) for factor in (self.down, self.up))
+        return down, up, torch.cat([self.filters[owner] for owner in owners]) if len(self.filters) else None
 
     def mix_all(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
         """Gates per voxel: two matrix products over the concatenated factors of all experts."""
-        down, up = self.factors(types)
+        down, up, filters = self.factors(types)
         down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
-        hidden = F.gelu(down @ x.flatten(2))  # (B, E r, N)
+        if filters is not None:
+            filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
+        hidden = activate(down, x, filters)  # (B, E r, N)
         hidden = hidden.unflatten(1, (-1, self.rank)) * gates.flatten(2).unsqueeze(2)
         return x + (up @ hidden.flatten(1, 2)).view_as(x)
 
@@ -172,8 +200,9 @@ class DMoE(nn.Module):
         """Gates per sample, (B, E, 1, ...): the chosen experts' factors are gathered, the rest is not computed."""
         kept = self.top_k_generic + min(self.top_k_specific, gates.shape[1] - self.num_generic)
         weight, index = gates.flatten(1).topk(kept, 1)  # (B, k)
-        down, up = self.factors(types)
+        down, up, filters = self.factors(types)
         down = down[index].flatten(1, 2)  # (B, k r, C)
+        filters = None if filters is None else filters[index].flatten(1, 2)  # (B, k r, *kernel)
         up = (up[index] * weight[:, :, None, None]).transpose(1, 2).flatten(2)  # (B, C, k r)
-        hidden = F.gelu(down @ x.flatten(2))  # (B, k r, N)
+        hidden = activate(down, x, filters)  # (B, k r, N)
         return x + (up @ hidden).view_as(x)

@@ -15,7 +15,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.state import shared_hash, sites, take_type
+from nnunetv2_mastpro.packs.state import axes, shared_hash, sites, take_type
 
 FORMAT = "nnunetv2_mastpro pack 1"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
@@ -113,6 +113,9 @@ def _check_tensors(pack: Pack, model: Model) -> None:
     for site, channels in sites(model.weights).items() if k1 else ():
         shapes[f"experts.{site}.router"] = (rows, channels)
         shapes[f"experts.{site}.down"], shapes[f"experts.{site}.up"] = (k1, rank, channels), (k1, channels, rank)
+        if network.expert_kernel > 1:
+            kernel = [network.expert_kernel] * axes(model.weights, site)
+            shapes[f"experts.{site}.filters"] = (k1, rank, *kernel)
     found = {name: tuple(tensor.shape) for name, tensor in pack.tensors.items()}
     wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
     if wrong:

@@ -12,7 +12,8 @@ from torch import Tensor
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
 from nnunetv2_mastpro.network.experts import DMoE
 
-OWNED = re.compile(r"experts\.\w+\.(router\.specific\.\d+|(down|up)\.[1-9]\d*)|offsets\.\d+|embeddings|trained")
+OWNED = re.compile(r"experts\.\w+\.(router\.specific\.\d+|(down|up|filters)\.[1-9]\d*)|offsets\.\d+|embeddings|trained")
+FACTORS = ("down", "up", "filters")  # of an expert; filters where mastpro.network.expert_kernel is above 1
 SITE = re.compile(r"experts\.(\w+)\.router\.generic")
 
 
@@ -42,9 +43,15 @@ def sites(weights: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
+def axes(weights: Mapping[str, Tensor], site: str) -> int:
+    """Over how many axes the experts of a stage filter; 0 where they do not."""
+    filters = weights.get(f"experts.{site}.filters.0")
+    return 0 if filters is None else filters.ndim - 2
+
+
 def owned_names(weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], index: int) -> dict[str, str]:
     """Name in a pack -> name in the state, of what tumour type `index` of the classes owns, but its embedding."""
-    names = [f"experts.{site}.{part}" for site in sites(weights) for part in ("router", "down", "up")]
+    names = [f"experts.{site}.{part}" for site in sites(weights) for part in ("router", *FACTORS)]
     places = {name: _place(name, classes, index) for name in [*names, *["offset"] * classes[index].added]}
     return {name: place for name, place in places.items() if place in weights}
 
@@ -68,8 +75,10 @@ def fresh_type(weights: Mapping[str, Tensor], network: NetworkConfig, embedding:
             top_k_generic=network.top_k_generic,
             top_k_specific=network.top_k_specific,
             joint_router=network.router == "joint",
+            kernel=network.expert_kernel,
+            axes=axes(weights, site),
         )
-        for name, parameter in zip(("router", "down", "up"), moe.own_parameters(0), strict=False):
+        for name, parameter in zip(("router", *FACTORS), moe.own_parameters(0), strict=False):
             own[f"experts.{site}.{name}"] = parameter.detach()
     return own
 

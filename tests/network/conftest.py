@@ -23,6 +23,8 @@ VARIANTS = [
     ("PlainConvUNet", 3, {"routing": "token", "router": "split"}),
     ("ResidualEncoderUNet", 2, {"routing": "token", "router": "joint"}),
     ("ResidualEncoderUNet", 3, {"routing": "sample", "router": "joint"}),
+    ("PlainConvUNet", 3, {"routing": "sample", "router": "split", "expert_kernel": 3}),
+    ("PlainConvUNet", 2, {"routing": "token", "router": "split", "expert_kernel": 3}),
 ]
 
 
@@ -35,9 +37,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]} {variant[1]}D")
+@pytest.fixture(params=VARIANTS, ids=lambda variant: f"{variant[0]} {variant[1]}D {variant[2]}")
 def variant(request) -> tuple[str, int, dict]:
-    """A planned network, its axes, and values of the plans: each kind of network and of routing."""
+    """A planned network, its axes, and values of the plans: each kind of network, of routing and of experts."""
     return request.param
 
 

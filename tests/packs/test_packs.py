@@ -43,12 +43,13 @@ def make_pack(make_grown, tmp_path):
     return make
 
 
+@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(
     ("routing", "router"), [("sample", "split"), ("token", "split"), ("sample", "joint"), ("token", "joint")]
 )
-def test_round_trip(make_model, make_pack, predict, image, tmp_path, routing, router):
+def test_round_trip(make_model, make_pack, predict, image, tmp_path, routing, router, kernel):
     """Base and pack give the grown model to the bit, through nnU-Net's loading; without the type, the base."""
-    base = make_model(routing=routing, router=router)
+    base = make_model(routing=routing, router=router, expert_kernel=kernel)
     grown, pack = make_pack(base, "lung_tumor")
     unpack(model_of(base), [pack], tmp_path / "new", "0")
     found, expected = weights_of(tmp_path / "new"), weights_of(grown)
