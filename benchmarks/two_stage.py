@@ -2,13 +2,15 @@
 
     python benchmarks/two_stage.py -o OUT [--seeds 0 1 2] [--modes peft full scratch] [--peft-rates 3e-3]
         [--first liver_tumor kidney_tumor] [--second lung_tumor colon_tumor] [--network '{"rank": 16}']
+        [--second-network '{"expert_kernel": 3}']
 
 Stage 1 trains the whole network (nnUNetTrainerMASTProPretrain) on the first tumour types. `mastpro weights` takes it
 over to a data set of the second types, of other patients, whose plans are those of stage 1 by nnU-Net's own
 nnUNetv2_move_plans_between_datasets. Stage 2 trains there, each way with equal steps: PEFT (the backbone stays), all of
 the network from the same weights, all of it from scratch. Unseen cases are predicted by stock commands, and once with
-the weights as they came. --network changes mastpro.network of the plans of both stages. Writes results.json and prints
-a Markdown table. Started again with the same OUT it goes on.
+the weights as they came. --network changes mastpro.network of the plans of both stages, --second-network that of
+stage 2 alone: `mastpro weights` takes over what both have. Prints a Markdown table of all that OUT holds. Started
+again with the same OUT it goes on, with other options it adds to it.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from nnunetv2_mastpro.demo.design import GRID, OVERLAY, WORKERS
 from nnunetv2_mastpro.demo.phantom import TUMOR_TYPES
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps
 
@@ -47,6 +50,7 @@ class Design:
     first: tuple[str, ...]  # tumour types of the stages
     second: tuple[str, ...]
     network: Mapping  # over mastpro.network of the plans
+    second_network: Mapping  # of stage 2's alone
 
     def sets(self) -> list[PhantomSet]:
         """Patients of the one stage are not those of the other."""
@@ -86,7 +90,7 @@ def results_of(folder: Path, dataset: str, trainer: str, plans: str) -> Path:
 
 
 def first_stage(data: Path, design: Design) -> list[Step]:
-    """Data, plans and the pretrained network; start.pth is what stage 2 starts from."""
+    """Data, plans and the pretrained network."""
     raw, preprocessed, sets = data / "nnUNet_raw", data / "nnUNet_preprocessed", design.sets()
     model = results_of(data / "nnUNet_results", ONE, FULL, PLANS)
 
@@ -115,7 +119,7 @@ def first_stage(data: Path, design: Design) -> list[Step]:
             "network",
             f"Sizes of the experts, {dict(design.network) or 'the default ones'}",
             (preprocessed / ONE / f"{PLANS}.json",),
-            function=changed(preprocessed / ONE, OVERLAID, PLANS, "network", design.network),
+            function=changed(preprocessed / ONE, OVERLAID, PLANS, {"network": design.network}),
         ),
         Step(
             "fingerprint",
@@ -137,13 +141,6 @@ def first_stage(data: Path, design: Design) -> list[Step]:
             ("nnUNetv2_preprocess", "-d", NUMBERS[TWO], "-plans_name", MOVED, *configuration),
         ),
         training("Stage 1", "first", NUMBERS[ONE], PLANS, FULL, model),
-        Step(
-            "weights",
-            "Take the network over to the types of stage 2",
-            (data / "start.pth",),
-            ("mastpro", "weights", "--from", str(model / "fold_0" / "checkpoint_final.pth"), "-d", NUMBERS[TWO])
-            + ("-p", MOVED, "-c", "3d_fullres", "-o", str(data / "start.pth")),
-        ),
     ]
 
 
@@ -158,19 +155,31 @@ def training(title: str, name: str, dataset: str, plans: str, trainer: str, mode
     )
 
 
-def second_stage(data: Path, folder: Path, mode: str, rate: float | None) -> list[Step]:
-    """Train in one way, predict the unseen cases, evaluate."""
-    dataset, plans, trainer = TWO, MOVED, TRAINERS[mode]
+def second_stage(data: Path, folder: Path, design: Design, mode: str, rate: float | None) -> list[Step]:
+    """Take the network of stage 1 over, train in one way, predict the unseen cases, evaluate."""
+    dataset, plans, trainer, start = TWO, f"{MOVED}_{folder.name}", TRAINERS[mode], folder / "start.pth"
     raw, preprocessed = data / "nnUNet_raw" / dataset, data / "nnUNet_preprocessed" / dataset
-    steps, weights = [], ("-pretrained_weights", str(data / "start.pth")) if mode in ("peft", "full") else ()
-    if rate is not None:
-        plans = f"{MOVED}_{rate:g}"
-        change = changed(preprocessed, MOVED, plans, "training", {"peft_learning_rate": rate})
-        title, file = f"Plans with peft_learning_rate {rate:g}", preprocessed / f"{plans}.json"
-        steps.append(Step("rate", title, (file,), function=change))
+    first = results_of(data / "nnUNet_results", ONE, FULL, PLANS) / "fold_0" / "checkpoint_final.pth"
+    values = {"network": design.second_network, "training": {} if rate is None else {"peft_learning_rate": rate}}
+    steps = [
+        Step(
+            "plans",
+            f"Plans with {values}",
+            (preprocessed / f"{plans}.json",),
+            function=changed(preprocessed, MOVED, plans, values),
+        ),
+        Step(
+            "weights",
+            "Take the network over to the types of stage 2",
+            (start,),
+            ("mastpro", "weights", "--from", str(first), "-d", NUMBERS[TWO], "-p", plans, "-c", "3d_fullres")
+            + ("-o", str(start)),
+        ),
+    ]
+    weights = ("-pretrained_weights", str(start)) if mode in ("peft", "full") else ()
     model = results_of(folder / "nnUNet_results", dataset, trainer, plans)
     if mode == "untuned":
-        steps.append(Step("place", "The weights as they came", (model,), function=placed(data / "start.pth", model)))
+        steps.append(Step("place", "The weights as they came", (model,), function=placed(start, model)))
     else:
         steps.append(training(mode, mode, dataset, plans, trainer, model, *weights))
     found, summary = folder / "predictions", folder / "summary.json"
@@ -196,13 +205,14 @@ def second_stage(data: Path, folder: Path, mode: str, rate: float | None) -> lis
     ]
 
 
-def changed(folder: Path, source: str, name: str, section: str, values: Mapping):
-    """A step that copies plans with other values in a section of their "mastpro" block."""
+def changed(folder: Path, source: str, name: str, values: Mapping[str, Mapping]):
+    """A step that copies plans with other values in the sections of their "mastpro" block."""
 
     def write(show) -> None:
         plans = json.loads((folder / f"{source}.json").read_text())
         plans["plans_name"] = name
-        plans.setdefault("mastpro", {}).setdefault(section, {}).update(values)
+        for section, entries in values.items():
+            plans.setdefault("mastpro", {}).setdefault(section, {}).update(entries)
         (folder / f"{name}.json").write_text(json.dumps(plans, indent=2))
 
     return write
@@ -224,22 +234,28 @@ def placed(weights: Path, model: Path):
     return write
 
 
-def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, seed: int) -> dict:
-    """Dice per type and mean, and seconds a training step (median epoch)."""
+def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, seed: int) -> None:
+    """Writes result.json: Dice per type and mean, and seconds a training step (median epoch)."""
     name = mode if rate is None else f"{mode}_{rate:g}"
+    if design.second_network:
+        text = json.dumps(design.second_network, sort_keys=True)
+        name += "_" + "".join(character for character in text.replace("_", "") if character.isalnum())
     folder = out / (name if mode == "untuned" else f"{name}_seed_{seed}")
-    state = State(folder, design.settings() | {"mode": mode, "rate": rate, "seed": seed}, kind="stage")
-    steps = second_stage(data, folder, mode, rate)
+    told = {"mode": mode, "rate": rate, "seed": seed, "second_network": dict(design.second_network)}
+    state = State(folder, design.settings() | told, kind="stage")
+    steps = second_stage(data, folder, design, mode, rate)
     run_steps(steps, state, folder / "logs", environment(data, folder / "nnUNet_results", SECOND_STEPS, seed))
     logs = [file.read_text() for file in folder.glob("nnUNet_results/*/*/fold_0/training_log_*.txt")]
     epochs_s = [float(value) for text in logs for value in re.findall(r"Epoch time: ([\d.]+) s", text)]
-    return {
+    result = {
         "mode": mode,
+        "network": dict(design.second_network),
         "rate": rate,
         "seed": seed,
         "dice": read_dice(folder / "summary.json", design.second),
         "seconds_per_step": median(epochs_s) / SECOND_STEPS if epochs_s else None,
     }
+    write_atomically({folder / "result.json": json.dumps(result, indent=2).encode()})
 
 
 def table(rows: list[Mapping]) -> str:
@@ -247,6 +263,7 @@ def table(rows: list[Mapping]) -> str:
     lines = [["stage 2", "seed", *types, "s a step"], ["---"] * (len(types) + 3)]
     for row in rows:
         name = row["mode"] if row["rate"] is None else f"{row['mode']}, {row['rate']:g}"
+        name += f", {row['network']}" if row["network"] else ""
         step = "" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.2f}"
         dice = [f"{row['dice'][key]:.3f}" for key in types]
         lines.append([name, "" if row["mode"] == "untuned" else str(row["seed"]), *dice, step])
@@ -262,21 +279,26 @@ def main() -> None:
     parser.add_argument("--first", nargs="+", choices=TUMOR_TYPES, default=["liver_tumor", "kidney_tumor"])
     parser.add_argument("--second", nargs="+", choices=TUMOR_TYPES, default=["lung_tumor", "colon_tumor"])
     parser.add_argument("--network", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument("--second-network", type=json.loads, default={}, metavar="JSON")
     args = parser.parse_args()
-    design, out = Design(tuple(args.first), tuple(args.second), args.network), args.output.resolve()
+    design, out = (
+        Design(tuple(args.first), tuple(args.second), args.network, args.second_network),
+        args.output.resolve(),
+    )
     data = out / "stage_one"
     try:
         state, results = State(data, design.settings(), kind="stage"), data / "nnUNet_results"
         run_steps(first_stage(data, design), state, data / "logs", environment(data, results, FIRST_STEPS, 0))
-        rows = [run(design, data, out, "untuned", None, 0)]
+        ways = [("untuned", None, 0)]
         for seed in args.seeds:
             for mode in args.modes:
-                for rate in args.peft_rates if mode == "peft" else [None]:
-                    rows.append(run(design, data, out, mode, rate, seed))
-                    (out / "results.json").write_text(json.dumps(rows, indent=2))
+                ways += [(mode, rate, seed) for rate in (args.peft_rates if mode == "peft" else [None])]
+        for way in ways:
+            run(design, data, out, *way)
+        rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/result.json"))]
     except MASTProError as error:
         sys.exit(f"{error}")
-    print(f"\n{table(rows)}\n\n{out / 'results.json'}")
+    print(f"\n{table(rows)}")
 
 
 if __name__ == "__main__":
