@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from nnunetv2_mastpro.errors import MASTProError
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One folder holds all that the demo writes."""
@@ -30,11 +32,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also train stock nnU-Net for the same steps with the same optimizer; takes longer",
     )
+    parser.add_argument(
+        "--scans", action="store_true", help="only write a few scans, masks and organ masks there, for the tutorial"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the phantom and the training (default 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Always 0 when all steps ended, whatever the Dice."""
+    if args.scans:
+        from nnunetv2_mastpro.demo.scans import write_scans
+
+        if args.with_baseline or args.seed:
+            raise MASTProError("--scans writes always the same, and only that; leave out --with-baseline and --seed")
+
+        print("".join(f"wrote {path}\n" for path in write_scans(args.output.resolve())), end="")
+        return 0
     from nnunetv2_mastpro.demo.design import BASELINE, DEMO, MASTPRO
 
     run_models(args.output.resolve(), args.seed, [MASTPRO] + [BASELINE] * args.with_baseline, DEMO)
@@ -45,7 +58,6 @@ def run_models(folder: Path, seed: int, models: list, design) -> None:
     """The demo of a design with these models; the first is the one that the demo is about."""
     from nnunetv2_mastpro.demo import pipeline
     from nnunetv2_mastpro.demo.design import Layout
-    from nnunetv2_mastpro.errors import MASTProError
     from nnunetv2_mastpro.steps import State, run_steps, spell
 
     if not 0 <= seed < 2**32:
