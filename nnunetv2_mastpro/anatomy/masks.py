@@ -1,7 +1,7 @@
 """Organ masks as users have them: a multi-label NIfTI per case, or a folder per case with one file per structure.
 
-FOLDER/CASE.nii.gz          as `TotalSegmentator --ml` writes it, task "total"
-FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE
+FOLDER/CASE.nii.gz          as `TotalSegmentator --ml` writes it, task "total", of MR images "total_mr"
+FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE; "total_mr" of MR images may lie here, too
 FOLDER/CASE/STRUCTURE.nii.gz  binary
 """
 
@@ -24,6 +24,12 @@ def split_structure(structure: str) -> tuple[str, str]:
     """TotalSegmentator's task and the structure's name in it."""
     task, _, name = structure.rpartition(":")
     return task or DEFAULT_TASK, name
+
+
+def of_mri(structure: str) -> str:
+    """The structure in a mask of an MR image: TotalSegmentator's task total_mr has other numbers than total."""
+    task, name = split_structure(structure)
+    return f"{MR_TASK}:{name}" if task == DEFAULT_TASK else structure
 
 
 def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path, list[str]]:

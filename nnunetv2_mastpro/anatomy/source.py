@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -23,7 +23,9 @@ class Source:
         self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
         channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the older name
         self.only_ct = all(str(name).casefold() == "ct" for name in channels.values())
-        self.tasks = totalseg.tasks_of(self.structures, modality_of(dataset_json) != "MRI")
+        is_mri = modality_of(dataset_json) == "MRI"
+        self.tasks = totalseg.tasks_of(self.structures, not is_mri)
+        self.sought = {structure: masks.of_mri(structure) if is_mri else structure for structure in self.structures}
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raise MASTProError for what can be seen from file names and headers."""
@@ -43,7 +45,8 @@ class Source:
         if folder.resolve() in images | labels:
             raise MASTProError(f"--masks {folder} holds the images or labels of the data set; give masks of organs")
         resample = self.args.resample
-        found = [masks.check_case(folder, case.name, self.structures, case.images[0], resample) for case in cases]
+        sought = tuple(self.sought.values())
+        found = [self._named(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases]
         held = set().union(*found)
         lacking_cases = [case.name for case, structures in zip(cases, found, strict=True) if not structures]
         if not held:
@@ -72,4 +75,9 @@ class Source:
         folder, name = self.args.masks, case.name
         if self.args.maker:
             folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
-        return masks.read_case(folder, name, self.structures, case.images[0], self.args.resample)
+        found = masks.read_case(folder, name, tuple(self.sought.values()), case.images[0], self.args.resample)
+        return {structure: found[self.sought[structure]] for structure in self._named(found)}
+
+    def _named(self, found: Collection[str]) -> list[str]:
+        """The structures that were found under the names by which they were sought."""
+        return [structure for structure, name in self.sought.items() if name in found]

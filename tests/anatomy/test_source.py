@@ -1,0 +1,51 @@
+"""Where masks are sought, by the modality of the data set."""
+
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from totalsegmentator.map_to_binary import class_map
+
+from nnunetv2_mastpro.anatomy.cases import Case
+from nnunetv2_mastpro.anatomy.source import Source
+
+NUMBERS = {task: {name: number for number, name in class_map[task].items()} for task in ("total", "total_mr")}
+
+
+@pytest.fixture
+def make_source(tmp_path, grid, write_volume, host):
+    """`make_source("MRI", "total_mr")`: masks of esophagus and colon by that task's numbers, without a header."""
+
+    def make(modality, task, folder="", structures=("esophagus", "colon")):
+        values = np.zeros(grid.size[::-1], np.uint8)
+        values[1], values[3] = NUMBERS[task]["esophagus"], NUMBERS[task]["colon"]
+        write_volume(tmp_path / "masks" / folder / "a.nii.gz", values)
+        image = write_volume(tmp_path / "images" / "a_0000.nii.gz", np.zeros(grid.size[::-1], np.float32))
+        args = Namespace(masks=tmp_path / "masks", without_masks=False, maker=None, resample=False)
+        hosts = [host(value, structure) for value, structure in enumerate(structures, 1)]
+        case = Case("a", (image,), tmp_path / "maps" / "a.nii.gz")
+        return Source(args, hosts, {"channel_names": {"0": modality}}), case
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("modality", "task", "folder"),
+    [("CT", "total", ""), ("MRI", "total_mr", ""), ("T1", "total_mr", "total_mr")],
+)
+def test_numbers_are_those_of_the_modality(make_source, modality, task, folder):
+    """Without a header, read with the numbers of the other task, the masks would be of other organs."""
+    source, case = make_source(modality, task, folder)
+    source.check([case])
+    found = source.read(case)
+    assert {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in found.items()} == {
+        "esophagus": [1],
+        "colon": [3],
+    }
+    assert NUMBERS["total"]["esophagus"] != NUMBERS["total_mr"]["esophagus"]
+
+
+def test_a_host_may_be_named_with_its_task(make_source):
+    source, case = make_source("MRI", "total_mr", structures=("colon", "total_mr:colon", "esophagus"))
+    source.check([case])
+    assert source.read(case).keys() == {"colon", "total_mr:colon", "esophagus"}
