@@ -14,6 +14,7 @@ USAGE = "expert_usage.json"
 GENERIC, ALL = "generic", "all"
 NEVER = 0.01  # share of patches (voxels, with token routing) below which an expert counts as never kept
 ALWAYS = 0.95  # share of a group's choices above which the experts that have it leave nothing to the others
+FEW = 10  # patches, below which choices are too few to call an expert collapsed
 SIDE_INCHES, MOST_PIXELS = 16, 3000  # of the heat map: up to the first, panels stand in one row
 
 
@@ -51,13 +52,13 @@ def rows(usage: Mapping) -> Iterator[tuple[str, str, int, list[float]]]:
 def collapsed(usage: Mapping) -> list[str]:
     """A line per group whose experts are not all used: hardly ever kept anywhere, or always the same ones kept.
 
-    A type's experts are judged in the patches with that type; those of a type that was in no patch are not judged.
+    A type's experts are judged in the patches with that type, unless these are few.
     """
     found = []
     for stage, types in usage["kept"].items():
         for owner in types[ALL]:
             row = ALL if owner == GENERIC else owner
-            if row in types:
+            if row in types and usage["patches"][row] >= FEW:
                 where = f" in the {usage['patches'][row]} patches" + ("" if row == ALL else f" with {row}")
                 anywhere = [max(shares) for shares in zip(*(owners[owner] for owners in types.values()), strict=True)]
                 found += [f"{stage}: {text}" for text in _findings(owner, types[row][owner], anywhere, where)]

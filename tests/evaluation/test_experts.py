@@ -114,6 +114,20 @@ def test_a_finding_is_a_line(model, capsys):
     assert line == f"warning: encoder_2: liver_tumor expert 1 of 2 has 100% {LIVER}"
 
 
+@pytest.mark.parametrize(
+    ("every", "liver", "told"),
+    [(9, 9, ["note: 9 patches are too few"]), (40, 9, []), (40, 10, ["warning: encoder_2: liver_tumor expert 1"])],
+)
+def test_few_patches_tell_nothing(model, capsys, every, liver, told):
+    usage = json.loads(json.dumps(USAGE))
+    usage["kept"]["encoder_2"]["liver_tumor"]["liver_tumor"] = [0.0, 0.9]
+    usage["patches"] |= {"all": every, "liver_tumor": liver}
+    (model / "fold_0" / "expert_usage.json").write_text(json.dumps(usage))
+    assert cli.main(["experts", str(model), "-f", "0"]) == 0
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "warning"))]
+    assert [line[: len(text)] for line, text in zip(found, told, strict=True)] == told
+
+
 @pytest.mark.parametrize(("types", "specific"), [(0, 2), (1, 2), (30, 2), (8, 0)])
 def test_the_heat_map_keeps_a_sensible_size(tmp_path, types, specific):
     from PIL import Image
