@@ -90,6 +90,10 @@ def write_universal(network, file):
     return file
 
 
+def with_filters(kernel):
+    return lambda plans: plans["mastpro"]["network"].update(expert_kernel=kernel)
+
+
 def load_as_nnunet(build, plans, configuration, checkpoint):
     """The network after stock -pretrained_weights, and the embeddings of the data set."""
     network, vectors, *_ = build(plans, configuration)
@@ -214,17 +218,18 @@ def test_stock_nnunet_with_swinunetr_plans(write_plans, build, stock_checkpoint,
         assert torch.equal(tensor, given[name]), name
 
 
-def test_mastpro_of_other_classes(write_plans, build, mastpro_checkpoint, convert):
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_mastpro_of_other_classes(write_plans, build, mastpro_checkpoint, convert, kernel):
     """Shared parts and types that are in both, by name; the rest is new."""
     labels = {"background": 0, "kidney_tumor": 1, "spleen": 2, "lung_tumor": 3, "liver_tumor": 4}
-    source = mastpro_checkpoint(write_plans("other", labels))
-    plans = write_plans()
+    source = mastpro_checkpoint(write_plans("other", labels, change=with_filters(kernel)))
+    plans = write_plans(change=with_filters(kernel))
     start, text = convert(source, plans)
     given, found = torch.load(source)["network_weights"], torch.load(start)["network_weights"]
     network, vectors = load_as_nnunet(build, plans, "2d", start)
     types = {0: 2, 1: 0}  # liver_tumor, kidney_tumor: their places among the types, here and there
     for name, tensor in found.items():
-        experts = re.fullmatch(r"(experts\.\w+\.(?:router\.specific|down|up)\.)(\d+)", name)
+        experts = re.fullmatch(r"(experts\.\w+\.(?:router\.specific|down|up|filters)\.)(\d+)", name)
         if name in ("embeddings", "trained"):
             continue
         if experts is None:
@@ -240,6 +245,20 @@ def test_mastpro_of_other_classes(write_plans, build, mastpro_checkpoint, conver
     assert torch.equal(network.embeddings, vectors)
     assert network.trained
     assert counts(text)["re-initialised"] == 0
+
+
+def test_experts_are_given_filters(write_plans, build, mastpro_checkpoint, convert):
+    """What was trained without them stays the same network until they are trained: PEFT may have more than stage 1."""
+    without, plans = write_plans("without"), write_plans(change=with_filters(3))
+    source = mastpro_checkpoint(without)
+    start, text = convert(source, plans)
+    network, _ = load_as_nnunet(build, plans, "2d", start)
+    filters = [parameter for name, parameter in network.named_parameters() if "filters" in name]
+    assert counts(text)["re-initialised"] == len(filters) > 0
+    before, *_ = build(without)
+    before.load_state_dict(torch.load(source)["network_weights"] | {"embeddings": network.embeddings})
+    image = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert_close(network.eval()(image), before.eval()(image))
 
 
 def test_mastpro_without_a_type_in_common(write_plans, mastpro_checkpoint, convert):
