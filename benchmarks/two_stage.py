@@ -10,7 +10,7 @@ nnUNetv2_move_plans_between_datasets. Stage 2 trains there, each way with equal 
 the network from the same weights, all of it from scratch. Unseen cases are predicted by stock commands, and once with
 the weights as they came. --network changes mastpro.network of the plans of both stages, --second-network that of
 stage 2 alone: `mastpro weights` takes over what both have. Prints a Markdown table of all that OUT holds. Started
-again with the same OUT it goes on, with other options it adds to it.
+again with the same OUT it goes on; other --seeds, --modes, --peft-rates and --second-network are added to it.
 """
 
 import argparse
@@ -164,19 +164,17 @@ def second_stage(data: Path, folder: Path, design: Design, mode: str, rate: floa
     steps = [
         Step(
             "plans",
-            f"Plans with {values}",
+            f"Plans with mastpro.network {dict(design.second_network)} over stage 1's, and of this rate: {rate}",
             (preprocessed / f"{plans}.json",),
             function=changed(preprocessed, MOVED, plans, values),
         ),
-        Step(
-            "weights",
-            "Take the network over to the types of stage 2",
-            (start,),
-            ("mastpro", "weights", "--from", str(first), "-d", NUMBERS[TWO], "-p", plans, "-c", "3d_fullres")
-            + ("-o", str(start)),
-        ),
     ]
-    weights = ("-pretrained_weights", str(start)) if mode in ("peft", "full") else ()
+    weights = ()
+    if mode != "scratch":
+        weights = ("-pretrained_weights", str(start))
+        command = ("mastpro", "weights", "--from", str(first), "-d", NUMBERS[TWO], "-p", plans, "-c", "3d_fullres")
+        title = "Take the network over to the types of stage 2"
+        steps.append(Step("weights", title, (start,), (*command, "-o", str(start))))
     model = results_of(folder / "nnUNet_results", dataset, trainer, plans)
     if mode == "untuned":
         steps.append(Step("place", "The weights as they came", (model,), function=placed(start, model)))
@@ -238,8 +236,7 @@ def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, se
     """Writes result.json: Dice per type and mean, and seconds a training step (median epoch)."""
     name = mode if rate is None else f"{mode}_{rate:g}"
     if design.second_network:
-        text = json.dumps(design.second_network, sort_keys=True)
-        name += "_" + "".join(character for character in text.replace("_", "") if character.isalnum())
+        name += "_" + re.sub(r"[\W_]+", "", json.dumps(design.second_network, sort_keys=True))
     folder = out / (name if mode == "untuned" else f"{name}_seed_{seed}")
     told = {"mode": mode, "rate": rate, "seed": seed, "second_network": dict(design.second_network)}
     state = State(folder, design.settings() | told, kind="stage")
@@ -249,7 +246,7 @@ def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, se
     epochs_s = [float(value) for text in logs for value in re.findall(r"Epoch time: ([\d.]+) s", text)]
     result = {
         "mode": mode,
-        "network": dict(design.second_network),
+        "second_network": dict(design.second_network),
         "rate": rate,
         "seed": seed,
         "dice": read_dice(folder / "summary.json", design.second),
@@ -263,7 +260,7 @@ def table(rows: list[Mapping]) -> str:
     lines = [["stage 2", "seed", *types, "s a step"], ["---"] * (len(types) + 3)]
     for row in rows:
         name = row["mode"] if row["rate"] is None else f"{row['mode']}, {row['rate']:g}"
-        name += f", {row['network']}" if row["network"] else ""
+        name += f", {row['second_network']}" if row["second_network"] else ""
         step = "" if row["seconds_per_step"] is None else f"{row['seconds_per_step']:.2f}"
         dice = [f"{row['dice'][key]:.3f}" for key in types]
         lines.append([name, "" if row["mode"] == "untuned" else str(row["seed"]), *dice, step])
@@ -281,10 +278,8 @@ def main() -> None:
     parser.add_argument("--network", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--second-network", type=json.loads, default={}, metavar="JSON")
     args = parser.parse_args()
-    design, out = (
-        Design(tuple(args.first), tuple(args.second), args.network, args.second_network),
-        args.output.resolve(),
-    )
+    design = Design(tuple(args.first), tuple(args.second), args.network, args.second_network)
+    out = args.output.resolve()
     data = out / "stage_one"
     try:
         state, results = State(data, design.settings(), kind="stage"), data / "nnUNet_results"

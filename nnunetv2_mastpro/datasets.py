@@ -10,7 +10,7 @@ from nnunetv2_mastpro.resources import nnunet_folder
 
 
 def dataset_name(dataset: str, folders: Sequence[Path]) -> str:
-    """Of an id or a name, in any of nnU-Net's folders. Raises MASTProError, which tells what `folders` hold."""
+    """Name of the data set that an id or a name means to nnU-Net. Raises MASTProError, with what `folders` hold."""
     from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
     try:
@@ -46,7 +46,7 @@ def _either(folders: Sequence[Path]) -> str:
 def training_files(dataset: Path, content: dict) -> dict[str, dict]:
     """Case -> "images", its channels, and "label"; as the data set's dataset.json, `content`, says.
 
-    nnU-Net's own function for it starts twelve processes.
+    nnU-Net's own function for it starts twelve processes where dataset.json lists no cases.
     """
     if "dataset" in content:
         from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets

@@ -46,7 +46,7 @@ class Source:
             raise MASTProError(f"--masks {folder} holds the images or labels of the data set; give masks of organs")
         resample = self.args.resample
         sought = tuple(self.sought.values())
-        found = [self._named(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases]
+        found = [self._found(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases]
         held = set().union(*found)
         lacking_cases = [case.name for case, structures in zip(cases, found, strict=True) if not structures]
         if not held:
@@ -76,8 +76,8 @@ class Source:
         if self.args.maker:
             folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
         found = masks.read_case(folder, name, tuple(self.sought.values()), case.images[0], self.args.resample)
-        return {structure: found[self.sought[structure]] for structure in self._named(found)}
+        return {structure: found[self.sought[structure]] for structure in self._found(found)}
 
-    def _named(self, found: Collection[str]) -> list[str]:
-        """The structures that were found under the names by which they were sought."""
-        return [structure for structure, name in self.sought.items() if name in found]
+    def _found(self, names: Collection[str]) -> list[str]:
+        """The structures that are sought by these names."""
+        return [structure for structure, name in self.sought.items() if name in names]

@@ -3,9 +3,10 @@
     mastpro anatomy -d 7 --masks MASKS                        # anatomyTr, anatomyTs and the preprocessed form
     mastpro anatomy -d 7 -i IMAGES -o MAPS --masks MASKS      # for nnUNetv2_predict -prev_stage_predictions MAPS
 
-MASKS holds CASE.nii.gz as `TotalSegmentator --ml` writes it (of another task: TASK/CASE.nii.gz), or a folder CASE with
-one binary file per structure. With --run totalsegmentator the masks are made here and kept, so that a second run goes
-on where the first ended. Every case gets a map; it is empty where nothing is known.
+MASKS holds CASE.nii.gz as `TotalSegmentator --ml` writes it (task total, of MR images total_mr; of another task:
+TASK/CASE.nii.gz), or a folder CASE with one binary file per structure. With --run totalsegmentator the masks are made
+here and kept, so that a second run goes on where the first ended. Every case gets a map; it is empty where nothing is
+known.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Writes five phantom data sets, which each annotate some tumour types, and organ masks; merges them, plans, makes
 host-organ maps, trains one network with the plugin, predicts unseen cases and evaluates: 12 to 16 minutes on 2
 cores. Ends with a Dice table and index.html, the model's report. Run again with the same folder after an interruption:
-finished steps are skipped.
+finished steps are skipped. With --scans it writes nothing but what docs/tutorial.md begins with.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also train stock nnU-Net for the same steps with the same optimizer; takes longer",
     )
     parser.add_argument(
-        "--scans", action="store_true", help="only write a few scans, masks and organ masks there, for the tutorial"
+        "--scans",
+        action="store_true",
+        help="only write a few scans and masks of them into -o, beside what is there",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the phantom and the training (default 0)")
 
@@ -45,7 +47,6 @@ def run(args: argparse.Namespace) -> int:
 
         if args.with_baseline or args.seed:
             raise MASTProError("--scans writes always the same, and only that; leave out --with-baseline and --seed")
-
         print("".join(f"wrote {path}\n" for path in write_scans(args.output.resolve())), end="")
         return 0
     from nnunetv2_mastpro.demo.design import BASELINE, DEMO, MASTPRO

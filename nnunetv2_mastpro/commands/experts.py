@@ -2,8 +2,8 @@
 
 Reads expert_usage.json, which training writes after every epoch, of each fold of a model, and writes experts.csv and
 experts.png beside it. Counted are the last epoch's training patches; a type's row counts the patches in which the
-type is known to be. Experts are numbered from 0. One that is hardly ever kept has collapsed: with it the type, or all
-types, learn with fewer.
+type is known to be. Experts are numbered from 0. Choices that have collapsed are told, from ten patches on: an expert
+that is hardly ever kept, or one that has nearly all choices.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if the usage could be read, collapsed experts or not. Raises MASTProError before a file is written."""
-    from nnunetv2_mastpro.evaluation.experts import FEW, collapsed, columns, draw, read_usage, rows
+    from nnunetv2_mastpro.evaluation.experts import collapsed, columns, draw, read_usage, rows, too_few
     from nnunetv2_mastpro.files import write_atomically
 
     if ablated(args.model) or ablated(args.model.resolve().parent):
@@ -51,8 +51,8 @@ def run(args: argparse.Namespace) -> int:
         draw(folder / "experts.png", usage)
         print(f"{fold.name}, epoch {usage['epoch']}: share of patches in which an expert is kept")
         print("\n".join(table(compact(usage))))
-        if usage["patches"]["all"] < FEW:
-            print(f"note: {usage['patches']['all']} patches are too few to tell whether experts have collapsed")
+        for line in too_few(usage):
+            print(f"note: {line}")
         for line in collapsed(usage):
             print(f"warning: {line}")
         print(f"wrote {folder / 'experts.csv'} and experts.png\n")

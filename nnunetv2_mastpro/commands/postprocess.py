@@ -45,13 +45,13 @@ def run(args: argparse.Namespace) -> int:
     workers = number_of_processes(args.num_processes)
     model = read_model(args.predictions)
     jobs = make_jobs(args, model)
-    for _ in each(check_case, jobs, workers, "check maps"):
+    for _ in each(check_case, jobs, workers, "check cases"):
         pass
     before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None
     args.output.mkdir(parents=True, exist_ok=True)
     for name in (REPORT, SUMMARY):  # of an earlier run
         (args.output / name).unlink(missing_ok=True)
-    results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean"), strict=True))
+    results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean cases"), strict=True))
     after = evaluate(args.reference, args.output, args.output / SUMMARY, model, workers) if args.reference else None
     report = make_report(results, jobs[0].tumors, args.margin_mm)
     lines = describe_removed(report)

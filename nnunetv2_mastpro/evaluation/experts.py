@@ -65,6 +65,14 @@ def collapsed(usage: Mapping) -> list[str]:
     return found
 
 
+def too_few(usage: Mapping) -> list[str]:
+    """A line for what `collapsed` does not judge."""
+    few = [f"with {name}" for name, number in usage["patches"].items() if 0 < number < FEW and name != ALL]
+    if usage["patches"][ALL] < FEW:
+        few = ["of all types"]
+    return [f"too few patches {', '.join(few)} to tell whether their experts' choices have collapsed"] if few else []
+
+
 def _findings(owner: str, shares: list[float], anywhere: list[float], where: str) -> Iterator[str]:
     """shares, anywhere: of the group's experts in the group's own patches, and at most in any row."""
     if not shares:

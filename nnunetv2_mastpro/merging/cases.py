@@ -57,7 +57,7 @@ def scan_cases(sources: Sequence[Source], workers: int, prefix: bool, unite: boo
 
 
 def _scan(probes: Sequence[Probe], workers: int) -> list[Scan]:
-    return list(each(scan, probes, workers, "read")) if probes else []
+    return list(each(scan, probes, workers, "read images")) if probes else []
 
 
 def same_images(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[tuple[RawCase, ...]]:

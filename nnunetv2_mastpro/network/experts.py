@@ -1,6 +1,7 @@
 """D-MoE: routers and low-rank experts, Eq. 3-5.
 
-B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank.
+B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank, R the maps of
+several experts, r of each. Filters of these maps are ours, after the idea of Conv-LoRA (Zhong et al., ICLR 2024).
 """
 
 from collections.abc import Sequence
@@ -39,8 +40,11 @@ def identity_filters(count: int, rank: int, kernel: int, axes: int) -> Tensor:
     return filters.view(count, rank, *[kernel] * axes)
 
 
-def activate(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
-    """GELU of the experts' maps: down (..., R, C), x (B, C, spatial), filters (B, R, *kernel) or None -> (B, R, N)."""
+def hidden_maps(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
+    """The experts' maps, filtered, through GELU: (B, R, N).
+
+    down (R, C) or (B, R, C), x (B, C, spatial), filters (B, R, *kernel) or None.
+    """
     hidden = down @ x.flatten(2)
     if filters is None:
         return F.gelu(hidden)
@@ -187,12 +191,12 @@ class DMoE(nn.Module):
         return down, up, torch.cat([self.filters[owner] for owner in owners]) if len(self.filters) else None
 
     def mix_all(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
-        """Gates per voxel: two matrix products over the concatenated factors of all experts."""
+        """Gates per voxel: two matrix products over the concatenated factors of all experts, filters between them."""
         down, up, filters = self.factors(types)
         down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
         if filters is not None:
             filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
-        hidden = activate(down, x, filters)  # (B, E r, N)
+        hidden = hidden_maps(down, x, filters)  # (B, E r, N)
         hidden = hidden.unflatten(1, (-1, self.rank)) * gates.flatten(2).unsqueeze(2)
         return x + (up @ hidden.flatten(1, 2)).view_as(x)
 
@@ -204,5 +208,5 @@ class DMoE(nn.Module):
         down = down[index].flatten(1, 2)  # (B, k r, C)
         filters = None if filters is None else filters[index].flatten(1, 2)  # (B, k r, *kernel)
         up = (up[index] * weight[:, :, None, None]).transpose(1, 2).flatten(2)  # (B, C, k r)
-        hidden = activate(down, x, filters)  # (B, k r, N)
+        hidden = hidden_maps(down, x, filters)  # (B, k r, N)
         return x + (up @ hidden).view_as(x)

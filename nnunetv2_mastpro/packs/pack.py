@@ -15,7 +15,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.state import axes, shared_hash, sites, take_type
+from nnunetv2_mastpro.packs.state import filter_axes, shared_hash, sites, take_type
 
 FORMAT = "nnunetv2_mastpro pack 1"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
@@ -79,7 +79,7 @@ def read_pack(path: Path) -> Pack:
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
     own = json.loads(json.dumps(dataclasses.asdict(model.config.network)))
-    theirs = {"ablate": [], **pack.network}  # which packs of earlier versions do not name
+    theirs = {**json.loads(json.dumps(dataclasses.asdict(NetworkConfig()))), **pack.network}  # older packs name fewer
     names = [field.name for field in dataclasses.fields(NetworkConfig)]
     differing = [name for name in names if theirs.get(name) != own[name]]
     if differing:
@@ -114,7 +114,7 @@ def _check_tensors(pack: Pack, model: Model) -> None:
         shapes[f"experts.{site}.router"] = (rows, channels)
         shapes[f"experts.{site}.down"], shapes[f"experts.{site}.up"] = (k1, rank, channels), (k1, channels, rank)
         if network.expert_kernel > 1:
-            kernel = [network.expert_kernel] * axes(model.weights, site)
+            kernel = [network.expert_kernel] * filter_axes(model.weights, site)
             shapes[f"experts.{site}.filters"] = (k1, rank, *kernel)
     found = {name: tuple(tensor.shape) for name, tensor in pack.tensors.items()}
     wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))

@@ -43,7 +43,7 @@ def sites(weights: Mapping[str, Tensor]) -> dict[str, int]:
     return dict(sorted(found.items()))
 
 
-def axes(weights: Mapping[str, Tensor], site: str) -> int:
+def filter_axes(weights: Mapping[str, Tensor], site: str) -> int:
     """Over how many axes the experts of a stage filter; 0 where they do not."""
     filters = weights.get(f"experts.{site}.filters.0")
     return 0 if filters is None else filters.ndim - 2
@@ -76,7 +76,7 @@ def fresh_type(weights: Mapping[str, Tensor], network: NetworkConfig, embedding:
             top_k_specific=network.top_k_specific,
             joint_router=network.router == "joint",
             kernel=network.expert_kernel,
-            axes=axes(weights, site),
+            axes=filter_axes(weights, site),
         )
         for name, parameter in zip(("router", *FACTORS), moe.own_parameters(0), strict=False):
             own[f"experts.{site}.{name}"] = parameter.detach()

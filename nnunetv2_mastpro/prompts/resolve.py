@@ -95,8 +95,8 @@ def _values(label: str, value: object) -> tuple[int, ...]:
 
 
 def modality_of(dataset_json: dict) -> str:
-    """[M] by `channel_names`: "CT", "MRI", "PET/CT" and the like, or "" where no channel says."""
-    channels = dataset_json.get("channel_names", {})
+    """[M] by `channel_names` (once `modality`): "CT", "MRI", "PET/CT" and the like, or "" where no channel says."""
+    channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     if not isinstance(channels, dict):
         raise MASTProError('"channel_names" in dataset.json is no object; write it as {"0": "CT"}')
     words = [word for name in channels.values() for word in re.findall(r"[^\W_]+", str(name).lower())]

@@ -143,7 +143,7 @@ def _mean(values: list[float], form: str) -> str:
 
 def experts(findings: Findings) -> str:
     """Heat map of each fold, and experts that have collapsed."""
-    from nnunetv2_mastpro.evaluation.experts import collapsed, draw
+    from nnunetv2_mastpro.evaluation.experts import collapsed, draw, too_few
 
     if findings.model.config is None:
         return html.paragraph(f"{NO_BLOCK}, so it has no experts.")
@@ -161,6 +161,7 @@ def experts(findings: Findings) -> str:
         text = f"{fold.name}, epoch {fold.usage['epoch']}: share of training patches with the type that keep the expert"
         pieces.append(html.picture(stream.getvalue(), "png", text, text, "plot"))
         pieces += [html.paragraph(line, "warning") for line in collapsed(fold.usage)]
+        pieces += [html.paragraph(line) for line in too_few(fold.usage)]
     return "".join(pieces)
 
 

@@ -32,7 +32,25 @@ def from_mastpro(given: Weights, own: Mapping[str, Tensor], classes: Sequence[Cl
             here = owned_names(own, classes, places[entry.label])
             theirs = owned_names(given.state, given.classes, index)
             names |= {name: here[part] for part, name in theirs.items() if part in here}
+    _check_filters(given, own, names)
     return names
+
+
+def _check_filters(given: Weights, own: Mapping[str, Tensor], names: dict[str, str]) -> None:
+    """Raise MASTProError where experts would be taken without their trained filters, which would make others of them.
+
+    The other way round is sound: new filters start as the identity.
+    """
+    for name, tensor in given.state.items():
+        place = names.get(name, "")
+        down = own.get(place.replace(".filters.", ".down."))
+        if ".filters." not in place or down is None or down.shape[:2] != tensor.shape[:2]:
+            continue  # no filters, or of experts that are not taken either
+        if place not in own or own[place].shape != tensor.shape:
+            raise MASTProError(
+                f"{given.file} was trained with expert_kernel={tensor.shape[-1]}, the plans have another; set "
+                f"mastpro.network.expert_kernel in the plans to {tensor.shape[-1]}"
+            )
 
 
 def from_nnunet(given: Weights, own: Mapping[str, Tensor], classes: Sequence[ClassSpec]) -> Names:

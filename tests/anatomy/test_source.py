@@ -16,7 +16,7 @@ NUMBERS = {task: {name: number for number, name in class_map[task].items()} for 
 def make_source(tmp_path, grid, write_volume, host):
     """`make_source("MRI", "total_mr")`: masks of esophagus and colon by that task's numbers, without a header."""
 
-    def make(modality, task, folder="", structures=("esophagus", "colon")):
+    def make(modality, task, folder="", structures=("esophagus", "colon"), key="channel_names"):
         values = np.zeros(grid.size[::-1], np.uint8)
         values[1], values[3] = NUMBERS[task]["esophagus"], NUMBERS[task]["colon"]
         write_volume(tmp_path / "masks" / folder / "a.nii.gz", values)
@@ -24,18 +24,23 @@ def make_source(tmp_path, grid, write_volume, host):
         args = Namespace(masks=tmp_path / "masks", without_masks=False, maker=None, resample=False)
         hosts = [host(value, structure) for value, structure in enumerate(structures, 1)]
         case = Case("a", (image,), tmp_path / "maps" / "a.nii.gz")
-        return Source(args, hosts, {"channel_names": {"0": modality}}), case
+        return Source(args, hosts, {key: {"0": modality}}), case
 
     return make
 
 
 @pytest.mark.parametrize(
-    ("modality", "task", "folder"),
-    [("CT", "total", ""), ("MRI", "total_mr", ""), ("T1", "total_mr", "total_mr")],
+    ("modality", "task", "folder", "key"),
+    [
+        ("CT", "total", "", "channel_names"),
+        ("MRI", "total_mr", "", "channel_names"),
+        ("T1", "total_mr", "total_mr", "channel_names"),
+        ("MRI", "total_mr", "", "modality"),
+    ],
 )
-def test_numbers_are_those_of_the_modality(make_source, modality, task, folder):
+def test_numbers_are_those_of_the_modality(make_source, modality, task, folder, key):
     """Without a header, read with the numbers of the other task, the masks would be of other organs."""
-    source, case = make_source(modality, task, folder)
+    source, case = make_source(modality, task, folder, key=key)
     source.check([case])
     found = source.read(case)
     assert {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in found.items()} == {
@@ -48,4 +53,5 @@ def test_numbers_are_those_of_the_modality(make_source, modality, task, folder):
 def test_a_host_may_be_named_with_its_task(make_source):
     source, case = make_source("MRI", "total_mr", structures=("colon", "total_mr:colon", "esophagus"))
     source.check([case])
-    assert source.read(case).keys() == {"colon", "total_mr:colon", "esophagus"}
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    assert found == {"colon": [3], "total_mr:colon": [3], "esophagus": [1]}

@@ -116,7 +116,11 @@ def test_a_finding_is_a_line(model, capsys):
 
 @pytest.mark.parametrize(
     ("every", "liver", "told"),
-    [(9, 9, ["note: 9 patches are too few"]), (40, 9, []), (40, 10, ["warning: encoder_2: liver_tumor expert 1"])],
+    [
+        (9, 9, ["note: too few patches of all types"]),
+        (40, 9, ["note: too few patches with liver_tumor to"]),
+        (40, 10, ["warning: encoder_2: liver_tumor expert 1"]),
+    ],
 )
 def test_few_patches_tell_nothing(model, capsys, every, liver, told):
     usage = json.loads(json.dumps(USAGE))
@@ -135,7 +139,7 @@ def test_the_heat_map_keeps_a_sensible_size(tmp_path, types, specific):
     names = [f"type_{number}" for number in range(types)]
     owners = {"generic": [0.5] * 4, **{name: [0.1] * specific for name in names if specific}}
     usage = {
-        "patches": dict.fromkeys(["all", *names], 3),
+        "patches": dict.fromkeys(["all", *names], 30),
         "kept": {f"encoder_{stage}": dict.fromkeys(["all", *names], owners) for stage in range(3)},
     }
     draw(tmp_path / "map.png", usage)

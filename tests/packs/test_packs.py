@@ -299,11 +299,11 @@ def test_an_ablated_model_is_refused(make_model):
 
 
 def test_a_pack_of_an_earlier_version_fits(make_model, make_pack, tmp_path):
-    """Its header names no ablations."""
+    """Its header names neither ablations nor filters of experts."""
     base = make_model()
     _, pack = make_pack(base, "lung_tumor")
     network = json.loads(safe_open(pack, "pt").metadata()["network"])
-    del network["ablate"]
+    del network["ablate"], network["expert_kernel"]
     damage(pack, network=json.dumps(network))
     assert unpack(model_of(base), [pack], tmp_path / "new", "0")[-1].label == "lung_tumor"
 

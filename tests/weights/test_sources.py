@@ -261,6 +261,15 @@ def test_experts_are_given_filters(write_plans, build, mastpro_checkpoint, conve
     assert_close(network.eval()(image), before.eval()(image))
 
 
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_trained_filters_are_not_left_behind(write_plans, mastpro_checkpoint, refused, tmp_path, kernel):
+    """Experts without them would be others."""
+    source = mastpro_checkpoint(write_plans("with", change=with_filters(3)))
+    plans = write_plans(change=with_filters(kernel))
+    shown = refused("--from", source, "--plans", plans, "-c", "2d", "-o", tmp_path / "start.pth")
+    assert "was trained with expert_kernel=3, the plans have another; set mastpro.network.expert_kernel" in shown
+
+
 def test_mastpro_without_a_type_in_common(write_plans, mastpro_checkpoint, convert):
     """A type that the source lacks starts as the identity; liver was an organ there too, and is no type here."""
     labels = {"background": 0, "liver": 1, "lung_tumor": 2}
