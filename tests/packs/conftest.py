@@ -9,6 +9,8 @@ import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mastpro.packs.model import Model, read_model
+from nnunetv2_mastpro.packs.pack import write_pack
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
@@ -93,6 +95,24 @@ def make_grown(make_model) -> Callable[..., Path]:
         added = {"prompts": {**block["prompts"], "added": [*block["prompts"]["added"], label]}}
         added["training"] = {**block["training"], "new_types": [label]}
         return make_model(f"{base.name}_{label}", dataset_json, base, added, seed=seed, **block["network"], **options)
+
+    return make
+
+
+@pytest.fixture
+def model_of() -> Callable[[Path], Model]:
+    """The model in a folder."""
+    return lambda folder: read_model(folder, "0", "checkpoint_final.pth")
+
+
+@pytest.fixture
+def make_pack(make_grown, model_of, tmp_path) -> Callable[..., tuple[Path, Path]]:
+    """`make_pack(base, "lung_tumor")`: the grown model's folder and a pack of its type."""
+
+    def make(base, label, **options):
+        grown, file = make_grown(base, label, **options), tmp_path / f"{label}.safetensors"
+        write_pack(model_of(grown), label, file, "CC-BY-4.0")
+        return grown, file
 
     return make
 

@@ -2,11 +2,13 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -57,6 +59,31 @@ def build() -> Callable:
         return network, embeddings.vectors, {**plans, "mastpro": config.to_dict()}, dataset_json
 
     return make
+
+
+@pytest.fixture
+def load_as_nnunet(build) -> Callable:
+    """`load_as_nnunet(plans_file, "2d", checkpoint)`: the network after stock -pretrained_weights, and embeddings."""
+
+    def load(file, configuration, checkpoint):
+        network, vectors, *_ = build(file, configuration)
+        load_pretrained_weights(network, str(checkpoint))
+        return network, vectors
+
+    return load
+
+
+@pytest.fixture
+def counts() -> Callable[[str], dict[str, int]]:
+    """What the command printed: tensors loaded, re-initialised, ignored."""
+
+    def read(text):
+        return {
+            kind: int(re.search(rf"^{kind} +([\d,]+) tensors", text, re.MULTILINE)[1].replace(",", ""))
+            for kind in ("loaded", "re-initialised", "ignored")
+        }
+
+    return read
 
 
 @pytest.fixture
