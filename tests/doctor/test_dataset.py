@@ -1,0 +1,136 @@
+"""What `mastpro doctor -d` says of a data set: its copies of dataset.json, its plans, its cases."""
+
+import json
+
+import pytest
+
+from nnunetv2_mastpro.commands import doctor, probes
+from nnunetv2_mastpro.commands.doctor_dataset import check_dataset, check_plans
+from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN
+
+
+def statuses(found):
+    return [finding.status for finding in found]
+
+
+def test_files_that_are_no_plans_are_left_alone(environ, write_dataset):
+    """nnU-Net's own splits_final.json is a list."""
+    folder = write_dataset("nnUNet_preprocessed").parent
+    (folder / "splits_final.json").write_text("[]")
+    (folder / "fingerprint.json").write_text("{}")
+    assert not [finding for finding in check_plans("4", environ)]
+    (folder / "plans.json").write_text("{")
+    (finding,) = check_plans("4", environ)
+    assert finding.status == FAIL
+    assert "plans.json cannot be read as JSON" in finding.text
+
+
+@pytest.mark.parametrize("named", ["4", "004", "Dataset004_Liver"])
+def test_dataset_that_agrees(environ, write_dataset, named):
+    write_dataset("nnUNet_raw")
+    write_dataset("nnUNet_preprocessed")
+    found = list(check_dataset(named, environ))
+    assert statuses(found) == [OK, OK]
+    assert all("2 classes, 1 of them tumours" in finding.text for finding in found)
+
+
+def test_a_dataset_without_tumour_types_is_told(environ, write_dataset):
+    write_dataset("nnUNet_raw", labels={"background": 0, "liver": 1})
+    (found,) = check_dataset("4", environ)
+    assert found.status == WARN
+    assert "1 classes, 0 of them tumours: no experts of their own" in found.text
+
+
+def test_dataset_before_planning(environ, write_dataset):
+    write_dataset("nnUNet_raw")
+    assert statuses(check_dataset("4", environ)) == [OK]
+
+
+def test_dataset_edited_after_planning(environ, write_dataset):
+    write_dataset("nnUNet_raw", mastpro={"prompts": {"liver": {"sentence": "The liver."}}})
+    write_dataset("nnUNet_preprocessed")
+    found = list(check_dataset("4", environ))
+    assert statuses(found) == [OK, OK, WARN]
+    assert "differ; training reads the preprocessed one" in str(found[-1])
+
+
+def test_label_that_nothing_knows(environ, write_dataset):
+    write_dataset("nnUNet_raw", labels={"background": 0, "zzyzx": 1})
+    found = list(check_dataset("4", environ))
+    assert statuses(found) == [WARN, WARN]
+    assert "zzyzx" in found[1].text
+
+
+@pytest.mark.parametrize(
+    ("block", "status", "said"),
+    [
+        ({"network": {"rank": 4}}, OK, "mastpro block"),
+        ({"netwrok": {}}, FAIL, "unknown key mastpro.netwrok in the plans; did you mean 'network'"),
+        ({"prompts": {"encoder": "/no/such/folder"}}, FAIL, "text encoder /no/such/folder does not run (Error: gone)"),
+        ({"prompts": {"encoder": "mine"}}, OK, "text encoder mine, 8 dimensions"),
+    ],
+)
+def test_plans(environ, write_dataset, quick_probes, block, status, said):
+    quick_probes(encoder=f"sys.exit('Error: gone') if sys.argv[1] != 'mine' else print({probes.MARK + '8'!r})")
+    file = write_dataset("nnUNet_preprocessed").with_name("MyPlans.json")
+    file.write_text(json.dumps({"configurations": {}, "mastpro": block}))
+    file.with_name("nnUNetPlans.json").write_text(json.dumps({"configurations": {}}))
+    (found,) = check_plans("4", environ)
+    assert found.status == status
+    assert said in found.text
+    assert found in [*check_dataset("4", environ)]
+
+
+@pytest.mark.parametrize(
+    ("annotated", "status", "said"),
+    [(["liver"], OK, "1 of 1 named cases annotate some of the classes only"), (["lever"], FAIL, 'mean "liver"')],
+)
+def test_cases(environ, write_dataset, annotated, status, said):
+    write_dataset("nnUNet_raw", mastpro={"cases": {"a": {"annotated": annotated}}})
+    found = list(check_dataset("4", environ))
+    assert [finding.status for finding in found if said in finding.text] == [status]
+
+
+def test_bad_section(environ, write_dataset):
+    write_dataset("nnUNet_raw", mastpro={"prompts": {"lever": {"tumor": "x"}}})
+    write_dataset("nnUNet_preprocessed")
+    found = list(check_dataset("4", environ))
+    assert statuses(found) == [FAIL, OK]
+    assert '"lever"' in found[0].text
+
+
+@pytest.mark.parametrize("content", ["{", "[]", b"\xff"])
+def test_unreadable_dataset_json(environ, write_dataset, content):
+    path = write_dataset("nnUNet_raw")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    first = next(iter(check_dataset("4", environ)))
+    assert first.status == FAIL
+    assert str(path) in first.text
+
+
+@pytest.mark.parametrize("named", ["5", "Dataset005_Other"])
+def test_unknown_dataset(environ, write_dataset, named):
+    write_dataset("nnUNet_raw")
+    (found,) = check_dataset(named, environ)
+    assert found.status == FAIL
+    assert f"no readable dataset.json of {named}" in found.text
+
+
+def test_bad_dataset_name(environ):
+    found = list(check_dataset("liver", environ))
+    assert all(finding.status == FAIL for finding in found)
+    assert "neither an id nor a name that starts with Dataset" in found[0].text
+
+
+def test_two_datasets_of_one_id(environ, write_dataset):
+    write_dataset("nnUNet_raw")
+    write_dataset("nnUNet_raw", name="Dataset004_Other")
+    first = next(iter(check_dataset("4", environ)))
+    assert first.status == FAIL
+    assert "Dataset004_Liver and Dataset004_Other" in first.text
+
+
+def test_dataset_is_part_of_the_report(environ, write_dataset, quick_probes):
+    write_dataset("nnUNet_raw")
+    assert any("2 classes" in finding.text for finding in doctor.findings(environ, "4"))
+    assert not any("2 classes" in finding.text for finding in doctor.findings(environ))
