@@ -92,3 +92,9 @@ def three(sources) -> Sources:
     sources.write(KIDNEY, {"kidney_tumor": 1}, {f"kidney_{n}": (10 + n, {1: there}) for n in range(6)})
     sources.write(COLON, {"colon cancer": 1}, {f"colon_{n}": (20 + n, {1: here} if n else {}) for n in range(4)})
     return sources
+
+
+def write_model(folder, labels):
+    folder.mkdir()
+    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    return folder

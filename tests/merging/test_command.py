@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 
@@ -12,11 +11,10 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.tasks import read_cases
 
-from .conftest import COLON, KIDNEY, LIVER, ORIGIN_MM, SPACING_MM, write
+from .conftest import COLON, KIDNEY, LIVER, ORIGIN_MM, SPACING_MM, write_model
 
 
 def test_labels_are_rewritten_and_cases_say_who_annotated_what(three, capsys):
@@ -135,78 +133,10 @@ def test_prompts_and_ignore_label_of_a_source_are_carried(three):
     assert np.unique(three.merged.label("a")).tolist() == [0, 2, 4]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "output", "match"),
-    [
-        (["-d", "3", "77"], {}, "no single dataset 77"),
-        (["-d", "3", "Dataset077_No"], {}, "source Dataset077_No has no dataset.json"),
-        (["-d", "3", "6", "3"], {}, "names Dataset003_Liver twice"),
-        (["-d", "3", "6"], {"output": "6"}, "the id 6 belongs to Dataset006_Kidney"),
-        (["-d", "3", "6"], {"output": "6", "name": "Kidney"}, "was not written by mastpro merge"),
-        (["-d", "3", "6"], {"output": "1000"}, "not within 1 and 999"),
-        (["-d", "3", "6"], {"name": "a/b"}, "cannot be the name"),
-        (["-d", "3", "6", "--folds", "13"], {}, "--folds 13 is not within 2 and 12"),
-        (["-d", "3", "6", "--map", "absent.yaml"], {}, "--map absent.yaml cannot be read"),
-    ],
-)
-def test_bad_arguments(three, capsys, arguments, output, match):
-    check_refused(three, capsys, arguments, match, **output)
-
-
-def check_refused(sources, capsys, arguments, match, **output):
-    """One sentence, and no file is written."""
-    before = sources.everything()
-    assert sources.merge(*arguments, **output) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mastpro: error: ")]
-    assert match in line
-    assert sources.everything() == before
-
-
-@pytest.mark.parametrize(
-    ("more", "match"),
-    [
-        ({"channel_names": {"0": "CT", "1": "PET"}}, "the channels of Dataset006_Kidney and Dataset012_More differ"),
-        ({"channel_names": {"0": "MRI"}}, "['CT'] and ['MRI']"),
-        (
-            {"file_ending": ".nrrd"},
-            "the file ending of Dataset006_Kidney and Dataset012_More differ: .nii.gz and .nrrd",
-        ),
-        ({"mastpro": {"prompts": {"y": {}}}}, "source Dataset012_More: mastpro.prompts in dataset.json names"),
-        ({"mastpro": {"cases": {"a": {"annotated": ["b"]}}}}, 'source Dataset012_More: mastpro.cases["a"]'),
-    ],
-)
-def test_sources_that_do_not_fit(three, capsys, more, match):
-    three.write("Dataset012_More", {"x": 1}, {"a": (60, {1: slice(2, 4)})}, **more)
-    check_refused(three, capsys, ["-d", 6, 12], match)
-
-
-def test_labels_that_are_not_declared(three, capsys):
-    three.write("Dataset012_More", {"x": 1}, {"a": (60, {1: slice(2, 4), 7: slice(5, 6)})})
-    check_refused(
-        three, capsys, ["-d", 6, 12], "a.nii.gz of Dataset012_More holds the labels 7, which its dataset.json"
-    )
-
-
-def test_an_image_and_a_label_of_two_shapes(three, capsys):
-    write(np.zeros((4, 4, 4), np.uint8), three.raw / KIDNEY / "labelsTr" / "kidney_0.nii.gz")
-    check_refused(three, capsys, ["-d", 3, 6], "case kidney_0 of Dataset006_Kidney: Error: Shape mismatch")
-
-
-def test_a_file_that_is_missing(three, capsys):
-    (three.raw / KIDNEY / "labelsTr" / "kidney_0.nii.gz").unlink()
-    check_refused(three, capsys, ["-d", 3, 6], "source Dataset006_Kidney lacks")
-
-
 def test_names_that_need_their_source_are_told(three, capsys):
     three.write("Dataset012_Lung", {"cancer": 1}, {"lung_0": (60, {1: slice(2, 4)})})
     assert three.merge("-d", 12, 6, "--dry-run") == 0
     assert 'the knowledge base does not know "cancer" (lung_tumor); --write-map' in capsys.readouterr().out
-
-
-def write_model(folder, labels):
-    folder.mkdir()
-    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
-    return folder
 
 
 def test_classes_of_a_model_come_first(three, tmp_path, capsys):
@@ -221,21 +151,6 @@ def test_classes_of_a_model_come_first(three, tmp_path, capsys):
     }
     assert set(np.unique(three.merged.label("kidney_0"))) == {0, 3}
     assert three.merge("-d", 6, "--model", model) == 0  # again
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ({"liver": [1, 2], "liver_tumor": 2}, 'class "liver" of --model .* is a region'),
-        ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
-        (None, "--model .* has no dataset.json"),
-    ],
-)
-def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
-    assert three.merge("-d", 6) == 0
-    model = tmp_path / "model" if labels is None else write_model(tmp_path / "model", labels)
-    assert three.merge("-d", 6, "--model", model) == 2
-    assert re.search(message, capsys.readouterr().err)
 
 
 def test_a_merged_data_set_is_a_source_too(three):
@@ -292,24 +207,6 @@ def test_workers_give_the_same(three):
     one = {path.name: path.read_bytes() for path in (three.merged.folder / "labelsTr").iterdir()}
     assert three.merge("-d", 6, 10, workers=2) == 0
     assert {path.name: path.read_bytes() for path in (three.merged.folder / "labelsTr").iterdir()} == one
-
-
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (["-d", "3"], "-o is missing"),
-        (["-d", "3", "-o", "900"], "the data set 900 needs a name; give one with -n"),
-        (["-d", "3", "-o", "900", "-n", "x", "-np", "0"], "-np 0 is below 1"),
-    ],
-)
-def test_incomplete_arguments(three, capsys, arguments, match):
-    assert cli.main(["merge", *arguments]) == 2
-    assert match in capsys.readouterr().err
-
-
-def test_folders_of_nnunet_are_needed(three, capsys, monkeypatch):
-    monkeypatch.delenv("nnUNet_preprocessed")
-    check_refused(three, capsys, ["-d", 3, 6], "nnUNet_preprocessed is not set")
 
 
 def test_folds_of_another_data_set(three, capsys):

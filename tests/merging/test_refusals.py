@@ -1,0 +1,105 @@
+"""What `mastpro merge` refuses, before a file is written."""
+
+import re
+
+import numpy as np
+import pytest
+
+from nnunetv2_mastpro import cli
+
+from .conftest import KIDNEY, write, write_model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "output", "match"),
+    [
+        (["-d", "3", "77"], {}, "no single dataset 77"),
+        (["-d", "3", "Dataset077_No"], {}, "source Dataset077_No has no dataset.json"),
+        (["-d", "3", "6", "3"], {}, "names Dataset003_Liver twice"),
+        (["-d", "3", "6"], {"output": "6"}, "the id 6 belongs to Dataset006_Kidney"),
+        (["-d", "3", "6"], {"output": "6", "name": "Kidney"}, "was not written by mastpro merge"),
+        (["-d", "3", "6"], {"output": "1000"}, "not within 1 and 999"),
+        (["-d", "3", "6"], {"name": "a/b"}, "cannot be the name"),
+        (["-d", "3", "6", "--folds", "13"], {}, "--folds 13 is not within 2 and 12"),
+        (["-d", "3", "6", "--map", "absent.yaml"], {}, "--map absent.yaml cannot be read"),
+    ],
+)
+def test_bad_arguments(three, capsys, arguments, output, match):
+    check_refused(three, capsys, arguments, match, **output)
+
+
+def check_refused(sources, capsys, arguments, match, **output):
+    """One sentence, and no file is written."""
+    before = sources.everything()
+    assert sources.merge(*arguments, **output) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mastpro: error: ")]
+    assert match in line
+    assert sources.everything() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [
+        ({"channel_names": {"0": "CT", "1": "PET"}}, "the channels of Dataset006_Kidney and Dataset012_More differ"),
+        ({"channel_names": {"0": "MRI"}}, "['CT'] and ['MRI']"),
+        (
+            {"file_ending": ".nrrd"},
+            "the file ending of Dataset006_Kidney and Dataset012_More differ: .nii.gz and .nrrd",
+        ),
+        ({"mastpro": {"prompts": {"y": {}}}}, "source Dataset012_More: mastpro.prompts in dataset.json names"),
+        ({"mastpro": {"cases": {"a": {"annotated": ["b"]}}}}, 'source Dataset012_More: mastpro.cases["a"]'),
+    ],
+)
+def test_sources_that_do_not_fit(three, capsys, more, match):
+    three.write("Dataset012_More", {"x": 1}, {"a": (60, {1: slice(2, 4)})}, **more)
+    check_refused(three, capsys, ["-d", 6, 12], match)
+
+
+def test_labels_that_are_not_declared(three, capsys):
+    three.write("Dataset012_More", {"x": 1}, {"a": (60, {1: slice(2, 4), 7: slice(5, 6)})})
+    check_refused(
+        three, capsys, ["-d", 6, 12], "a.nii.gz of Dataset012_More holds the labels 7, which its dataset.json"
+    )
+
+
+def test_an_image_and_a_label_of_two_shapes(three, capsys):
+    write(np.zeros((4, 4, 4), np.uint8), three.raw / KIDNEY / "labelsTr" / "kidney_0.nii.gz")
+    check_refused(three, capsys, ["-d", 3, 6], "case kidney_0 of Dataset006_Kidney: Error: Shape mismatch")
+
+
+def test_a_file_that_is_missing(three, capsys):
+    (three.raw / KIDNEY / "labelsTr" / "kidney_0.nii.gz").unlink()
+    check_refused(three, capsys, ["-d", 3, 6], "source Dataset006_Kidney lacks")
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"liver": [1, 2], "liver_tumor": 2}, 'class "liver" of --model .* is a region'),
+        ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
+        (None, "--model .* has no dataset.json"),
+    ],
+)
+def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
+    assert three.merge("-d", 6) == 0
+    model = tmp_path / "model" if labels is None else write_model(tmp_path / "model", labels)
+    assert three.merge("-d", 6, "--model", model) == 2
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["-d", "3"], "-o is missing"),
+        (["-d", "3", "-o", "900"], "the data set 900 needs a name; give one with -n"),
+        (["-d", "3", "-o", "900", "-n", "x", "-np", "0"], "-np 0 is below 1"),
+    ],
+)
+def test_incomplete_arguments(three, capsys, arguments, match):
+    assert cli.main(["merge", *arguments]) == 2
+    assert match in capsys.readouterr().err
+
+
+def test_folders_of_nnunet_are_needed(three, capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_preprocessed")
+    check_refused(three, capsys, ["-d", 3, 6], "nnUNet_preprocessed is not set")
