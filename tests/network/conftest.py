@@ -24,7 +24,6 @@ VARIANTS = [
     ("ResidualEncoderUNet", 2, {"routing": "token", "router": "joint"}),
     ("ResidualEncoderUNet", 3, {"routing": "sample", "router": "joint"}),
     ("PlainConvUNet", 3, {"routing": "sample", "router": "split", "expert_kernel": 3}),
-    ("PlainConvUNet", 2, {"routing": "token", "router": "split", "expert_kernel": 3}),
 ]
 
 

@@ -70,9 +70,8 @@ def test_an_adapted_network_starts_as_the_plain_one(planned, make_network, image
     assert torch.equal(decoded[-1], features_of(planned, image)[-1])
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_every_block_is_adapted_and_called(planned, make_network, randomize, image, kernel):
-    network = make_network(planned, deep_supervision=False, rank=4, expert_kernel=kernel).train()
+def test_every_block_is_adapted_and_called(planned, make_network, randomize, image):
+    network = make_network(planned, deep_supervision=False, rank=4, expert_kernel=3).train()
     assert [site.name for site in network.receipt] == BLOCKS
     assert [site.channels for site in network.receipt] == [12, 12, 24, 24, 48, 48, 96, 96]
     randomize(network.experts)
