@@ -27,9 +27,14 @@ def split_structure(structure: str) -> tuple[str, str]:
 
 
 def of_mri(structure: str) -> str:
-    """The structure in a mask of an MR image: TotalSegmentator's task total_mr has other numbers than total."""
+    """The structure in a mask of an MR image: TotalSegmentator's task total_mr has other numbers than total.
+
+    What total_mr lacks (the skull) stays with total.
+    """
+    from totalsegmentator.map_to_binary import class_map
+
     task, name = split_structure(structure)
-    return f"{MR_TASK}:{name}" if task == DEFAULT_TASK else structure
+    return f"{MR_TASK}:{name}" if task == DEFAULT_TASK and name in class_map[MR_TASK].values() else structure
 
 
 def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path, list[str]]:

@@ -50,6 +50,11 @@ def test_numbers_are_those_of_the_modality(make_source, modality, task, folder, 
     assert NUMBERS["total"]["esophagus"] != NUMBERS["total_mr"]["esophagus"]
 
 
+def test_what_total_mr_lacks_is_looked_for_in_total(make_source):
+    source, _ = make_source("MRI", "total", structures=("skull", "colon"))
+    assert source.sought == {"skull": "skull", "colon": "total_mr:colon"}
+
+
 def test_a_host_may_be_named_with_its_task(make_source):
     source, case = make_source("MRI", "total_mr", structures=("colon", "total_mr:colon", "esophagus"))
     source.check([case])

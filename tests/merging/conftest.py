@@ -98,3 +98,12 @@ def write_model(folder, labels):
     folder.mkdir()
     (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
     return folder
+
+
+def check_refused(sources, capsys, arguments, match, **output):
+    """One sentence, and no file is written."""
+    before = sources.everything()
+    assert sources.merge(*arguments, **output) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mastpro: error: ")]
+    assert match in line
+    assert sources.everything() == before

@@ -10,8 +10,7 @@ import pytest
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.splits import fold_notes, join, make_splits, read_folds
 
-from .conftest import KIDNEY, LIVER
-from .test_command import check_refused
+from .conftest import KIDNEY, LIVER, check_refused
 
 SAME = "Dataset012_Same"
 

@@ -7,7 +7,7 @@ import pytest
 
 from nnunetv2_mastpro import cli
 
-from .conftest import KIDNEY, write, write_model
+from .conftest import KIDNEY, check_refused, write, write_model
 
 
 @pytest.mark.parametrize(
@@ -26,15 +26,6 @@ from .conftest import KIDNEY, write, write_model
 )
 def test_bad_arguments(three, capsys, arguments, output, match):
     check_refused(three, capsys, arguments, match, **output)
-
-
-def check_refused(sources, capsys, arguments, match, **output):
-    """One sentence, and no file is written."""
-    before = sources.everything()
-    assert sources.merge(*arguments, **output) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mastpro: error: ")]
-    assert match in line
-    assert sources.everything() == before
 
 
 @pytest.mark.parametrize(

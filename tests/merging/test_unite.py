@@ -9,8 +9,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.unite import decide, unite
 
-from .conftest import SHAPE, write
-from .test_command import check_refused
+from .conftest import SHAPE, check_refused, write
 from .test_duplicates import SAME
 
 LIVER, TUMOR, SPLEEN, IGNORE = 1, 2, 3, 4
