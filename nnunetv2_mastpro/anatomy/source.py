@@ -12,7 +12,7 @@ from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import modality_of
+from nnunetv2_mastpro.prompts.resolve import channel_names, modality_of
 
 
 class Source:
@@ -21,8 +21,7 @@ class Source:
     def __init__(self, args: Namespace, hosts: Sequence[HostValue], dataset_json: dict):
         self.args, self.hosts, self.warnings = args, hosts, []
         self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
-        channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))  # the older name
-        self.only_ct = all(str(name).casefold() == "ct" for name in channels.values())
+        self.only_ct = all(str(name).casefold() == "ct" for name in channel_names(dataset_json).values())
         is_mri = modality_of(dataset_json) == "MRI"
         self.tasks = totalseg.tasks_of(self.structures, not is_mri)
         self.sought = {structure: masks.of_mri(structure) if is_mri else structure for structure in self.structures}

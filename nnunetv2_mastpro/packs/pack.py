@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
-from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -78,12 +78,11 @@ def read_pack(path: Path) -> Pack:
 
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
-    own = json.loads(json.dumps(dataclasses.asdict(model.config.network)))
-    theirs = {**json.loads(json.dumps(dataclasses.asdict(NetworkConfig()))), **pack.network}  # older packs name fewer
-    names = [field.name for field in dataclasses.fields(NetworkConfig)]
-    differing = [name for name in names if theirs.get(name) != own[name]]
+    own = model.config.to_dict()["network"]
+    theirs = {**MASTProConfig().to_dict()["network"], **pack.network}  # older packs name fewer
+    differing = [name for name in own if theirs[name] != own[name]]
     if differing:
-        told = ", ".join(f"{name}={theirs.get(name)} ({own[name]} in the model)" for name in differing)
+        told = ", ".join(f"{name}={theirs[name]} ({own[name]} in the model)" for name in differing)
         raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
     configuration = model.checkpoint["init_args"]["configuration"]
     for name, theirs, ours in (

@@ -12,8 +12,9 @@ from torch import Tensor
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
 from nnunetv2_mastpro.network.experts import DMoE
 
-OWNED = re.compile(r"experts\.\w+\.(router\.specific\.\d+|(down|up|filters)\.[1-9]\d*)|offsets\.\d+|embeddings|trained")
 FACTORS = ("down", "up", "filters")  # of an expert; filters where mastpro.network.expert_kernel is above 1
+OF_A_TYPE = rf"router\.specific\.\d+|({'|'.join(FACTORS)})\.[1-9]\d*"
+OWNED = re.compile(rf"experts\.\w+\.({OF_A_TYPE})|offsets\.\d+|embeddings|trained")
 SITE = re.compile(r"experts\.(\w+)\.router\.generic")
 
 

@@ -94,12 +94,19 @@ def _values(label: str, value: object) -> tuple[int, ...]:
     raise MASTProError(f'label "{label}" in dataset.json has the value {value!r}; make it an integer or a list of them')
 
 
-def modality_of(dataset_json: dict) -> str:
-    """[M] by `channel_names` (once `modality`): "CT", "MRI", "PET/CT" and the like, or "" where no channel says."""
+def channel_names(dataset_json: dict) -> dict:
+    """Number -> name, by the key of today or the older one. Raises MASTProError for what is no object."""
     channels = dataset_json.get("channel_names", dataset_json.get("modality", {}))
     if not isinstance(channels, dict):
         raise MASTProError('"channel_names" in dataset.json is no object; write it as {"0": "CT"}')
-    words = [word for name in channels.values() for word in re.findall(r"[^\W_]+", str(name).lower())]
+    return channels
+
+
+def modality_of(dataset_json: dict) -> str:
+    """[M] by the channels' names: "CT", "MRI", "PET/CT" and the like, or "" where no channel says."""
+    words = [
+        word for name in channel_names(dataset_json).values() for word in re.findall(r"[^\W_]+", str(name).lower())
+    ]
     found = {
         kind: any(pattern.match(word) for word in words)
         for kind, pattern in (("PET", _PET_WORD), ("CT", _CT_WORD), ("MRI", _MRI_WORD))
