@@ -3,10 +3,13 @@
 import hashlib
 import re
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
+from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.report import page as page_module
+from nnunetv2_mastpro.report import sections
 
 SECTIONS = ["summary", "curves", "boxes", "panels", "hosts", "experts", "prompts", "cost", "commands", "viewer-section"]
 
@@ -92,6 +95,15 @@ def test_other_sections_tell_what_the_folders_hold(read):
     assert "mastpro report" in texts["commands"]
     assert "nnUNetv2_predict -d Dataset004_Liver -c 2d -p nnUNetPlans" in texts["commands"]
     assert "nnunetv2 2.8" in texts["commands"]
+
+
+def test_few_patches_are_told_beside_the_heat_map():
+    owners = {"generic": [0.5, 0.5], "liver_tumor": [0.0, 1.0]}
+    usage = {"epoch": 1, "patches": {"all": 40, "liver_tumor": 4}}
+    usage["kept"] = {"encoder_1": {"all": owners, "liver_tumor": owners}}
+    fold = SimpleNamespace(name="fold_0", usage=usage)
+    model = SimpleNamespace(config=MASTProConfig(), folds=[fold])
+    assert "too few patches with liver_tumor to tell" in sections.experts(SimpleNamespace(model=model))
 
 
 def test_the_command_says_where_the_page_is(report):
