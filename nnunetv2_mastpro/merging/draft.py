@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.merging.sources import Source
 from nnunetv2_mastpro.prompts.knowledge_base import Entry, find
+
+Known = Mapping[str, Entry | None]  # label -> what the knowledge base has of it
 
 HEADER = """\
 # Per source, what each of its labels is called in the merged data set: equal names become one class, null drops one.
@@ -22,19 +24,24 @@ HEADER = """\
 
 
 def draft_mapping(sources: Sequence[Source]) -> dict:
-    """Labels by the names that the knowledge base knows them by; tumours nested in their organ where it is a class."""
+    """Labels by names that unite what is one; tumours nested in their organ where it is a class."""
+    found = {
+        source.name: {label: find(label, tuple(source.labels), source.name) for label in source.labels}
+        for source in sources
+    }
+    names = {
+        source: {label: _name(label, entry, known, found) for label, entry in known.items()}
+        for source, known in found.items()
+    }
     entries: dict[str, Entry] = {}
-    maps, nest = {}, {}
+    nest: dict[str, str] = {}
     for source in sources:
-        found = {label: find(label, tuple(source.labels), source.name) for label in source.labels}
-        counts = Counter(entry.name for entry in found.values() if entry)
-        names = {label: entry.name if entry and counts[entry.name] == 1 else label for label, entry in found.items()}
-        entries |= {names[label]: entry for label, entry in found.items() if entry and names[label] == entry.name}
-        maps[source.name] = {"labels": names}
+        own, known = names[source.name], found[source.name]
+        entries |= {own[label]: entry for label, entry in known.items() if entry and not _apart(entry, found)}
         for label, values in source.labels.items():
             outer = [other for other in source.labels if {*source.labels[other]} > {*values}]
             if outer:
-                nest.setdefault(names[label], names[min(outer, key=lambda other: len(source.labels[other]))])
+                nest.setdefault(own[label], own[min(outer, key=lambda other: len(source.labels[other]))])
     for name, entry in entries.items():
         hosts = [
             organ
@@ -46,7 +53,26 @@ def draft_mapping(sources: Sequence[Source]) -> dict:
     inside: dict[str, list[str]] = {}
     for name, outer in nest.items():
         inside.setdefault(outer, []).append(name)
+    maps = {source: {"labels": labels} for source, labels in names.items()}
     return {"sources": maps, **({"nest": inside} if inside else {})}
+
+
+def _name(label: str, entry: Entry | None, known: Known, found: Mapping[str, Known]) -> str:
+    """The label; the knowledge base's name where other sources call the same otherwise, or where it says too little."""
+    if entry is None or len(_labels_of(entry, known)) > 1:
+        return label
+    alike = {*itertools.chain.from_iterable(_labels_of(entry, other) for other in found.values())}
+    speaks = find(label) is not None
+    return label if speaks and (len(alike) == 1 or _apart(entry, found)) else entry.name
+
+
+def _apart(entry: Entry, found: Mapping[str, Known]) -> bool:
+    """Whether a source has two labels of it, such as the left and the right kidney."""
+    return any(len(_labels_of(entry, known)) > 1 for known in found.values())
+
+
+def _labels_of(entry: Entry, known: Known) -> list[str]:
+    return [label for label, other in known.items() if other is not None and other.name == entry.name]
 
 
 def write_draft(path: Path, sources: Sequence[Source]) -> None:

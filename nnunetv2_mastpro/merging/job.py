@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
+from nnunetv2_mastpro.merging.base import read_base
 from nnunetv2_mastpro.merging.cases import (
     Key,
     MergedCase,
@@ -28,9 +29,8 @@ from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sou
 from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.knowledge_base import find
-from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.resources import nnunet_folder
 
 FOLDS = 5
@@ -49,7 +49,8 @@ def merge(args: Namespace, workers: int) -> int:
     if target.name in [source.name for source in sources]:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
     mapping = read_mapping(args.map, sources) if args.map else Mapping()
-    classes = make_classes(sources, mapping, target.values, model_values(args.model) if args.model else {})
+    base = read_base(args.model) if args.model else None
+    classes = make_classes(sources, mapping, target.values, base.values if base else {})
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)
     images = same_images(sources, scans)
@@ -58,6 +59,7 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("no case annotates a class that is kept; correct the map")
     disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
+    content = base.adopt(content) if base else content
     earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
         group_cases(merged, scans, mapping),
@@ -103,20 +105,6 @@ def folds_of(dataset: str | None) -> list[list[str]]:
     if not folds:
         raise MASTProError(f"--folds-of {dataset}: {path} has no folds; give a data set that mastpro merge wrote")
     return folds
-
-
-def model_values(folder: Path) -> dict[str, int]:
-    """Class -> value of a trained model. Raises MASTProError for a folder without, and for regions."""
-    if not (folder / "dataset.json").is_file():
-        raise MASTProError(
-            f"--model {folder} has no dataset.json; give the folder TRAINER__PLANS__CONFIGURATION of a trained model"
-        )
-    content = read_dataset_json(folder / "dataset.json")
-    labels = {name: content["labels"][name] for name in foreground_labels(content)}
-    regions = [name for name, value in labels.items() if not isinstance(value, int)]
-    if regions:
-        raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
-    return labels
 
 
 def compare(merged: Sequence[MergedCase], classes: Classes, workers: int) -> list[str]:

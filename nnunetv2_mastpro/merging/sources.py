@@ -13,7 +13,7 @@ from nnunetv2_mastpro.datasets import dataset_name, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
-from nnunetv2_mastpro.prompts.resolve import foreground_labels
+from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import Cases, read_cases
@@ -58,7 +58,7 @@ class Source:
 
     @property
     def channels(self) -> list[str]:
-        names = self.content.get("channel_names") or self.content.get("modality") or {}
+        names = channel_names(self.content)
         return [str(names[key]) for key in sorted(names, key=int)]
 
     def origins_of(self, case: str) -> tuple[str, ...]:

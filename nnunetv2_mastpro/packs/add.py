@@ -81,7 +81,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
     changed = {path: with_prompts(content, model.classes) for path, content in contents.items() if args.write_prompts}
     contents.update(changed)
     for path, dataset_json in contents.items():  # the last is the one that training reads
-        new = find_new_labels(model, dataset_json, str(path))
+        new = find_new_labels(model.dataset_json, dataset_json, str(path))
         prompts = resolve_prompts(dataset_json, dataset.name)
         check_prompts(model, prompts, str(path))
     if len(copies) == 1:

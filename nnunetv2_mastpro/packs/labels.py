@@ -9,19 +9,19 @@ from collections.abc import Sequence
 from nnunetv2_mastpro.config import ClassSpec
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.prompts.resolve import Prompt, foreground_labels
+from nnunetv2_mastpro.prompts.resolve import Prompt, channel_names, foreground_labels
 
 
-def find_new_labels(model: Model, dataset_json: dict, where: str) -> list[str]:
-    """Labels after the model's. `where`: the file, for messages.
+def find_new_labels(known: dict, dataset_json: dict, where: str) -> list[str]:
+    """Labels after the model's. `known`: its dataset.json; `where`: the file of the other, for messages.
 
     Raises MASTProError unless the data set has the model's channels, and its labels in their order and with their
     values, and then at least one more with the next value.
     """
-    ours, theirs = (json_.get("channel_names") for json_ in (model.dataset_json, dataset_json))
+    ours, theirs = map(channel_names, (known, dataset_json))
     if ours != theirs:
         raise MASTProError(f"{where} has the channels {theirs}, the model {ours}; give images of the same channels")
-    old, names = foreground_labels(model.dataset_json), foreground_labels(dataset_json)
+    old, names = foreground_labels(known), foreground_labels(dataset_json)
     rule = "the model's labels come first, in its order and with its values, then the new types with the next values"
     missing = [label for label in old if label not in names]
     if missing:
@@ -29,7 +29,7 @@ def find_new_labels(model: Model, dataset_json: dict, where: str) -> list[str]:
             f"{where} lacks the label {missing[0]} of the model; {rule}, and cases need not annotate all"
         )
     for label in old:
-        have, want = dataset_json["labels"][label], model.dataset_json["labels"][label]
+        have, want = dataset_json["labels"][label], known["labels"][label]
         if have != want:
             raise MASTProError(f"{where} gives {label} the value {have}, the model {want}; {rule}")
     if names[: len(old)] != old:
@@ -39,7 +39,7 @@ def find_new_labels(model: Model, dataset_json: dict, where: str) -> list[str]:
         raise MASTProError(
             f"{where} has no label that the model lacks ({', '.join(old)}); add the new type to its labels"
         )
-    before, after = (json_.get("regions_class_order", []) for json_ in (model.dataset_json, dataset_json))
+    before, after = (json_.get("regions_class_order", []) for json_ in (known, dataset_json))
     if after[: len(before)] != before or bool(before) != bool(after):
         raise MASTProError(
             f"{where} has the regions_class_order {after}, the model {before}; append the new types to it"

@@ -13,6 +13,7 @@ import numpy as np
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.prompts.resolve import channel_names
 from nnunetv2_mastpro.report.model import Model
 
 
@@ -41,7 +42,7 @@ class Volumes:
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
     """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
-    names = {int(number): str(name) for number, name in dataset_json.get("channel_names", {"0": ""}).items()}
+    names = {int(number): str(name) for number, name in (channel_names(dataset_json) or {"0": ""}).items()}
     number = next((index for index, name in sorted(names.items()) if name.lower() == "ct"), 0)
     return f"{number:04d}", names[number].lower() == "ct"
 

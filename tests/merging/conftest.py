@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.training.setup import resolve
 
 SHAPE = (10, 12, 14)
 ORIGIN_MM, SPACING_MM = (5.0, -3.0, 2.0), (1.0, 1.5, 2.0)
@@ -94,9 +95,17 @@ def three(sources) -> Sources:
     return sources
 
 
-def write_model(folder, labels):
+def write_model(folder, labels, channel="CT", prompts=None):
+    """What a trained model's folder says of its classes."""
+    content = {
+        "channel_names": {"0": channel},
+        "labels": {"background": 0, **labels},
+        "mastpro": {"prompts": prompts or {}},
+    }
+    config, _ = resolve({"dataset_name": "Dataset001_Model", "configurations": {}}, content)
     folder.mkdir()
-    (folder / "dataset.json").write_text(json.dumps({"labels": {"background": 0, **labels}}))
+    (folder / "dataset.json").write_text(json.dumps(content))
+    (folder / "plans.json").write_text(json.dumps({"mastpro": config.to_dict()}))
     return folder
 
 

@@ -140,7 +140,8 @@ def test_names_that_need_their_source_are_told(three, capsys):
 
 
 def test_classes_of_a_model_come_first(three, tmp_path, capsys):
-    model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2})
+    prompts = {"lung_tumor": {"sentence": "A spot in the lung.", "is_tumor": True}}
+    model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2}, prompts=prompts)
     assert three.merge("-d", 6, "--model", model) == 0
     shown = capsys.readouterr().out
     assert f"mastpro add-tumour -m {model} -d 900 " in shown
@@ -150,6 +151,7 @@ def test_classes_of_a_model_come_first(three, tmp_path, capsys):
         ("kidney_tumor",)
     }
     assert set(np.unique(three.merged.label("kidney_0"))) == {0, 3}
+    assert three.merged.content["mastpro"]["prompts"]["lung_tumor"]["sentence"] == "A spot in the lung."
     assert three.merge("-d", 6, "--model", model) == 0  # again
 
 

@@ -127,13 +127,33 @@ def test_draft_knows_the_classes_and_nests_tumours(three, tmp_path):
             LIVER: {"labels": {"liver": "liver", "liver_tumor": "liver_tumor"}},
             "Dataset008_HepaticVessel": {"labels": {"vessel": "hepatic_vessel", "tumor": "hepatic_vessel_tumor"}},
             "Dataset012_Brain": {"labels": {"inmost": "inmost", "core": "core", "whole": "whole"}},
-            "Dataset010_Colon": {"labels": {"colon cancer": "colon_tumor"}},
+            "Dataset010_Colon": {"labels": {"colon cancer": "colon cancer"}},
         }
         assert content["nest"].pop("liver")[0] == "liver_tumor"
         assert content["nest"]["whole"] == ["core"]
         assert content["nest"]["core"] == ["inmost"]
     assert json.loads(file.read_text())
     assert three.merge("-d", 3, 8, 12, 10, "--map", file, "--dry-run") == 0
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([{"brain_tumor": 1}, {"edema": 1}], [["brain_tumor"], ["edema"]]),  # says what it is: stays
+        ([{"brain_tumor": 1}, {"glioma": 1}], [["glioma"], ["glioma"]]),  # one thing by two names
+        (
+            [{"kidney_left": 1}, {"kidney_left": 1, "kidney_right": 2}],
+            [["kidney_left"], ["kidney_left", "kidney_right"]],
+        ),
+    ],
+)
+def test_draft_calls_one_label_alike_in_all_sources(three, tmp_path, labels, expected):
+    file = tmp_path / "map.json"
+    for number, one in enumerate(labels):
+        three.write(f"Dataset02{number}_Some", one, {f"case_{number}": (70 + number, {})})
+    assert cli.main(["merge", "-d", "20", "21", "--write-map", str(file)]) == 0
+    sources = json.loads(file.read_text())["sources"]
+    assert [[*entry["labels"].values()] for entry in sources.values()] == expected
 
 
 def test_draft_overwrites_nothing(three, tmp_path, capsys):

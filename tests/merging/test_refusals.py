@@ -1,5 +1,6 @@
 """What `mastpro merge` refuses, before a file is written."""
 
+import json
 import re
 
 import numpy as np
@@ -76,6 +77,34 @@ def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
     model = tmp_path / "model" if labels is None else write_model(tmp_path / "model", labels)
     assert three.merge("-d", 6, "--model", model) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_what_cannot_be_added_to_a_model(three, tmp_path, capsys):
+    """As mastpro add-tumour would refuse it, before anything is merged."""
+    model = write_model(tmp_path / "model", {"lung_tumor": 1})
+    check_refused(
+        three, capsys, ["-d", 3, "--model", model], 'the class "liver" is no tumour type, and mastpro add-tumour'
+    )
+    (tmp_path / "map.json").write_text('{"nest": {"liver": ["liver_tumor"]}}')
+    check_refused(
+        three, capsys, ["-d", 3, "--model", model, "--map", tmp_path / "map.json"], "has the regions_class_order"
+    )
+    (tmp_path / "map.json").write_text('{"sources": {"3": {"labels": {"liver": null}}}}')
+    assert three.merge("-d", 3, "--model", model, "--map", tmp_path / "map.json", "--dry-run") == 0
+    other = write_model(tmp_path / "other", {"lung_tumor": 1}, channel="MRI")
+    check_refused(three, capsys, ["-d", 6, "--model", other], "has the channels {'0': 'CT'}, the model {'0': 'MRI'}")
+    full = write_model(tmp_path / "full", {"kidney_tumor": 1})
+    check_refused(three, capsys, ["-d", 6, "--model", full], "has no label that the model lacks (kidney_tumor)")
+
+
+@pytest.mark.parametrize("plans", [None, {"plans_name": "nnUNetPlans"}])
+def test_a_model_that_is_not_of_mastpro(three, tmp_path, capsys, plans):
+    model = write_model(tmp_path / "model", {"lung_tumor": 1})
+    (model / "plans.json").unlink()
+    if plans:
+        (model / "plans.json").write_text(json.dumps(plans))
+    match = "holds no MAST-Pro model; train one" if plans else "has no plans.json; give the folder"
+    check_refused(three, capsys, ["-d", 6, "--model", model], match)
 
 
 @pytest.mark.parametrize(
