@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
@@ -180,10 +181,10 @@ class MASTProNet(nn.Module):
 
     def selected_classes(self, task_mask: Tensor, classes: list[int] | None = None) -> Tensor:
         """(B, T) bool: organs always, tumour types where their task is on."""
-        count = len(self.embeddings if classes is None else classes)
-        selected = torch.ones(len(task_mask), count, dtype=torch.bool, device=task_mask.device)
-        selected[:, self.tumor_places(classes)] = task_mask.bool()
-        return selected
+        count, tumors = len(self.embeddings if classes is None else classes), self.tumor_places(classes)
+        columns = [tumors.index(place) if place in tumors else len(tumors) for place in range(count)]
+        # not written into a tensor of ones: torch.compile's inductor lets other ones share it
+        return F.pad(task_mask.bool(), (0, 1), value=True)[:, columns]
 
     def freeze_backbone(self) -> None:
         """PEFT: the backbone's parameters, its norms' too, stay as they are."""

@@ -187,6 +187,18 @@ def test_it_compiles_without_graph_breaks(make_anatomical, make_image, make_orga
     assert_close(found, expected)
 
 
+@pytest.mark.slow
+def test_the_compiler_that_a_gpu_gets_makes_the_same_network(
+    make_anatomical, make_image, make_organs, tmp_path, monkeypatch
+):
+    """Inductor; nothing is drawn."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network, tasks = make_anatomical(std=0.3).train(), torch.tensor([[1.0, 0, 1], [0, 1, 1]])
+    batch = torch.cat([make_image(3), make_organs(liver=[LEFT, None])], 1)
+    torch._dynamo.reset()
+    assert_close(torch.compile(network, fullgraph=True)(batch, tasks), network(batch, tasks), rtol=1e-3, atol=1e-3)
+
+
 def test_bfloat16_autocast_is_finite(make_anatomical, make_image, make_organs):
     network = make_anatomical().train()
     with torch.autocast("cpu", torch.bfloat16):

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.network.experts import load_balance
@@ -91,13 +92,37 @@ def test_it_compiles_as_one_graph(variant, make_planned, make_network, randomize
 
 
 def test_compiled_it_follows_what_each_batch_annotates(make_network, randomize, make_image):
+    """With one graph for training and one for validation, so that an epoch does not begin with waiting."""
     network = randomize(make_network())
     network.host_task_share, network.annotated_task_share = 0.0, 1.0
     torch._dynamo.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    counter = CompileCounter()
+    compiled = torch.compile(network, fullgraph=True, backend=counter)
     for masks in (ONE_TYPE_EACH, ONE_TYPE_EACH.flip(0)):
-        network.annotated = network.selected_classes(masks)
+        network.train().annotated = network.selected_classes(masks)
         assert_close(compiled(make_image()), network(make_image(), masks), rtol=0, atol=0)
+        network.eval()
+        with torch.no_grad():
+            assert_close(compiled(make_image()), network(make_image()), rtol=0, atol=0)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.slow
+def test_the_compiler_that_a_gpu_gets_makes_the_same_network(
+    make_network, randomize, make_image, tmp_path, monkeypatch
+):
+    """Forward and backward by inductor, which nnU-Net uses on a GPU; here it writes C++.
+
+    Four generic experts and four classes: equal shapes share memory.
+    """
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # a killed run leaves broken files in the shared one
+    network = randomize(make_network())
+    torch._dynamo.reset()
+    outputs = [forward(make_image(), ONE_TYPE_EACH) for forward in (network, torch.compile(network, fullgraph=True))]
+    assert_close(outputs[1], outputs[0], rtol=1e-4, atol=1e-4)
+    trained = [*network.parameters()]
+    expected, found = (torch.autograd.grad(some_loss(output), trained) for output in outputs)
+    assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -126,6 +151,27 @@ def test_bfloat16(variant, make_planned, make_network, make_image):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
     exact = network(make_image(axes))
     assert_close(output.logits[0].float(), exact.logits[0], rtol=0.1, atol=0.1)
+
+
+def test_float16_with_scaled_gradients_trains_as_float32(variant, make_planned, make_network, make_image):
+    """As nnU-Net trains on a GPU: no step is left out, and the losses are those of float32."""
+    name, axes, values = variant
+    losses = {}
+    for half in (False, True):
+        network = make_network(make_planned(name, axes), **values)
+        optimizer, scaler = torch.optim.AdamW(network.parameters(), lr=3e-3), torch.amp.GradScaler("cpu", enabled=half)
+        losses[half] = []
+        for _ in range(10):
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.float16, enabled=half):
+                loss = some_loss(network(make_image(axes), ONE_TYPE_EACH))
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            losses[half].append(loss.item())
+        assert scaler.get_scale() == (2.0**16 if half else 1.0)  # halved where a gradient is not finite
+    assert losses[True] == pytest.approx(losses[False], rel=0.01)
+    assert losses[True][-1] < losses[True][0]
 
 
 def test_a_frozen_backbone_stays(make_network, make_image):
