@@ -1,0 +1,111 @@
+"""What the table benchmarks make of finished cells, and put into the results."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import results, summary, table3
+from nnunetv2_mastpro.errors import MASTProError
+
+from .conftest import REPOSITORY, RUN, write_cell
+
+
+def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished):
+    path = summary.write_summary("table2", "unet", finished)
+    lines = [line for line in path.read_text().splitlines() if line.startswith("|")]
+    assert lines[0] == (
+        "| row | seeds | liver_tumor | kidney_tumor | mean Dice | mastpro minus row (95 %) | false findings | "
+        "s a step | paper, mean DSC |"
+    )
+    whole = next(line for line in lines if line.startswith("| AP / TP / D-MoE |"))
+    assert whole == "| AP / TP / D-MoE | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.650 ± 0.071 |  | 0.5 | 1.00 | 68.71 % |"
+    plain = next(line for line in lines if line.startswith("| - / - / - |"))
+    assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 0.50 | 61.10 % |"
+    assert len(lines) == 4
+    text = path.read_text()
+    assert "Finished cells: 3." in text
+    assert "Commit abc1234; `python -m benchmarks.table2 -o out`; 2 cores; 2026-01-02 to 2026-01-02." in text
+    assert "Training took 1.5 h in all." in text
+    assert "cannot confirm or refute the paper's figures" in text
+    rows = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
+    assert len(rows) == 3 * 3
+    assert {"row": "mastpro", "title": "AP / TP / D-MoE", "seed": "1", "column": "mean", "dice": "0.7000"} in rows
+    assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_difference_is_paired_over_cases_and_seeds():
+    first = [{"seed": 0, "cases": {"a 1": 0.5, "a 2": 0.7, "b 1": 0.4}}, {"seed": 1, "cases": {"a 1": 0.9}}]
+    second = [{"seed": 0, "cases": {"a 1": 0.4, "a 2": 0.4, "b 1": 0.4}}]
+    found, low, high = summary.difference(first, second)
+    assert found == pytest.approx(((0.1 + 0.0) / 2 + 0.3) / 2)  # as the mean Dice: over cases, then over classes
+    assert low < found < high
+    columns = {"a 1": "Liver", "a 2": "Liver", "b 1": "Lung"}
+    assert summary.difference([{**first[0], "columns": columns}], second)[0] == pytest.approx((0.2 + 0.0) / 2)
+    assert summary.difference(first, [{"seed": 3, "cases": {}}]) is None
+
+
+def test_a_difference_draws_cases_where_classes_are_regions():
+    """Two regions of a case go together: with one case there is no interval."""
+    first, second = ([{"seed": 0, "cases": {"a (1, 2)": dice, "a (3, 4)": 2 * dice}}] for dice in (0.4, 0.2))
+    _, low, high = summary.difference(first, second)
+    assert (low, high) == pytest.approx((float("nan"),) * 2, nan_ok=True)
+
+
+def test_folds_may_have_other_columns(tmp_path):
+    for row, seed, name in (("mastpro", 0, "Liver"), ("mastpro", 1, "Lung"), ("none", 0, "Liver")):
+        cell = write_cell(tmp_path, row, seed, 0.5, "datasets")
+        file = tmp_path / "cells" / "datasets" / f"{row}_seed_{seed}.json"
+        file.write_text(json.dumps({**cell, "dice": {name: 0.5, "mean": 0.5}, "false": None}))
+    lines = summary.write_summary("table2", "datasets", tmp_path).read_text().splitlines()
+    assert "| AP / TP / D-MoE | 2 | 0.500 | 0.500 | 0.500 ± 0.000 |  |  | 1.00 | 68.71 % |" in lines
+    assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 0.50 | 61.10 % |" in lines
+
+
+@pytest.mark.parametrize(("dice", "told"), [(0.6, "within"), (0.5, "outside")])
+def test_the_calibration_is_told(tmp_path, dice, told):
+    write_cell(tmp_path, "complete", 0, dice)
+    text = summary.write_summary("table1", "unet", tmp_path).read_text()
+    assert f"reaches {dice:.3f}, {told} the wanted 0.55 to 0.75" in text
+
+
+def test_results_take_the_tables_between_their_marks(finished, tmp_path):
+    summary.write_summary("table2", "unet", finished)
+    file = tmp_path / "results.md"
+    file.write_text("# Results\nkept\n<!-- table2:start -->\nold\n<!-- table2:end -->\nkept too\n")
+    argv = [sys.executable, "-m", "benchmarks.results", str(finished), "--file", str(file)]
+    for _ in range(2):
+        subprocess.run(argv, cwd=REPOSITORY, check=True, capture_output=True)
+    text = file.read_text()
+    assert text.startswith("# Results\nkept\n<!-- table2:start -->\nFinished cells: 3.")
+    assert text.endswith("<!-- table2:end -->\nkept too\n")
+    assert text.count("AP / TP / D-MoE |") == 1
+    assert "old" not in text
+    grown = results.put(text, "table3", "| a |")
+    assert grown.endswith("## Table 3 of the paper: cost\n<!-- table3:start -->\n| a |\n<!-- table3:end -->\n")
+    with pytest.raises(MASTProError, match="must come once each, in this order"):
+        results.put("<!-- table1:start -->", "table1", "")
+    with pytest.raises(MASTProError, match="holds no table1.md"):
+        results.tables(tmp_path / "nothing")
+
+
+def test_table3_tells_cost_beside_the_papers(tmp_path):
+    networks = {
+        "plain": {"parameters": 62.19, "trainable": 62.19, "kept_mib": 15755.0},
+        "MAST-Pro, PEFT": {"parameters": 63.34, "trainable": 1.16, "kept_mib": 5471.0},
+    }
+    folder = tmp_path / "cells" / "table3"
+    folder.mkdir(parents=True)
+    assert table3.write_summary(tmp_path) is None
+    content = {"run": RUN, "size": {"side": 64}, "networks": networks}
+    (folder / "memory.json").write_text(json.dumps(content))
+    text = table3.write_summary(tmp_path).read_text()
+    assert "| MAST-Pro, PEFT | 63.34 | 1.16 | 21.04 | 5471 | 8961 |" in text
+    assert "| ZePT |  |  | 495.10 |  | 24705 |" in text
+    spent = {name: {"step_s": 5.2, "prediction_s": 2.6, "growth_mib": 717.0} for name in networks}
+    (folder / "times.json").write_text(json.dumps({**content, "networks": spent}))
+    text = table3.write_summary(tmp_path).read_text()
+    assert "| MAST-Pro, PEFT | 63.34 | 1.16 | 21.04 | 5471 | 8961 | 5.20 | 2.60 | 717 |" in text
+    assert (tmp_path / "table3.png").is_file()
