@@ -1,4 +1,4 @@
-"""What processes tell each other, with one process; two are in tests/integration/test_ddp.py."""
+"""What processes tell each other, with one process; two are in tests/integration/ddp."""
 
 import pytest
 import torch

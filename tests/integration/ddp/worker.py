@@ -1,4 +1,4 @@
-"""One process of nnU-Net's own `-num_gpus` path, on a CPU: `python ddp_worker.py JOBS.json RANK`.
+"""One process of nnU-Net's own `-num_gpus` path, on a CPU: `python worker.py JOBS.json RANK`.
 
 nnU-Net hard-codes NCCL, the device and DDP's device_ids. These are put aside; everything else is its run_ddp and the
 trainer. Each job trains and leaves a record per process beside JOBS.json: NAME_RANK.pt. Keys of a job:
