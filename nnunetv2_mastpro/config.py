@@ -7,9 +7,9 @@ checkpoint, rebuilds the network.
 """
 
 import dataclasses
-import difflib
 from dataclasses import dataclass, field
 
+from nnunetv2_mastpro.blocks import check_keys, plain, read_section
 from nnunetv2_mastpro.errors import MASTProError
 
 ABLATIONS = ("text", "anatomy", "experts", "text_shuffled")
@@ -211,61 +211,26 @@ class MASTProConfig:
 
     @classmethod
     def from_dict(cls, block: dict) -> "MASTProConfig":
-        _check_keys(block, cls, "mastpro")
+        check_keys(block, cls, "mastpro")
         resolved = block.get("resolved")
         return cls(
-            network=_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
-            prompts=_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
-            training=_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
-            prediction=_section(PredictionConfig, block.get("prediction", {}), "mastpro.prediction"),
+            network=read_section(NetworkConfig, block.get("network", {}), "mastpro.network"),
+            prompts=read_section(PromptConfig, block.get("prompts", {}), "mastpro.prompts"),
+            training=read_section(TrainingConfig, block.get("training", {}), "mastpro.training"),
+            prediction=read_section(PredictionConfig, block.get("prediction", {}), "mastpro.prediction"),
             resolved=None if resolved is None else _resolved(resolved),
         )
 
     def to_dict(self) -> dict:
         """As JSON would hold it: tuples become lists."""
-        return _plain(dataclasses.asdict(self))
+        return plain(dataclasses.asdict(self))
 
 
 def _resolved(block: dict) -> Resolved:
-    section = _section(Resolved, block, "mastpro.resolved")
-    classes = tuple(_section(ClassSpec, entry, "mastpro.resolved.classes") for entry in block["classes"])
-    hosts = tuple(_section(HostValue, entry, "mastpro.resolved.hosts") for entry in block.get("hosts", ()))
+    section = read_section(Resolved, block, "mastpro.resolved")
+    classes = tuple(read_section(ClassSpec, entry, "mastpro.resolved.classes") for entry in block["classes"])
+    hosts = tuple(read_section(HostValue, entry, "mastpro.resolved.hosts") for entry in block.get("hosts", ()))
     return dataclasses.replace(section, classes=classes, hosts=hosts)
-
-
-def _section(cls, values: dict, where: str):
-    _check_keys(values, cls, where)
-    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
-    for key, value in values.items():
-        _check_type(value, kinds[key], f"{where}.{key}")
-    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-
-
-def _check_keys(values: dict, cls, where: str) -> None:
-    if not isinstance(values, dict):
-        raise MASTProError(f"{where} in the plans is {values!r}, not a JSON object; write keys and values in braces")
-    known = [f.name for f in dataclasses.fields(cls)]
-    for key in values:
-        if key not in known:
-            nearest = difflib.get_close_matches(key, known, 1, 0)
-            raise MASTProError(
-                f"unknown key {where}.{key} in the plans; "
-                f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}"
-            )
-
-
-def _check_type(value, kind, where: str) -> None:
-    expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
-    if kind == float | None:
-        expected = (int, float, type(None))
-    elif expected is None:
-        expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
-    indices = "int" in str(kind) and isinstance(value, (list, tuple))
-    wrong_entry = indices and any(not isinstance(entry, int) or isinstance(entry, bool) for entry in value)
-    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool) or wrong_entry:
-        raise MASTProError(
-            f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"
-        )
 
 
 def _at_least(config, name: str, low: float) -> None:
@@ -279,9 +244,3 @@ def _one_of(config, name: str, allowed: tuple[str, ...], section: str = "network
             f"{name}={getattr(config, name)!r} is not one of {', '.join(allowed)}; "
             f"correct mastpro.{section}.{name} in the plans"
         )
-
-
-def _plain(value):
-    if isinstance(value, dict):
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value

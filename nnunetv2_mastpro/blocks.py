@@ -1,0 +1,50 @@
+"""JSON objects of the plans as frozen dataclasses, whose fields say what is known. Standard library only."""
+
+import dataclasses
+import difflib
+
+from nnunetv2_mastpro.errors import MASTProError
+
+
+def read_section(cls, values: dict, where: str):
+    """An instance. Raises MASTProError for an unknown key and a value of a wrong type."""
+    check_keys(values, cls, where)
+    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        _check_type(value, kinds[key], f"{where}.{key}")
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+
+def check_keys(values: dict, cls, where: str) -> None:
+    """Raise MASTProError for what is no object, and for a key that is no field."""
+    if not isinstance(values, dict):
+        raise MASTProError(f"{where} in the plans is {values!r}, not a JSON object; write keys and values in braces")
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, 1, 0)
+            raise MASTProError(
+                f"unknown key {where}.{key} in the plans; "
+                f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}"
+            )
+
+
+def _check_type(value, kind, where: str) -> None:
+    expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
+    if kind == float | None:
+        expected = (int, float, type(None))
+    elif expected is None:
+        expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
+    indices = "int" in str(kind) and isinstance(value, (list, tuple))
+    wrong_entry = indices and any(not isinstance(entry, int) or isinstance(entry, bool) for entry in value)
+    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool) or wrong_entry:
+        raise MASTProError(
+            f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"
+        )
+
+
+def plain(value):
+    """As JSON would hold it: tuples become lists."""
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
