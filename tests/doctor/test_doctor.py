@@ -121,7 +121,13 @@ def test_device(answer, status):
     [
         (doctor.__file__, "", "/t", OK, "finds nnUNetTrainerMASTPro"),
         ("/elsewhere/trainer.py", "", "/t", WARN, "comes from /elsewhere/trainer.py"),
-        (None, "RuntimeError: Could not find requested nnunet trainer", None, FAIL, 'eval "$(mastpro env)"'),
+        (
+            None,
+            "RuntimeError: Could not find requested nnunet trainer",
+            None,
+            FAIL,
+            'is not set; run eval "$(mastpro env)"',
+        ),
         (None, "RuntimeError: Could not find requested nnunet trainer", "/t", FAIL, "in nnUNet_extTrainer=/t"),
         (None, "ModuleNotFoundError: No module named 'x'", "/t", FAIL, "No module named 'x'"),
     ],

@@ -9,8 +9,6 @@ from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import pytest
-
 from nnunetv2_mastpro.cli import COMMANDS
 from nnunetv2_mastpro.resources import plans_dir, trainers_dir
 
@@ -82,19 +80,11 @@ def test_without_env_the_search_fails(workspace, run_command, tmp_path):
     assert f"Could not find requested nnunet trainer {TRAINERS[0]}" in done.stderr
 
 
-@pytest.mark.parametrize("with_plugin", [True, False])
-def test_doctor_tells_whether_the_trainer_is_found(workspace, run_command, tmp_path, with_plugin):
-    env = workspace.env if with_plugin else without_plugin(workspace.env)
-    done = run_command(["mastpro", "doctor"], env=env, cwd=tmp_path, rc=0 if with_plugin else 1)
-    lines = done.stdout.splitlines()
-    if with_plugin:
-        assert any(line.startswith("OK    nnU-Net finds nnUNetTrainerMASTPro") for line in lines)
-        assert not any(line.startswith("FAIL") for line in lines)
-    else:
-        failed = [line for line in lines if line.startswith("FAIL")]
-        assert len(failed) == 1, done.stdout
-        assert "nnUNet_extTrainer is not set" in failed[0]
-        assert 'eval "$(mastpro env)"' in failed[0]
+def test_doctor_finds_the_trainer(workspace, run_command, tmp_path):
+    """By nnU-Net's own search; what it says without the plugin is in tests/doctor."""
+    lines = run_command(["mastpro", "doctor"], env=workspace.env, cwd=tmp_path).stdout.splitlines()
+    assert any(line.startswith("OK    nnU-Net finds nnUNetTrainerMASTPro") for line in lines)
+    assert not any(line.startswith("FAIL") for line in lines)
 
 
 def test_every_command_came_along(run_command):
