@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import torch
 
+from nnunetv2_mastpro.anatomy.given import check_given_maps
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
@@ -73,11 +75,16 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> MASTProNet:
-        """What nnU-Net's prediction asks for: the network, limited as plans and environment say."""
+        """What nnU-Net's prediction asks for: the network, limited as plans and environment say.
+
+        Raises MASTProError for settings that the model cannot follow, and for maps that are not of its images.
+        """
         network = build_planned(
             plans_manager, configuration_manager, num_input_channels, num_output_channels, enable_deep_supervision
         )
         config = MASTProConfig.from_dict(plans_manager.plans["mastpro"])
+        if network.anatomy is not None:
+            check_given_maps(sys.argv, config.resolved.hosts)
         settings = read_settings(config)
         for line in limit(network, settings, config):
             print(line)

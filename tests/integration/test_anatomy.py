@@ -129,6 +129,14 @@ def test_without_maps_nnunet_asks_for_them(lab, kind, trained, tmp_path):
     assert "requires the segmentations of the previous stage (anatomy)" in " ".join(done.stderr.split())
 
 
+def test_organ_masks_in_the_place_of_maps_are_told(lab, kind, trained, masks, tmp_path):
+    """TotalSegmentator's numbers; nnU-Net would drop them, and the network see no organ."""
+    given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
+    done = lab.command("nnUNetv2_predict", *given, "-prev_stage_predictions", masks, rc=1)
+    assert "holds 90, 91, a map of this model only 0 and 1 (skull), 2 (brain); give -prev_stage" in done.stderr
+    assert not [*(tmp_path / "out").glob("*.nii.gz")]
+
+
 def test_skipping_leaves_empty_volumes_empty_and_is_recorded(predict, empty):
     folder, shown = predict(empty, env={"MASTPRO_SKIP_EMPTY": "1"})
     assert "MAST-Pro skips patches without any host organ" in shown

@@ -1,0 +1,67 @@
+"""The maps that nnUNetv2_predict was given, checked before it begins: nnU-Net itself looks at none.
+
+It hands on no values but those that the model expects, so organ masks in the place of maps would go unnoticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
+
+COMMAND = "nnUNetv2_predict"  # or its variant of a model's folder
+OPTION = "-prev_stage_predictions"
+READ_WHOLE = 3  # maps; of the others the headers
+REMEDY = f"give {OPTION} what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote for these images"
+
+
+def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
+    """Raise MASTProError unless every image has a map on its grid, and the first maps hold the model's values alone.
+
+    argv: of this process; another command than nnU-Net's, and folders that are not there, are passed over.
+    """
+    images, folder = (_folder(argv, option) for option in ("-i", OPTION))
+    if not argv or not Path(argv[0]).name.startswith(COMMAND) or images is None or folder is None:
+        return
+    pairs = [(image, folder / f"{case}{ending}") for image, case, ending in _first_channels(images)]
+    missing = [target.name for _, target in pairs if not target.is_file()]
+    if missing:
+        raise MASTProError(f"{folder} lacks the maps {some(missing)}; {REMEDY}")
+    for image, target in pairs:
+        theirs, ours = read_geometry(target), read_geometry(image)
+        if not theirs.agrees(ours):
+            raise MASTProError(f"the map {target} has {theirs}, its image {image.name} has {ours}; {REMEDY}")
+    for _, target in pairs[:READ_WHOLE]:
+        _check_values(target, hosts)
+
+
+def _check_values(target: Path, hosts: Sequence[HostValue]) -> None:
+    import SimpleITK as sitk
+
+    known = {host.value: " + ".join(host.structures) for host in hosts}
+    found = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(target)))).tolist()
+    strange = [f"{value:g}" for value in found if value and value not in known]
+    if strange:
+        names = ", ".join(f"{value} ({name})" for value, name in known.items())
+        raise MASTProError(f"{target} holds {some(strange)}, a map of this model only 0 and {names}; {REMEDY}")
+
+
+def _folder(argv: Sequence[str], option: str) -> Path | None:
+    value = next((value for name, value in zip(argv, argv[1:], strict=False) if name == option), None)
+    return Path(value) if value is not None and Path(value).is_dir() else None
+
+
+def _first_channels(folder: Path) -> list[tuple[Path, str, str]]:
+    """File, case and ending of what nnU-Net would predict; files with an ending of their own are beside the point."""
+    found = [(path, re.fullmatch(r"([^.].*)_0000(\.\D.*)", path.name)) for path in sorted(folder.iterdir())]
+    cases = [(path, match[1], match[2]) for path, match in found if match]
+    endings = Counter(ending for *_, ending in cases).most_common(1)
+    return [case for case in cases if case[2] == endings[0][0]]

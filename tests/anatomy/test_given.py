@@ -1,0 +1,59 @@
+"""The maps that nnUNetv2_predict was given, before it begins."""
+
+import numpy as np
+import pytest
+
+from nnunetv2_mastpro.anatomy.given import OPTION, check_given_maps
+from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.errors import MASTProError
+
+HOSTS = (HostValue(1, 0, ("liver",), (0,)), HostValue(3, 1, ("kidney_left", "kidney_right"), (1,)))
+COMMAND = "/somewhere/bin/nnUNetv2_predict"
+
+
+@pytest.fixture
+def given(tmp_path, grid, write_volume):
+    """`given(case_1=values, ...)`: arguments of a command whose cases have these maps; None leaves one out."""
+
+    def make(command=COMMAND, on=grid, **maps):
+        for folder in ("images", "maps"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        for name, values in maps.items():
+            for channel in ("0000", "0001"):
+                write_volume(tmp_path / "images" / f"{name}_{channel}.nii.gz", np.zeros(grid.size[::-1], np.int16))
+            if values is not None:
+                filled = np.resize(np.array(values, np.uint8), on.size[::-1])
+                write_volume(tmp_path / "maps" / f"{name}.nii.gz", filled, on)
+        (tmp_path / "images" / "notes_0000.txt").write_text("beside the point")
+        return [command, "-i", str(tmp_path / "images"), "-o", "out", OPTION, str(tmp_path / "maps"), "-npp", "1"]
+
+    return make
+
+
+def test_sound_maps_and_empty_ones_pass(given):
+    check_given_maps(given(a=[0, 1, 3], **{"b.2": [0]}), HOSTS)
+
+
+@pytest.mark.parametrize("command", [COMMAND, f"{COMMAND}_from_modelfolder"])
+def test_other_values(given, command):
+    with pytest.raises(MASTProError, match=r"a.nii.gz holds 5, 90, .* only 0 and 1 \(liver\), 3 \(kidney_left"):
+        check_given_maps(given(command, a=[0, 1, 5, 90]), HOSTS)
+
+
+def test_missing_maps_are_all_told(given):
+    with pytest.raises(MASTProError, match=r"lacks the maps a.nii.gz, c.nii.gz; give -prev_stage_predictions"):
+        check_given_maps(given(a=None, b=[0], c=None), HOSTS)
+
+
+def test_another_grid(given, grid):
+    moved = grid._replace(origin_mm=(0.0, 0.0, 0.0))
+    with pytest.raises(MASTProError, match=r"the map .*a.nii.gz has size \(7 6 5\).*, its image a_0000.nii.gz has"):
+        check_given_maps(given(on=moved, a=[0]), HOSTS)
+
+
+def test_what_is_nnunets_to_tell_is_passed_over(given):
+    wrong = given(a=[9])
+    check_given_maps(["mastpro", *wrong[1:]], HOSTS)
+    check_given_maps(wrong[:-4], HOSTS)  # no maps at all
+    check_given_maps([*wrong[:2], "nowhere", *wrong[3:]], HOSTS)
+    check_given_maps([], HOSTS)
