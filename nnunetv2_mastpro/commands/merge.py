@@ -26,10 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=Path,
         metavar="FOLDER",
-        help="trained model whose classes come first, with their values: what mastpro add-tumour asks for",
+        help="trained model whose classes come first, with values and prompts, as mastpro add-tumour asks for; what is "
+        "new must be tumour types",
     )
     parser.add_argument(
-        "--write-map", type=Path, metavar="FILE", help="only draft that file, by the labels and the knowledge base"
+        "--write-map",
+        type=Path,
+        metavar="FILE",
+        help="only draft that file, by labels, knowledge base, and the classes of --model and of an earlier -o",
     )
     parser.add_argument(
         "--duplicates",

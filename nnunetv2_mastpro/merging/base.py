@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.labels import find_new_labels, with_prompts
+from nnunetv2_mastpro.packs.labels import check_whole, find_new_labels, with_prompts
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
 
@@ -26,25 +27,41 @@ class Base:
         """Class -> value, in nnU-Net's order."""
         return {name: self.content["labels"][name] for name in foreground_labels(self.content)}
 
-    def adopt(self, content: dict) -> dict:
-        """The merged dataset.json with the model's prompts. Raises MASTProError for what add-tumour would refuse."""
+    def adopt(self, content: dict, targets: Mapping[str, Mapping[str, str | None]]) -> dict:
+        """The merged dataset.json with the model's prompts. `targets`: source -> label -> class or None.
+
+        Raises MASTProError for channels and classes that mastpro add-tumour would refuse.
+        """
+        if "regions_class_order" in content:
+            raise MASTProError(
+                f"nest in the map makes regions, and --model {self.folder} has none; leave nest out of the map"
+            )
         new = find_new_labels(self.content, content, f"what is merged for --model {self.folder}")
         changed = with_prompts(content, self.classes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # add-tumour tells what has a name only
             prompts = resolve_prompts(changed, content["name"])
-        others = [prompt.label for prompt in prompts if prompt.label in new and not prompt.is_tumor]
-        if others:
-            raise MASTProError(
-                f'the class "{others[0]}" is no tumour type, and mastpro add-tumour adds nothing else to --model '
-                f"{self.folder}; drop it in the map ({others[0]}: null), or, if it is one, write "
-                '"is_tumor": true into its entry of mastpro.prompts in the source\'s dataset.json'
-            )
+        for prompt in prompts:
+            if prompt.label in new and not prompt.is_tumor:
+                raise MASTProError(
+                    f'the class "{prompt.label}" ({_origin(prompt.label, targets)}) is no tumour type, and mastpro '
+                    f"add-tumour adds nothing else to --model {self.folder}; make that label null in the map, or, if "
+                    'it is one, give it a "sentence" and "is_tumor": true in mastpro.prompts of its dataset.json'
+                )
         return changed
 
 
+def _origin(name: str, targets: Mapping[str, Mapping[str, str | None]]) -> str:
+    return next(
+        f"{label} of {source}"
+        for source, labels in targets.items()
+        for label, target in labels.items()
+        if target == name
+    )
+
+
 def read_base(folder: Path) -> Base:
-    """Raises MASTProError for a folder without a MAST-Pro model, and for one whose classes are regions."""
+    """Raises MASTProError for a folder without a whole MAST-Pro model, and for one whose classes are regions."""
     missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
     if missing:
         raise MASTProError(
@@ -54,7 +71,6 @@ def read_base(folder: Path) -> Base:
     regions = [name for name in foreground_labels(content) if not isinstance(content["labels"][name], int)]
     if regions:
         raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
-    resolved = MASTProConfig.from_dict(read_dataset_json(folder / "plans.json").get("mastpro", {})).resolved
-    if resolved is None:
-        raise MASTProError(f"--model {folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")
-    return Base(folder, content, resolved.classes)
+    config = MASTProConfig.from_dict(read_dataset_json(folder / "plans.json").get("mastpro", {}))
+    check_whole(config, folder)
+    return Base(folder, content, config.resolved.classes)

@@ -23,21 +23,25 @@ HEADER = """\
 """
 
 
-def draft_mapping(sources: Sequence[Source]) -> dict:
-    """Labels by names that unite what is one; tumours nested in their organ where it is a class."""
+def draft_mapping(sources: Sequence[Source], settled: Sequence[str] = ()) -> dict:
+    """Labels by names that unite what is one; tumours nested in their organ where it is a class.
+
+    `settled`: classes of an earlier merge or of a model, whose names stay.
+    """
     found = {
         source.name: {label: find(label, tuple(source.labels), source.name) for label in source.labels}
         for source in sources
     }
+    kept = {entry.name: name for name in reversed(settled) if (entry := find(name, tuple(settled)))}
     names = {
-        source: {label: _name(label, entry, known, found) for label, entry in known.items()}
+        source: {label: _name(label, entry, known, found, kept) for label, entry in known.items()}
         for source, known in found.items()
     }
     entries: dict[str, Entry] = {}
     nest: dict[str, str] = {}
     for source in sources:
         own, known = names[source.name], found[source.name]
-        entries |= {own[label]: entry for label, entry in known.items() if entry and not _apart(entry, found)}
+        entries |= {own[label]: entry for label, entry in known.items() if entry and not _apart(entry, known)}
         for label, values in source.labels.items():
             outer = [other for other in source.labels if {*source.labels[other]} > {*values}]
             if outer:
@@ -57,31 +61,36 @@ def draft_mapping(sources: Sequence[Source]) -> dict:
     return {"sources": maps, **({"nest": inside} if inside else {})}
 
 
-def _name(label: str, entry: Entry | None, known: Known, found: Mapping[str, Known]) -> str:
-    """The label; the knowledge base's name where other sources call the same otherwise, or where it says too little."""
-    if entry is None or len(_labels_of(entry, known)) > 1:
+def _name(label: str, entry: Entry | None, known: Known, found: Mapping[str, Known], kept: Mapping[str, str]) -> str:
+    """The label, where it says what it is and nobody calls that otherwise; else the knowledge base's name.
+
+    Two labels of one entry in a source stay, and so does a label that is among such in another source.
+    """
+    if entry is None or _apart(entry, known):
         return label
+    if entry.name in kept:
+        return kept[entry.name]
     alike = {*itertools.chain.from_iterable(_labels_of(entry, other) for other in found.values())}
-    speaks = find(label) is not None
-    return label if speaks and (len(alike) == 1 or _apart(entry, found)) else entry.name
+    stays = len(alike) == 1 or any(_apart(entry, other) for other in found.values())
+    return label if stays and find(label) is not None else entry.name
 
 
-def _apart(entry: Entry, found: Mapping[str, Known]) -> bool:
-    """Whether a source has two labels of it, such as the left and the right kidney."""
-    return any(len(_labels_of(entry, known)) > 1 for known in found.values())
+def _apart(entry: Entry, known: Known) -> bool:
+    """Whether a source has two labels of it, such as a brain tumour and a glioma."""
+    return len(_labels_of(entry, known)) > 1
 
 
 def _labels_of(entry: Entry, known: Known) -> list[str]:
     return [label for label, other in known.items() if other is not None and other.name == entry.name]
 
 
-def write_draft(path: Path, sources: Sequence[Source]) -> None:
+def write_draft(path: Path, sources: Sequence[Source], settled: Sequence[str]) -> None:
     """YAML, or JSON by the ending. Raises MASTProError where the file exists."""
     import yaml
 
     if path.exists():
         raise MASTProError(f"--write-map {path} is there already; give another name, or remove it")
-    content = draft_mapping(sources)
+    content = draft_mapping(sources, settled)
     if path.suffix == ".json":
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     else:

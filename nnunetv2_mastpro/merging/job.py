@@ -38,8 +38,10 @@ FOLDS = 5
 
 def merge(args: Namespace, workers: int) -> int:
     """The command; 0 on success. Raises MASTProError before a file is written."""
+    base = read_base(args.model) if args.model else None
     if args.write_map is not None:
-        write_draft(args.write_map, read_sources(args.datasets))
+        earlier = find_target(args.output, args.name).values if args.output is not None else {}
+        write_draft(args.write_map, read_sources(args.datasets), [*(base.values if base else ()), *earlier])
         print(f"wrote {args.write_map}; edit it, then give it with --map")
         return 0
     if args.output is None:
@@ -49,8 +51,9 @@ def merge(args: Namespace, workers: int) -> int:
     if target.name in [source.name for source in sources]:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
     mapping = read_mapping(args.map, sources) if args.map else Mapping()
-    base = read_base(args.model) if args.model else None
     classes = make_classes(sources, mapping, target.values, base.values if base else {})
+    if base:  # before images are read
+        base.adopt(make_dataset_json(target, sources, classes, [], args.link), classes.targets)
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)
     images = same_images(sources, scans)
@@ -59,7 +62,7 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("no case annotates a class that is kept; correct the map")
     disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
-    content = base.adopt(content) if base else content
+    content = base.adopt(content, classes.targets) if base else content
     earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
         group_cases(merged, scans, mapping),

@@ -97,6 +97,7 @@ def read_source(name: str) -> Source:
     try:
         cases = read_cases(content, foreground_labels(content))
         read_section(content, cases.labels)
+        channel_names(content)
     except MASTProError as error:
         raise MASTProError(f"source {name}: {error}") from error
     if "file_ending" not in content:

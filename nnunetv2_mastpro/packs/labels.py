@@ -5,11 +5,26 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nnunetv2_mastpro.config import ClassSpec
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.prompts.resolve import Prompt, channel_names, foreground_labels
+
+if TYPE_CHECKING:
+    from nnunetv2_mastpro.packs.model import Model
+
+
+def check_whole(config: MASTProConfig, folder: Path) -> None:
+    """Raise MASTProError unless the folder's plans are of a trained MAST-Pro model with all its parts."""
+    if config.resolved is None:
+        raise MASTProError(f"{folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")
+    if config.network.ablate:
+        raise MASTProError(
+            f"{folder} was trained with mastpro.network.ablate={list(config.network.ablate)}; types are added to, "
+            "packed from and unpacked into whole networks only, so give a model of -tr nnUNetTrainerMASTPro"
+        )
 
 
 def find_new_labels(known: dict, dataset_json: dict, where: str) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from nnunetv2_mastpro.checkpoints import read_safely
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.packs.labels import check_whole
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
 
@@ -47,13 +48,9 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
     plans = read_dataset_json(folder / "plans.json")
     checkpoint = read_checkpoint(file)
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
-    if config.resolved is None or "embeddings" not in checkpoint["network_weights"]:
-        raise MASTProError(f"{folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")
-    if config.network.ablate:
-        raise MASTProError(
-            f"{folder} was trained with mastpro.network.ablate={list(config.network.ablate)}; types are added to, "
-            "packed from and unpacked into whole networks only, so give a model of -tr nnUNetTrainerMASTPro"
-        )
+    check_whole(config, folder)
+    if "embeddings" not in checkpoint["network_weights"]:
+        raise MASTProError(f"{file} holds no MAST-Pro network; give a checkpoint of -tr nnUNetTrainerMASTPro")
     held, named = len(checkpoint["network_weights"]["embeddings"]), len(config.resolved.classes)
     if held != named:
         raise MASTProError(

@@ -8,7 +8,7 @@ import yaml
 
 from nnunetv2_mastpro import cli
 
-from .conftest import KIDNEY, LIVER
+from .conftest import KIDNEY, LIVER, write_model
 
 RULES = f"""
 sources:
@@ -154,6 +154,27 @@ def test_draft_calls_one_label_alike_in_all_sources(three, tmp_path, labels, exp
     assert cli.main(["merge", "-d", "20", "21", "--write-map", str(file)]) == 0
     sources = json.loads(file.read_text())["sources"]
     assert [[*entry["labels"].values()] for entry in sources.values()] == expected
+
+
+def test_draft_nests_where_another_source_has_two_labels_of_the_tumour(three, tmp_path):
+    three.write("Dataset013_Liver", {"liver": 1, "tumor": 2, "cancer": 3}, {"more_0": (70, {})})
+    assert cli.main(["merge", "-d", "3", "13", "--write-map", str(tmp_path / "map.json")]) == 0
+    assert json.loads((tmp_path / "map.json").read_text())["nest"] == {"liver": ["liver_tumor"]}
+
+
+def test_draft_keeps_the_names_of_an_earlier_merge_and_of_a_model(three, tmp_path):
+    """ "colon cancer" speaks for itself, but the same by another name is there."""
+    maps = [tmp_path / f"map_{number}.json" for number in range(3)]
+    assert three.merge("-d", 10, "--folds", 2) == 0  # its class is "colon cancer"
+    three.write("Dataset014_Colon", {"colon_tumor": 1}, {"more_0": (70, {})})
+    model = write_model(tmp_path / "model", {"colon_tumor": 1})
+    for file, more in zip(maps, ([], ["-o", "900"], ["--model", str(model)]), strict=True):
+        assert cli.main(["merge", "-d", "10", "14", "--write-map", str(file), *more]) == 0
+    names = [
+        [name for entry in json.loads(file.read_text())["sources"].values() for name in entry["labels"].values()]
+        for file in maps
+    ]
+    assert names == [["colon_tumor"] * 2, ["colon cancer"] * 2, ["colon_tumor"] * 2]
 
 
 def test_draft_overwrites_nothing(three, tmp_path, capsys):

@@ -81,30 +81,33 @@ def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
 
 def test_what_cannot_be_added_to_a_model(three, tmp_path, capsys):
     """As mastpro add-tumour would refuse it, before anything is merged."""
-    model = write_model(tmp_path / "model", {"lung_tumor": 1})
-    check_refused(
-        three, capsys, ["-d", 3, "--model", model], 'the class "liver" is no tumour type, and mastpro add-tumour'
-    )
-    (tmp_path / "map.json").write_text('{"nest": {"liver": ["liver_tumor"]}}')
-    check_refused(
-        three, capsys, ["-d", 3, "--model", model, "--map", tmp_path / "map.json"], "has the regions_class_order"
-    )
-    (tmp_path / "map.json").write_text('{"sources": {"3": {"labels": {"liver": null}}}}')
-    assert three.merge("-d", 3, "--model", model, "--map", tmp_path / "map.json", "--dry-run") == 0
+    model, rules = write_model(tmp_path / "model", {"lung_tumor": 1}), tmp_path / "map.json"
+    with_map = ["-d", 3, "--model", model, "--map", rules]
+    rules.write_text('{"sources": {"3": {"labels": {"liver": "leber"}}}}')
+    told = 'the class "leber" (liver of Dataset003_Liver) is no tumour type, and mastpro add-tumour adds nothing else'
+    check_refused(three, capsys, with_map, told)
+    rules.write_text('{"nest": {"liver": ["liver_tumor"]}}')
+    check_refused(three, capsys, with_map, "nest in the map makes regions, and --model")
+    rules.write_text('{"sources": {"3": {"labels": {"liver": null}}}}')
+    assert three.merge(*with_map, "--dry-run") == 0
     other = write_model(tmp_path / "other", {"lung_tumor": 1}, channel="MRI")
     check_refused(three, capsys, ["-d", 6, "--model", other], "has the channels {'0': 'CT'}, the model {'0': 'MRI'}")
     full = write_model(tmp_path / "full", {"kidney_tumor": 1})
     check_refused(three, capsys, ["-d", 6, "--model", full], "has no label that the model lacks (kidney_tumor)")
 
 
-@pytest.mark.parametrize("plans", [None, {"plans_name": "nnUNetPlans"}])
-def test_a_model_that_is_not_of_mastpro(three, tmp_path, capsys, plans):
+def test_a_model_that_is_not_of_mastpro(three, tmp_path, capsys):
     model = write_model(tmp_path / "model", {"lung_tumor": 1})
+    plans = json.loads((model / "plans.json").read_text())
+    plans["mastpro"]["network"]["ablate"] = ["text"]
+    for content, match in (
+        (plans, "was trained with mastpro.network.ablate=['text']"),
+        ({}, "holds no MAST-Pro model"),
+    ):
+        (model / "plans.json").write_text(json.dumps(content))
+        check_refused(three, capsys, ["-d", 6, "--model", model], match)
     (model / "plans.json").unlink()
-    if plans:
-        (model / "plans.json").write_text(json.dumps(plans))
-    match = "holds no MAST-Pro model; train one" if plans else "has no plans.json; give the folder"
-    check_refused(three, capsys, ["-d", 6, "--model", model], match)
+    check_refused(three, capsys, ["-d", 6, "--model", model], "has no plans.json; give the folder")
 
 
 @pytest.mark.parametrize(
