@@ -1,6 +1,7 @@
 """Anatomical prompts: the encoder against loops, and what the network makes of host-organ maps."""
 
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -188,6 +189,7 @@ def test_it_compiles_without_graph_breaks(make_anatomical, make_image, make_orga
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler on a CPU: apt install g++")
 def test_the_compiler_that_a_gpu_gets_makes_the_same_network(
     make_anatomical, make_image, make_organs, tmp_path, monkeypatch
 ):

@@ -1,6 +1,7 @@
 """The whole network in training: gradients, masks, compilation, autocast, PEFT."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -108,6 +109,7 @@ def test_compiled_it_follows_what_each_batch_annotates(make_network, randomize, 
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler on a CPU: apt install g++")
 def test_the_compiler_that_a_gpu_gets_makes_the_same_network(
     make_network, randomize, make_image, tmp_path, monkeypatch
 ):

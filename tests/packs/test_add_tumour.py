@@ -13,6 +13,7 @@ from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs import add
 from nnunetv2_mastpro.packs.state import shared_hash
+from nnunetv2_mastpro.prompts.knowledge_base import tumors
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.weights.read import read_weights
 
@@ -51,6 +52,22 @@ def commands(monkeypatch):
 def call(model, *arguments):
     given = ["-m", str(model), "-d", "12", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
     return cli.main(["--debug", "add-tumour", *given, *arguments])
+
+
+def test_it_takes_what_was_merged_for_the_model(make_model, make_dataset, dataset_json, capsys):
+    """The model's prompts come along, also one that its labels do not give; the last is a sentence that ships."""
+    spot = {"sentence": tumors()["pancreas_tumor"].sentence("CT"), "is_tumor": True}
+    base = make_model(dataset_json={**dataset_json, "mastpro": {"prompts": {"liver_tumor": spot}}})
+    raw = make_dataset({"background": 0, "lung_tumor": 1})
+    for path in (raw / "labelsTr").iterdir():
+        sitk.WriteImage(sitk.ReadImage(path) > 3, path)
+    other = raw / "imagesTr" / "b_0000.nii.gz"
+    sitk.WriteImage(sitk.ReadImage(other) + 1, other)  # else both are one case
+    rules = ["--model", str(base), "--folds", "2", "-np", "1"]
+    assert cli.main(["--debug", "merge", "-d", "12", "-o", "13", "-n", "WithLung", *rules]) == 0
+    given = ["-m", str(base), "-d", "13", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
+    assert cli.main(["--debug", "add-tumour", *given, "--dry-run"]) == 0
+    assert "lung_tumor joins liver, liver_tumor, kidney_tumor" in capsys.readouterr().out
 
 
 def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, capsys):
