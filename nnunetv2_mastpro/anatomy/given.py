@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 
@@ -31,16 +32,27 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
     images, folder = (_folder(argv, option) for option in ("-i", OPTION))
     if not argv or not Path(argv[0]).name.startswith(COMMAND) or images is None or folder is None:
         return
-    pairs = [(image, folder / f"{case}{ending}") for image, case, ending in _first_channels(images)]
-    missing = [target.name for _, target in pairs if not target.is_file()]
+    pairs = maps_of(images, folder, _ending(images))
+    missing = [target.name for target in pairs if not target.is_file()]
     if missing:
         raise MASTProError(f"{folder} lacks the maps {some(missing)}; {REMEDY}")
-    for image, target in pairs:
-        theirs, ours = read_geometry(target), read_geometry(image)
-        if not theirs.agrees(ours):
-            raise MASTProError(f"the map {target} has {theirs}, its image {image.name} has {ours}; {REMEDY}")
-    for _, target in pairs[:READ_WHOLE]:
+    for target in moved(pairs):
+        image = pairs[target]
+        raise MASTProError(
+            f"the map {target} has {read_geometry(target)}, its image {image.name} has {read_geometry(image)}; {REMEDY}"
+        )
+    for target in [*pairs][:READ_WHOLE]:
         _check_values(target, hosts)
+
+
+def maps_of(images: Path, folder: Path, ending: str) -> dict[Path, Path]:
+    """Map, there or not -> its image's first channel."""
+    return {folder / f"{case}{ending}": paths[0] for case, paths in image_files(images, ending).items()}
+
+
+def moved(pairs: Mapping[Path, Path]) -> Iterator[Path]:
+    """Maps that do not lie on their image's grid; headers only."""
+    return (target for target, image in pairs.items() if not read_geometry(target).agrees(read_geometry(image)))
 
 
 def _check_values(target: Path, hosts: Sequence[HostValue]) -> None:
@@ -59,9 +71,8 @@ def _folder(argv: Sequence[str], option: str) -> Path | None:
     return Path(value) if value is not None and Path(value).is_dir() else None
 
 
-def _first_channels(folder: Path) -> list[tuple[Path, str, str]]:
-    """File, case and ending of what nnU-Net would predict; files with an ending of their own are beside the point."""
-    found = [(path, re.fullmatch(r"([^.].*)_0000(\.\D.*)", path.name)) for path in sorted(folder.iterdir())]
-    cases = [(path, match[1], match[2]) for path, match in found if match]
-    endings = Counter(ending for *_, ending in cases).most_common(1)
-    return [case for case in cases if case[2] == endings[0][0]]
+def _ending(images: Path) -> str:
+    """That of most first channels; files with an ending of their own are beside the point."""
+    found = [re.fullmatch(r"[^.].*_0000(\.\D.*)", path.name) for path in sorted(images.iterdir())]
+    endings = Counter(match[1] for match in found if match).most_common(1)
+    return endings[0][0] if endings else ""

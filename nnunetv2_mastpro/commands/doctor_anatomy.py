@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.given import maps_of, moved
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
@@ -59,19 +59,18 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
 
 def check_maps(images: Path, maps: Path, ending: str) -> Finding:
     """Each image's map is there and lies on the image's grid; headers only."""
-    names = sorted(path.name.removesuffix(f"_0000{ending}") for path in images.glob(f"*_0000{ending}"))
-    missing = [name for name in names if not (maps / f"{name}{ending}").is_file()]
+    pairs = maps_of(images, maps, ending)
+    missing = [target.name.removesuffix(ending) for target in pairs if not target.is_file()]
     if missing:
         return Finding(WARN, f"{maps}: no map for {some(missing)}", "run mastpro anatomy with their masks")
     try:
-        pairs = ((maps / f"{name}{ending}", images / f"{name}_0000{ending}") for name in names)
-        moved = [mask.name for mask, image in pairs if not read_geometry(mask).agrees(read_geometry(image))]
+        elsewhere = [target.name for target in moved(pairs)]
     except MASTProError as error:
         return Finding(FAIL, str(error))
-    if moved:
+    if elsewhere:
         remedy = "run mastpro anatomy again"
-        return Finding(FAIL, f"{maps}: maps on another grid than their image: {some(moved)}", remedy)
-    return Finding(OK, f"{maps}: maps for all {len(names)} images, on their grids")
+        return Finding(FAIL, f"{maps}: maps on another grid than their image: {some(elsewhere)}", remedy)
+    return Finding(OK, f"{maps}: maps for all {len(pairs)} images, on their grids")
 
 
 def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> Finding:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -67,16 +66,14 @@ def evaluate(
 
 def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, lesion_overlap: float) -> Scoring:
     """Raises MASTProError for bad options, labels, or a folder without references."""
-    from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+    from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 
     if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
         raise MASTProError(f"the tolerance {tolerance_mm:g} is no distance; give millimetres from 0 on")
     if not 0 <= lesion_overlap <= 1:
         raise MASTProError(f"the lesion overlap {lesion_overlap:g} is no share; give one from 0 to 1")
     files = _files(reference, dataset_json, "references")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of labels that get a plain sentence: nothing is prompted here
-        prompts = resolve_prompts(dict(dataset_json))
+    prompts = resolve_quietly(dict(dataset_json))
     reader = _reader(dataset_json, files[0])
     values = {label: _values(value) for label, value in dataset_json["labels"].items()}
     nested = [] if any(len(found) > 1 for found in values.values()) else nesting(prompts)  # regions say it themselves

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_whole, find_new_labels, with_prompts
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
-from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
 
 
 @dataclass(frozen=True)
@@ -27,28 +26,23 @@ class Base:
         """Class -> value, in nnU-Net's order."""
         return {name: self.content["labels"][name] for name in foreground_labels(self.content)}
 
-    def adopt(self, content: dict, targets: Mapping[str, Mapping[str, str | None]]) -> dict:
-        """The merged dataset.json with the model's prompts. `targets`: source -> label -> class or None.
+    def check(self, content: dict, targets: Mapping[str, Mapping[str, str | None]]) -> None:
+        """Raise MASTProError for channels and classes of the merged dataset.json that mastpro add-tumour would refuse.
 
-        Raises MASTProError for channels and classes that mastpro add-tumour would refuse.
+        `targets`: source -> label -> class or None.
         """
         if "regions_class_order" in content:
             raise MASTProError(
                 f"nest in the map makes regions, and --model {self.folder} has none; leave nest out of the map"
             )
         new = find_new_labels(self.content, content, f"what is merged for --model {self.folder}")
-        changed = with_prompts(content, self.classes)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # add-tumour tells what has a name only
-            prompts = resolve_prompts(changed, content["name"])
-        for prompt in prompts:
+        for prompt in resolve_quietly(with_prompts(content, self.classes), content["name"]):
             if prompt.label in new and not prompt.is_tumor:
                 raise MASTProError(
                     f'the class "{prompt.label}" ({_origin(prompt.label, targets)}) is no tumour type, and mastpro '
                     f"add-tumour adds nothing else to --model {self.folder}; make that label null in the map, or, if "
                     'it is one, give it a "sentence" and "is_tumor": true in mastpro.prompts of its dataset.json'
                 )
-        return changed
 
 
 def _origin(name: str, targets: Mapping[str, Mapping[str, str | None]]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping as Table
@@ -28,9 +27,10 @@ from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_da
 from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources
 from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
+from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.knowledge_base import find
-from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 from nnunetv2_mastpro.resources import nnunet_folder
 
 FOLDS = 5
@@ -53,7 +53,7 @@ def merge(args: Namespace, workers: int) -> int:
     mapping = read_mapping(args.map, sources) if args.map else Mapping()
     classes = make_classes(sources, mapping, target.values, base.values if base else {})
     if base:  # before images are read
-        base.adopt(make_dataset_json(target, sources, classes, [], args.link), classes.targets)
+        base.check(make_dataset_json(target, sources, classes, [], args.link), classes.targets)
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)
     images = same_images(sources, scans)
@@ -62,7 +62,7 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("no case annotates a class that is kept; correct the map")
     disputes = compare(merged, classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link)
-    content = base.adopt(content, classes.targets) if base else content
+    content = with_prompts(content, base.classes) if base else content
     earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
         group_cases(merged, scans, mapping),
@@ -123,9 +123,7 @@ def compare(merged: Sequence[MergedCase], classes: Classes, workers: int) -> lis
 
 def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[str]]:
     """Per case the tumour types that it has, as training tells them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # mastpro prompts tells what has a name only
-        tumors = {prompt.label for prompt in resolve_prompts(content, content["name"]) if prompt.is_tumor}
+    tumors = {prompt.label for prompt in resolve_quietly(content, content["name"]) if prompt.is_tumor}
     return {case.name: [name for name in case.present if name in tumors] for case in merged}
 
 

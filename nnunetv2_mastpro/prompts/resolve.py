@@ -48,6 +48,13 @@ def resolve_prompts(dataset_json: dict, dataset_name: str = "") -> tuple[Prompt,
     return tuple(prompt for prompt, _ in resolve_with_entries(dataset_json, dataset_name))
 
 
+def resolve_quietly(dataset_json: dict, dataset_name: str = "") -> tuple[Prompt, ...]:
+    """As resolve_prompts, for those to whom a label that has its name only is nothing to warn of."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return resolve_prompts(dataset_json, dataset_name)
+
+
 def resolve_with_entries(dataset_json: dict, dataset_name: str = "") -> list[tuple[Prompt, dict]]:
     """Each prompt with the entry of `mastpro.prompts` that would give it again; an existing entry stays as it is."""
     labels = foreground_labels(dataset_json)

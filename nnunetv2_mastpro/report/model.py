@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import json
 import re
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -120,14 +119,12 @@ def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model
 def _classes(dataset_json: dict, dataset_name: str, config: MASTProConfig | None, with_maps: bool):
     """Outputs in the order of the network, and the table of the host-organ maps."""
     from nnunetv2_mastpro.anatomy.hosts import host_values
-    from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+    from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 
     if config:
         entries, hosts = config.resolved.classes, config.resolved.hosts
     else:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of labels that nothing knows: their prompts are not used
-            entries, hosts = resolve_prompts(dataset_json, dataset_name), ()
+        entries, hosts = resolve_quietly(dataset_json, dataset_name), ()
     labels = dataset_json["labels"]
     strange = [entry.label for entry in entries if entry.label not in labels]
     if strange:

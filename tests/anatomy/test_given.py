@@ -51,9 +51,12 @@ def test_another_grid(given, grid):
         check_given_maps(given(on=moved, a=[0]), HOSTS)
 
 
-def test_what_is_nnunets_to_tell_is_passed_over(given):
+def test_what_is_nnunets_to_tell_is_passed_over(given, tmp_path):
     wrong = given(a=[9])
     check_given_maps(["mastpro", *wrong[1:]], HOSTS)
     check_given_maps(wrong[:-4], HOSTS)  # no maps at all
     check_given_maps([*wrong[:2], "nowhere", *wrong[3:]], HOSTS)
     check_given_maps([], HOSTS)
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none" / "some_notes.txt").write_text("no image")
+    check_given_maps([*wrong[:2], str(tmp_path / "none"), *wrong[3:]], HOSTS)
