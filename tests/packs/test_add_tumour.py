@@ -12,6 +12,7 @@ import torch
 from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs import add
+from nnunetv2_mastpro.packs.labels import find_new_labels
 from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.prompts.knowledge_base import tumors
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
@@ -52,6 +53,14 @@ def commands(monkeypatch):
 def call(model, *arguments):
     given = ["-m", str(model), "-d", "12", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
     return cli.main(["--debug", "add-tumour", *given, *arguments])
+
+
+def test_channels_of_an_older_data_set_are_known():
+    known, labels = (
+        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "a": 1}},
+        {"background": 0, "a": 1, "b": 2},
+    )
+    assert find_new_labels(known, {"modality": {"0": "CT"}, "labels": labels}, "the other") == ["b"]
 
 
 def test_it_takes_what_was_merged_for_the_model(make_model, make_dataset, dataset_json, capsys):

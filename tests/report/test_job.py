@@ -231,6 +231,7 @@ def test_the_ct_is_shown_whatever_the_order_of_the_channels(names):
     from nnunetv2_mastpro.report.cases import shown_channel
 
     assert shown_channel({"channel_names": names}) == ("0001", True)
+    assert shown_channel({"modality": names}) == ("0001", True)  # the key of older data sets
 
 
 @pytest.mark.parametrize(
