@@ -35,6 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-device", "--device", choices=DEVICES, default="cuda", help="for training (default: %(default)s)"
     )
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        metavar="RATE",
+        help="mastpro.training.added_learning_rate of the new plans (default: what the model's plans have)",
+    )
     parser.add_argument("-np", dest="workers", type=int, metavar="N", help="processes for preprocessing")
     parser.add_argument(
         "--write-prompts", action="store_true", help="put the model's prompts into the data set's dataset.json"

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from nnunetv2_mastpro.network.added import AddedExperts
 from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
@@ -69,6 +70,11 @@ def build_mastpro(
 
     sites = backbone.sites(network.encoder_stages, network.decoder_stages)
     experts, receipt = inject_experts({} if "experts" in network.ablate else sites, make_experts)
+    added = [index for index, entry in enumerate(resolved.classes) if entry.added]
+    added_experts = {
+        site: AddedExperts(dim=channels, rank=network.rank, count=len(added), axes=backbone.axes)
+        for site, channels in (backbone.every_site().items() if added else ())
+    }
     anatomy = make_anatomy(backbone, network, resolved, organ_channels, anatomy_dropout) if organ_channels else None
     fusion, head = make_prompted(backbone, network, resolved.embedding_dim, layers)
     return MASTProNet(
@@ -85,7 +91,8 @@ def build_mastpro(
         anatomy=anatomy,
         host_task_share=host_task_share,
         annotated_task_share=annotated_task_share,
-        added=[index for index, entry in enumerate(resolved.classes) if entry.added],
+        added=added,
+        added_experts=nn.ModuleDict(added_experts),
     )
 
 

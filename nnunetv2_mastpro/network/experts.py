@@ -54,6 +54,21 @@ def hidden_maps(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
     return F.gelu(filtered.view_as(hidden))
 
 
+def add_experts(x: Tensor, gates: Tensor, factors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
+    """x + sum_e g_e E_e(x), every expert computed: two matrix products over the concatenated factors, filters between.
+
+    x (B, C, spatial), gates (B, E, N) or (B, E, 1); factors: down (E, r, C), up (E, C, r), filters (E, r, *kernel).
+    """
+    down, up, filters = factors
+    rank = down.shape[1]
+    down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
+    if filters is not None:
+        filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
+    hidden = hidden_maps(down, x, filters)  # (B, E r, N)
+    hidden = hidden.unflatten(1, (-1, rank)) * gates.unsqueeze(2)
+    return x + (up @ hidden.flatten(1, 2)).view_as(x)
+
+
 class Router(nn.Module):
     """R^g and R^t, Eq. 4: logits of every expert from the features.
 
@@ -115,7 +130,7 @@ class DMoE(nn.Module):
         super().__init__()
         num_specific = num_specific if num_tasks else 0
         num_tasks = num_tasks if num_specific else 0
-        self.rank, self.routing = rank, routing
+        self.routing = routing
         self.num_generic, self.num_specific, self.num_tasks = num_generic, num_specific, num_tasks
         self.top_k_generic, self.top_k_specific = top_k_generic, min(top_k_specific, num_specific * num_tasks)
         self.router = Router(
@@ -191,14 +206,8 @@ class DMoE(nn.Module):
         return down, up, torch.cat([self.filters[owner] for owner in owners]) if len(self.filters) else None
 
     def mix_all(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
-        """Gates per voxel: two matrix products over the concatenated factors of all experts, filters between them."""
-        down, up, filters = self.factors(types)
-        down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
-        if filters is not None:
-            filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
-        hidden = hidden_maps(down, x, filters)  # (B, E r, N)
-        hidden = hidden.unflatten(1, (-1, self.rank)) * gates.flatten(2).unsqueeze(2)
-        return x + (up @ hidden.flatten(1, 2)).view_as(x)
+        """Gates per voxel."""
+        return add_experts(x, gates.flatten(2), self.factors(types))
 
     def mix_chosen(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
         """Gates per sample, (B, E, 1, ...): the chosen experts' factors are gathered, the rest is not computed."""

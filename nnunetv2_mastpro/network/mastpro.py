@@ -47,7 +47,8 @@ class MASTProNet(nn.Module):
 
     Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
     that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
-    trained network; each has an offset of its prompt, zero at the start, since all else that reads prompts is shared.
+    trained network; each has an offset of its prompt, zero at the start, since all else that reads prompts is shared,
+    and an expert in each of `added_experts`, by stage.
 
     Ablations are other parts: LearnedPrompts or ShuffledPrompts for `text`, UnreadAnatomy, NoFusion, FixedHead, no
     `experts`.
@@ -70,6 +71,7 @@ class MASTProNet(nn.Module):
         host_task_share: float = 0.5,
         annotated_task_share: float = 0.25,
         added: Sequence[int] = (),
+        added_experts: nn.ModuleDict | None = None,
     ):
         super().__init__()
         self.backbone, self.experts, self.text, self.fusion, self.head = backbone, experts, text, fusion, head
@@ -80,6 +82,7 @@ class MASTProNet(nn.Module):
         self.register_buffer("embeddings", embeddings)
         self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
         self.added = list(added)
+        self.added_experts = nn.ModuleDict() if added_experts is None else added_experts
         self.offsets = nn.ParameterList([torch.zeros(embeddings.shape[1]) for _ in self.added])
         self.has_background = has_background
         prompted = has_background and head.generated
@@ -100,13 +103,14 @@ class MASTProNet(nn.Module):
             task_mask = self.select_tasks(image, organs, classes)
         elif types is not None:
             task_mask = task_mask[:, types]
-        choices = []
+        choices, added, columns = [], *self.added_types(classes)
 
         def adapt(site: str, features: Tensor) -> Tensor:
-            if site not in self.experts:
-                return features
-            features, chosen = self.experts[site](features, task_mask, types)  # Eq. 3-5
-            choices.append(chosen)
+            if site in self.experts:
+                features, chosen = self.experts[site](features, task_mask, types)  # Eq. 3-5
+                choices.append(chosen)
+            if site in self.added_experts:
+                features = self.added_experts[site](features, task_mask[:, columns], added)
             return features
 
         text = self.prompts(classes)  # (T, D)
@@ -131,6 +135,12 @@ class MASTProNet(nn.Module):
         if self.training or not self.left_out:
             return None
         return [index for index in range(len(self.embeddings)) if index not in self.left_out]
+
+    def added_types(self, classes: list[int] | None) -> tuple[list[int], list[int]]:
+        """Which of the added types take part, and their columns in a task mask of the types that take part."""
+        kept = [index for index in self.tumor_classes if classes is None or index in classes]
+        taking_part = [index for index in self.added if index in kept]
+        return [self.added.index(index) for index in taking_part], [kept.index(index) for index in taking_part]
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:
         """(T, D): what the text part makes of the embeddings, an added type's with its offset."""
@@ -193,10 +203,13 @@ class MASTProNet(nn.Module):
         self.backbone.eval()
 
     def own_parameters(self, classes: Sequence[int]) -> list[nn.Parameter]:
-        """What belongs to these tumour types alone: experts, router rows, and offsets of the prompts."""
+        """What belongs to these tumour types alone: experts, router rows, offsets of the prompts."""
         own = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
         for index in classes:
             own += [p for moe in self.experts.values() for p in moe.own_parameters(self.tumor_classes.index(index))]
+            if index in self.added:
+                place = self.added.index(index)
+                own += [p for experts in self.added_experts.values() for p in experts.own_parameters(place)]
         return own
 
     def freeze_all_but(self, classes: Sequence[int]) -> None:
@@ -227,7 +240,7 @@ class MASTProNet(nn.Module):
             "fusion": [*self.fusion.parameters()],
             "anatomy encoder": [] if self.anatomy is None else [*self.anatomy.parameters()],
             "mask proposal" if self.head.generated else FIXED_HEAD: head,
-            "added prompts": [*self.offsets],
+            "added types": [*self.offsets, *self.added_experts.parameters()],
         }
         return {name: parameters for name, parameters in parts.items() if parameters}
 

@@ -16,6 +16,8 @@ with warnings.catch_warnings():  # MONAI asks torch for interfaces that are abou
 from nnunetv2_mastpro.network.inject import choose_swin_sites
 from nnunetv2_mastpro.network.unet import Adapt
 
+DECODER_BLOCKS = 5
+
 
 class FusedWindowAttention(WindowAttention):
     """MONAI's window attention by torch's fused kernel, which keeps no (W, H, N, N) weights for the way back."""
@@ -89,6 +91,10 @@ class SwinBackbone(nn.Module):
         """Site -> channels."""
         depths = [len(stage.blocks) for stage in self.stages()]
         return choose_swin_sites(self.feature_size, depths, encoder_stages, decoder_stages)
+
+    def every_site(self) -> dict[str, int]:
+        """Of all blocks."""
+        return self.sites(None, range(DECODER_BLOCKS))
 
     def stages(self) -> list[BasicLayer]:
         """Of the Swin transformer, in order."""

@@ -59,6 +59,10 @@ class UNetBackbone(nn.Module):
         """Site -> channels."""
         return choose_sites(self.encoder_dims, self.decoder_dims, encoder_stages, decoder_stages)
 
+    def every_site(self) -> dict[str, int]:
+        """Of all stages."""
+        return self.sites(range(len(self.encoder_dims)), range(len(self.decoder_dims)))
+
     def encode(self, image: Tensor, adapt: Adapt) -> list[Tensor]:
         """image (B, C, spatial) -> features per stage, full resolution first, bottleneck last."""
         stem = getattr(self.encoder, "stem", None)

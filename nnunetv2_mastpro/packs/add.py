@@ -23,8 +23,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
-from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.state import append_types, fresh_type
+from nnunetv2_mastpro.packs.model import Model, build_state
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
 from nnunetv2_mastpro.planning.overlay import check_plans_name
 from nnunetv2_mastpro.processes import find_executable, shell_line
@@ -86,7 +85,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
         check_prompts(model, prompts, str(path))
     if len(copies) == 1:
         changed[preprocessed / "dataset.json"] = dataset_json
-    plans = make_plans(model, dataset, args.name, new)
+    plans = make_plans(model, dataset, args.name, new, args.learning_rate)
     plans_file = preprocessed / f"{args.name}.json"
     if plans_file.exists() and read_dataset_json(plans_file) != plans:
         raise MASTProError(f"{plans_file} is there and differs, and trainings may depend on it; give -n another name")
@@ -126,8 +125,9 @@ def check_trainer(name: str) -> None:
         raise MASTProError(f"--trainer {name!r} is unknown; {nearest(name, known)}Known: {', '.join(known)}")
 
 
-def make_plans(model: Model, dataset: Path, name: str, new: list[str]) -> dict:
+def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: float | None = None) -> dict:
     """The model's plans for another data set, as nnUNetv2_move_plans_between_datasets would, and the new types.
+    `rate`: added_learning_rate where it is not to be that of the model's plans.
 
     That command wants the preprocessed data of the model's own data set, which a model folder comes without.
     """
@@ -145,10 +145,12 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str]) -> dict:
         read_dataset_json(dataset / "dataset.json"), str(next(iter(images.values()))["images"][0]), True, False
     )
     plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader.__name__)
+    training = model.config.training
+    rate = training.added_learning_rate if rate is None else rate
     config = dataclasses.replace(
         model.config,
         prompts=dataclasses.replace(model.config.prompts, added=(*model.config.prompts.added, *new)),
-        training=dataclasses.replace(model.config.training, new_types=tuple(new)),
+        training=dataclasses.replace(training, new_types=tuple(new), added_learning_rate=rate),
         prediction=dataclasses.replace(model.config.prediction, tasks=None),
         resolved=None,
     )
@@ -166,16 +168,15 @@ def training_images(dataset: Path) -> dict[str, dict]:
 
 def write_start(addition: Addition) -> Path:
     """The grown weights as -pretrained_weights takes them: the model's, and the new types' before training."""
-    model, classes = addition.model, addition.resolved.classes
-    fresh = [
-        fresh_type(model.weights, model.config.network, vector) for vector in addition.embeddings[len(model.classes) :]
-    ]
     file = addition.fold_folder / START
     file.parent.mkdir(parents=True, exist_ok=True)
     staged = file.with_name(f".{START}.tmp")
     config = dataclasses.replace(MASTProConfig.from_dict(addition.plans["mastpro"]), resolved=addition.resolved)
-    init_args = {"plans": {**addition.plans, "mastpro": config.to_dict()}, "configuration": addition.configuration}
-    torch.save({"network_weights": append_types(model.weights, classes, fresh), "init_args": init_args}, staged)
+    plans = {**addition.plans, "mastpro": config.to_dict()}
+    fresh = build_state(plans, addition.configuration, read_dataset_json(addition.preprocessed / "dataset.json"))
+    weights = {**fresh, **addition.model.weights, "embeddings": addition.embeddings}  # what is new comes last
+    init_args = {"plans": plans, "configuration": addition.configuration}
+    torch.save({"network_weights": weights, "init_args": init_args}, staged)
     os.replace(staged, file)
     return file
 

@@ -60,6 +60,20 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
     return Model(folder, file, plans, read_dataset_json(folder / "dataset.json"), checkpoint, config)
 
 
+def build_state(plans: dict, configuration: str, dataset_json: dict) -> dict[str, Tensor]:
+    """State of the network that plans with a resolved mastpro block describe, before any training."""
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_mastpro.training.build import build_planned
+
+    manager = PlansManager(plans)
+    planned = manager.get_configuration(configuration)
+    channels = determine_num_input_channels(manager, planned, dataset_json)
+    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    return build_planned(manager, planned, channels, outputs).state_dict()
+
+
 def read_checkpoint(file: Path) -> dict:
     """A checkpoint of nnU-Net's trainer, without running code that it may hold. Raises MASTProError."""
     remedy = "give a checkpoint that nnUNetv2_train wrote, such as checkpoint_final.pth"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.state import filter_axes, shared_hash, sites, take_type
+from nnunetv2_mastpro.packs.state import shared_hash, take_type
 
 FORMAT = "nnunetv2_mastpro pack 1"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
@@ -99,23 +100,13 @@ def check_fits(pack: Pack, model: Model) -> None:
             f"{pack.path} was trained on the base {pack.base_sha256}, {model.file} is {base}; unpack it into the model "
             "that its training started from (mastpro add-tumour -m)"
         )
-    _check_tensors(pack, model)
 
 
-def _check_tensors(pack: Pack, model: Model) -> None:
-    """The names and shapes that a type of the model owns; all numbers finite."""
-    network, shapes = model.config.network, {"embedding": (model.config.resolved.embedding_dim,)}
-    if pack.spec.added:
-        shapes["offset"] = shapes["embedding"]
-    k1, rank = network.specific_experts, network.rank
-    rows = k1 + (network.generic_experts if network.router == "joint" else 0)
-    for site, channels in sites(model.weights).items() if k1 else ():
-        shapes[f"experts.{site}.router"] = (rows, channels)
-        shapes[f"experts.{site}.down"], shapes[f"experts.{site}.up"] = (k1, rank, channels), (k1, channels, rank)
-        if network.expert_kernel > 1:
-            kernel = [network.expert_kernel] * filter_axes(model.weights, site)
-            shapes[f"experts.{site}.filters"] = (k1, rank, *kernel)
-    found = {name: tuple(tensor.shape) for name, tensor in pack.tensors.items()}
+def check_tensors(pack: Pack, wanted: Mapping[str, Tensor]) -> None:
+    """Raise MASTProError unless the pack has tensors of these names and shapes, all numbers finite."""
+    found, shapes = (
+        {name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (pack.tensors, wanted)
+    )
     wrong = sorted(name for name in {*found, *shapes} if found.get(name) != shapes.get(name))
     if wrong:
         raise MASTProError(

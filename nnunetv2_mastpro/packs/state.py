@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from nnunetv2_mastpro.config import ClassSpec, NetworkConfig
-from nnunetv2_mastpro.network.experts import DMoE
+from nnunetv2_mastpro.config import ClassSpec
 
 FACTORS = ("down", "up", "filters")  # of an expert; filters where mastpro.network.expert_kernel is above 1
-OF_A_TYPE = rf"router\.specific\.\d+|({'|'.join(FACTORS)})\.[1-9]\d*"
-OWNED = re.compile(rf"experts\.\w+\.({OF_A_TYPE})|offsets\.\d+|embeddings|trained")
+PARTS = "|".join(FACTORS)
+OWNED = re.compile(
+    rf"experts\.\w+\.(router\.specific\.\d+|({PARTS})\.[1-9]\d*)|added_experts\.\w+\.({PARTS})\.\d+"
+    r"|offsets\.\d+|embeddings|trained"
+)
 SITE = re.compile(r"experts\.(\w+)\.router\.generic")
+ADDED_SITE = re.compile(r"added_experts\.(\w+)\.down\.0")
 
 
 def shared_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -38,22 +41,17 @@ def shared_hash(weights: Mapping[str, Tensor]) -> str:
     return hash_tensors(weights, shared_names(weights))
 
 
-def sites(weights: Mapping[str, Tensor]) -> dict[str, int]:
-    """Adapted stage -> its channels."""
-    found = {match[1]: weights[name].shape[1] for name in weights if (match := SITE.fullmatch(name))}
-    return dict(sorted(found.items()))
-
-
-def filter_axes(weights: Mapping[str, Tensor], site: str) -> int:
-    """Over how many axes the experts of a stage filter; 0 where they do not."""
-    filters = weights.get(f"experts.{site}.filters.0")
-    return 0 if filters is None else filters.ndim - 2
+def sites(weights: Mapping[str, Tensor], pattern: re.Pattern) -> list[str]:
+    """Names of stages."""
+    return sorted(match[1] for name in weights if (match := pattern.fullmatch(name)))
 
 
 def owned_names(weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], index: int) -> dict[str, str]:
     """Name in a pack -> name in the state, of what tumour type `index` of the classes owns, but its embedding."""
-    names = [f"experts.{site}.{part}" for site in sites(weights) for part in ("router", *FACTORS)]
-    places = {name: _place(name, classes, index) for name in [*names, *["offset"] * classes[index].added]}
+    names = [f"experts.{site}.{part}" for site in sites(weights, SITE) for part in ("router", *FACTORS)]
+    if classes[index].added:
+        names += ["offset", *(f"added_experts.{s}.{part}" for s in sites(weights, ADDED_SITE) for part in FACTORS)]
+    places = {name: _place(name, classes, index) for name in names}
     return {name: place for name, place in places.items() if place in weights}
 
 
@@ -61,27 +59,6 @@ def take_type(weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], index
     """Everything that tumour type `index` owns, by the names of a pack."""
     own = {name: weights[key].clone() for name, key in owned_names(weights, classes, index).items()}
     return {**own, "embedding": weights["embeddings"][index].clone()}
-
-
-def fresh_type(weights: Mapping[str, Tensor], network: NetworkConfig, embedding: Tensor) -> dict[str, Tensor]:
-    """What a new type owns before it is trained: experts whose way up is zero, and an offset of zero."""
-    own = {"embedding": embedding.clone(), "offset": torch.zeros_like(embedding)}
-    for site, channels in sites(weights).items():
-        moe = DMoE(
-            dim=channels,
-            rank=network.rank,
-            num_generic=network.generic_experts,
-            num_specific=network.specific_experts,
-            num_tasks=1,
-            top_k_generic=network.top_k_generic,
-            top_k_specific=network.top_k_specific,
-            joint_router=network.router == "joint",
-            kernel=network.expert_kernel,
-            axes=filter_axes(weights, site),
-        )
-        for name, parameter in zip(("router", *FACTORS), moe.own_parameters(0), strict=False):
-            own[f"experts.{site}.{name}"] = parameter.detach()
-    return own
 
 
 def append_types(
@@ -99,8 +76,10 @@ def append_types(
 
 
 def _place(name: str, classes: Sequence[ClassSpec], index: int) -> str:
-    task = sum(entry.is_tumor for entry in classes[:index])
+    task, added = sum(entry.is_tumor for entry in classes[:index]), sum(entry.added for entry in classes[:index])
     if name == "offset":
-        return f"offsets.{sum(entry.added for entry in classes[:index])}"
+        return f"offsets.{added}"
     site, part = name.rsplit(".", 1)
+    if site.startswith("added_experts."):
+        return f"{site}.{part}.{added}"
     return f"{site}.router.specific.{task}" if part == "router" else f"{site}.{part}.{1 + task}"

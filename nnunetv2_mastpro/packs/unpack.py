@@ -17,9 +17,9 @@ from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import with_prompts
-from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.pack import check_fits, read_pack
-from nnunetv2_mastpro.packs.state import append_types
+from nnunetv2_mastpro.packs.model import Model, build_state
+from nnunetv2_mastpro.packs.pack import check_fits, check_tensors, read_pack
+from nnunetv2_mastpro.packs.state import append_types, take_type
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
 COPIED = ("dataset_fingerprint.json",)
@@ -47,6 +47,9 @@ def unpack(model: Model, paths: Sequence[Path], target: Path, fold: str) -> tupl
     config = extend_config(model.config, classes, dataset_json)
     plans = {**copy.deepcopy(model.plans), "mastpro": config.to_dict()}
     init_args = {**model.checkpoint["init_args"], "plans": plans, "dataset_json": dataset_json}
+    untrained = build_state(plans, init_args["configuration"], dataset_json)
+    for index, pack in enumerate(packs, len(model.classes)):
+        check_tensors(pack, take_type(untrained, classes, index))
     checkpoint = {
         "network_weights": append_types(model.weights, classes, [pack.tensors for pack in packs]),
         "init_args": init_args,

@@ -15,6 +15,7 @@ from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import FIXED_HEAD, MASTProNet
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
+from nnunetv2_mastpro.training.old_types import say_without
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped, wrap_anew
@@ -108,6 +109,12 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         buffer = self.bare_network.embeddings
         buffer.copy_(self.embeddings.vectors.to(buffer))
 
+    @property
+    def new_classes(self) -> list[int]:
+        """Those that are added to a trained model."""
+        labels = [entry.label for entry in self.mastpro.resolved.classes]
+        return [labels.index(name) for name in self.mastpro.training.new_types]
+
     def _build_loss(self) -> MASTProLoss:
         classes = self.mastpro.resolved.classes
         tumors = [index for index, entry in enumerate(classes) if entry.is_tumor]
@@ -118,6 +125,8 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
             ignore_label=self.label_manager.ignore_label,
             presence_weight=self.mastpro.training.presence_weight,
             balance_weight=self.mastpro.training.balance_weight,
+            old_types_weight=self.mastpro.training.old_types_weight,
+            new=self.new_classes,
             ddp=self.is_ddp,
         )
 
@@ -140,8 +149,7 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""
         training = self.mastpro.training
         if training.new_types:
-            labels = [entry.label for entry in self.mastpro.resolved.classes]
-            self.bare_network.freeze_all_but([labels.index(name) for name in training.new_types])
+            self.bare_network.freeze_all_but(self.new_classes)
             self.initial_lr = training.added_learning_rate
         else:
             self.bare_network.freeze_backbone()
@@ -214,6 +222,10 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         self.usage = ExpertUsage(self.bare_network, tumors)
 
     def train_step(self, batch: dict) -> dict:
+        if self.new_classes and self.mastpro.training.old_types_weight:
+            image = batch["data"].to(self.device, non_blocking=True)
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as nnU-Net's step
+                self.loss.before = say_without(self.bare_network, image, self.new_classes)
         result = super().train_step(batch)
         self.usage.add(self.loss.seen[:, self.bare_network.tumor_classes])
         return result

@@ -80,7 +80,8 @@ def test_only_what_the_new_type_owns_has_moved(base, added):
     start = torch.load(added[0] / "fold_0" / "checkpoint_start.pth")["network_weights"]
     assert start.keys() == after.keys()
     own = {name for name in after if name not in before}
-    assert own == {"offsets.0", *(name for name in after if name.endswith((".specific.1", ".down.2", ".up.2")))}
+    routed = {name for name in after if name.endswith((".specific.1", ".down.2", ".up.2"))}
+    assert own == {"offsets.0", *routed, *(name for name in after if name.startswith("added_experts."))}
     moved = {name for name, tensor in after.items() if not tensor.equal(start[name])}
     assert "offsets.0" in moved
     assert len(moved) > len(own) // 2

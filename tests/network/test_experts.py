@@ -58,7 +58,7 @@ def loop_gates(moe, logits, tasks):
 
 def loop_expert(moe, expert, x, place):
     """E_i of Eq. 3 at a place of x (C, spatial): down, filters over the places around it, GELU, up."""
-    ones = [torch.ones(len(down), moe.rank, *[1] * len(place)) for down in moe.down]
+    ones = [torch.ones(len(down), moe.down[0].shape[1], *[1] * len(place)) for down in moe.down]
     filters = moe.filters if len(moe.filters) else ones
     stacks = [
         [factor[i] for factor in factors]

@@ -79,6 +79,16 @@ def test_it_takes_what_was_merged_for_the_model(make_model, make_dataset, datase
     assert "lung_tumor joins liver, liver_tumor, kidney_tumor" in capsys.readouterr().out
 
 
+def test_the_rate_can_be_chosen(make_model, make_dataset, commands, tmp_path):
+    base, plans = make_model(), tmp_path / "nnUNet_preprocessed" / DATASET / "Added.json"
+    make_dataset()
+    with pytest.raises(MASTProError, match="added_learning_rate=2.0 is not within 0 and 1"):
+        call(base, "--learning-rate", "2")
+    assert not plans.exists()
+    assert call(base, "--learning-rate", "1e-2") == 0
+    assert json.loads(plans.read_text())["mastpro"]["training"]["added_learning_rate"] == 0.01
+
+
 def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, capsys):
     base = make_model()
     make_dataset()
@@ -114,8 +124,8 @@ def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, c
     assert weights["embeddings"][:3].equal(old["embeddings"])
     new = {name: weights[name] for name in weights.keys() - old.keys()}
     zeros = {name for name, tensor in new.items() if not tensor.any()}
-    assert zeros == {name for name in new if name == "offsets.0" or ".up.3" in name}
-    assert len(new) == 1 + 3 * 3  # three sites
+    assert zeros == {name for name in new if name == "offsets.0" or ".up." in name}
+    assert len(new) == 1 + 3 * 3 + 5 * 3  # the offset, three sites with routers, all five stages
 
 
 def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):

@@ -1,10 +1,12 @@
 """Training of types that are added to a trained model, in this process; the command is in tests/integration."""
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training.old_types import say_without
 from nnunetv2_mastpro.training.report import describe_network
 from nnunetv2_mastpro.training.setup import resolve
 
@@ -21,8 +23,9 @@ def added_plans(plans):
 
 def own_names(network):
     """What kidney_tumor, the second type, owns."""
-    sites = [f"experts.{site}" for site in network.experts]
-    return {"offsets.0", *(f"{site}.{part}" for site in sites for part in ("router.specific.1", "down.2", "up.2"))}
+    routed = [f"experts.{s}.{part}" for s in network.experts for part in ("router.specific.1", "down.2", "up.2")]
+    others = [f"added_experts.{s}.{part}.0" for s in network.added_experts for part in ("down", "up", "filters")]
+    return {"offsets.0", *routed, *others}
 
 
 def trainable(trainer):
@@ -85,6 +88,24 @@ def test_it_does_not_start_from_scratch(added_plans, make_trainer):
     trainer = make_trainer()
     with pytest.raises(MASTProError, match="add kidney_tumor to a trained model, .*checkpoint_start.pth"):
         trainer.on_train_start()
+
+
+@pytest.mark.parametrize("weight", [10.0, 0])
+def test_each_step_asks_what_the_model_said_before(added_plans, make_trainer, weight):
+    """Of the batch's own image, with the new type left out; not at all where it has no weight."""
+    added_plans["mastpro"]["training"]["old_types_weight"] = weight
+    trainer = make_trainer()
+    trainer.freeze()
+    expected = say_without(trainer.network, IMAGE, [2])
+    trainer.on_train_epoch_start()
+    target = [torch.zeros(2, 1, *logits.shape[2:]) for logits in trainer.network.train()(IMAGE).logits]
+    target += [target[-1]] * (len(trainer._get_deep_supervision_scales()) - len(target))
+    loss = trainer.train_step({"data": IMAGE, "target": target, "keys": ["a", "b"]})["loss"]
+    assert np.isfinite(loss)
+    if weight:
+        assert_close(trainer.loss.before, expected, rtol=0, atol=0)
+    else:
+        assert trainer.loss.before is None
 
 
 class EmptyLog:
