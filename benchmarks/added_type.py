@@ -1,6 +1,6 @@
 """A type added to a trained model, and types added apart and unpacked together, on the demo's sources.
 
-    python benchmarks/added_type.py DEMO -o OUT [--seeds 0 1 2] [--old 2] [--epochs 5]
+    python benchmarks/added_type.py DEMO -o OUT [--seeds 0 1 2] [--old 2] [--epochs 10]
 
 DEMO is a folder that `mastpro demo` wrote. Its first sources are merged, and MAST-Pro, on text, is trained on them for
 the demo's steps. Each of the other sources is added to that model with `mastpro add-tumour`, apart from the others;
@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument(
         "--old", type=int, default=2, help="sources of one type that the first model learns (default: %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, default=5, help="of each added type (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=10, help="of each added type (default: %(default)s)")
     args = parser.parse_args()
     demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     rows = []

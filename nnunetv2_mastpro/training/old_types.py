@@ -29,7 +29,9 @@ def say_without(network: MASTProNet, image: Tensor, classes: Sequence[int]) -> T
         network.train(training)
 
 
-def stay_with(logits: Tensor, before: Tensor, target: Tensor, new: Sequence[int], has_regions: bool, ddp: bool):
+def stay_with(
+    logits: Tensor, before: Tensor, target: Tensor, new: Sequence[int], has_regions: bool, ddp: bool
+) -> Tensor:
     """Kullback-Leibler divergence of what is said now from what was said before, summed over old outputs -> scalar.
 
     logits, before (B, K, spatial); target as nnU-Net gives it, (B, 1, spatial), or (B, regions, spatial), `new`: the
@@ -41,7 +43,8 @@ def stay_with(logits: Tensor, before: Tensor, target: Tensor, new: Sequence[int]
     old = [index for index in range(logits.shape[1]) if index not in added]
     if has_regions:
         logits, before = (torch.stack([F.logsigmoid(-x), F.logsigmoid(x)], 1) for x in (logits[:, old], before[:, old]))
-        return divergence(logits, before).sum(1).mean()
+        moved = divergence(logits, before).sum(1)  # (B, N)
+        return mean_over(moved, torch.ones_like(moved), ddp)
     log_p = logits.log_softmax(1)
     background = log_p[:, [0, *added]].logsumexp(1, keepdim=True)
     log_p = torch.cat([background, log_p[:, old[1:]]], 1)
@@ -50,5 +53,5 @@ def stay_with(logits: Tensor, before: Tensor, target: Tensor, new: Sequence[int]
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Of log probabilities (B, O, ...), summed over O."""
+    """Of log probabilities (B, O, ...) of now from those of before, summed over O."""
     return F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(1)

@@ -10,29 +10,26 @@ import torch
 from nnunetv2_mastpro.anatomy.given import check_given_maps
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.network.mastpro import FIXED_HEAD, MASTProNet
+from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
-from nnunetv2_mastpro.training.old_types import say_without
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
-from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped, wrap_anew
-from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
-from nnunetv2_mastpro.training.report import describe_network
+from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped
+from nnunetv2_mastpro.training.recipe import epoch_variants
 from nnunetv2_mastpro.training.setup import (
     check_same_classes,
     check_same_embeddings,
-    find_changed_prompts,
     resolve,
     settle,
 )
+from nnunetv2_mastpro.training.trained_parts import TrainedParts
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 from nnunetv2_mastpro.weights.adapters import write_adapters
 
 
-class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
+class nnUNetTrainerMASTPro(Patches, TrainedParts):
     """Trains D-MoE, prompt fusion and generated head in the network that nnU-Net planned.
 
     From scratch it trains everything. Started with `-pretrained_weights` whose backbone is trained (the buffer
@@ -109,12 +106,6 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         buffer = self.bare_network.embeddings
         buffer.copy_(self.embeddings.vectors.to(buffer))
 
-    @property
-    def new_classes(self) -> list[int]:
-        """Those that are added to a trained model."""
-        labels = [entry.label for entry in self.mastpro.resolved.classes]
-        return [labels.index(name) for name in self.mastpro.training.new_types]
-
     def _build_loss(self) -> MASTProLoss:
         classes = self.mastpro.resolved.classes
         tumors = [index for index, entry in enumerate(classes) if entry.is_tumor]
@@ -134,51 +125,6 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         # not super(): nnU-Net's flag sits in its decoder, and after validation it asks without looking
         self.bare_network.deep_supervision = enabled and self.enable_deep_supervision
 
-    def parameter_groups(self) -> list[dict]:
-        """Backbone, experts and a fixed head at the full rate; what prompts feed at a share of it unless PEFT."""
-        parts = self.bare_network.parts()
-        if not self.bare_network.backbone_is_trained:
-            return [{"params": [p for part in parts.values() for p in part if p.requires_grad]}]
-        at_full_rate = [parts.pop(name) for name in ("backbone", "experts", FIXED_HEAD) if name in parts]
-        groups = [{"params": sum(at_full_rate, [])}]
-        if parts:
-            groups.append({"params": sum(parts.values(), []), "share": self.mastpro.training.prompt_share})
-        return groups
-
-    def freeze(self) -> None:
-        """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""
-        training = self.mastpro.training
-        if training.new_types:
-            self.bare_network.freeze_all_but(self.new_classes)
-            self.initial_lr = training.added_learning_rate
-        else:
-            self.bare_network.freeze_backbone()
-            self.initial_lr = training.peft_learning_rate
-        self.optimizer, self.lr_scheduler = self.configure_optimizers()
-        if self.is_ddp:
-            self.network = wrap_anew(self.network)
-
-    def start_from_pretrained(self) -> None:
-        """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
-
-        Raises MASTProError for weights of classes in another order, and for new types of other prompts.
-        """
-        labels = [entry.label for entry in self.mastpro.resolved.classes]
-        changed = find_changed_prompts(self.bare_network.embeddings.cpu(), self.embeddings.vectors, labels)
-        if changed and self.mastpro.training.new_types:
-            raise MASTProError(
-                f"the weights were trained with other prompts for {', '.join(changed)}, and new types must not change "
-                "them; start with mastpro add-tumour, and with the text encoder of that model"
-            )
-        if changed:
-            self.print_to_log_file(
-                f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
-            )
-        if self.mastpro.training.mode != "full":
-            self.freeze()
-        if not self.mastpro.training.new_types:
-            self.restore_prompts()
-
     def check_maps(self) -> None:
         """Raise MASTProError unless every preprocessed case has a sound host-organ map; nnU-Net would not notice."""
         if self.takes_anatomy:
@@ -197,35 +143,12 @@ class nnUNetTrainerMASTPro(Patches, AdamWRecipe):
         self.decide_what_is_trained()
         super().on_train_start()
 
-    def decide_what_is_trained(self) -> None:
-        """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
-        training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
-        if self.current_epoch == 0 and pretrained:
-            self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
-        elif self.current_epoch == 0 and training.new_types:
-            raise MASTProError(
-                f"the plans add {', '.join(training.new_types)} to a trained model, but no weights of it "
-                "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
-            )
-        elif self.current_epoch == 0 and training.mode == "peft":
-            raise MASTProError(
-                "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
-                "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
-            )
-        if self.local_rank == 0:
-            for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
-                self.print_to_log_file(line, add_timestamp=False)
-
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         tumors = [self.mastpro.resolved.classes[index].label for index in self.bare_network.tumor_classes]
         self.usage = ExpertUsage(self.bare_network, tumors)
 
     def train_step(self, batch: dict) -> dict:
-        if self.new_classes and self.mastpro.training.old_types_weight:
-            image = batch["data"].to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as nnU-Net's step
-                self.loss.before = say_without(self.bare_network, image, self.new_classes)
         result = super().train_step(batch)
         self.usage.add(self.loss.seen[:, self.bare_network.tumor_classes])
         return result

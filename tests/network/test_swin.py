@@ -86,6 +86,15 @@ def test_every_block_is_adapted_and_called(planned, make_network, randomize, ima
             assert parameter.grad.abs().sum() > 0, name
 
 
+def test_an_added_type_has_an_expert_after_every_block(planned, make_network, image):
+    """Of the decoder too, up to full resolution."""
+    network = make_network(planned, added=("kidney_tumor",), deep_supervision=False).train()
+    assert [*network.added_experts] == [*BLOCKS, *(f"decoder_{index}" for index in range(5))]
+    network(image).logits.square().mean().backward()
+    for site, experts in network.added_experts.items():
+        assert experts.up[0].grad.abs().sum() > 0, site
+
+
 def test_chosen_stages(planned, make_network):
     network = make_network(planned, deep_supervision=False, encoder_stages=(3,), decoder_stages=(0, 4))
     sites = {site.name: site.channels for site in network.receipt}

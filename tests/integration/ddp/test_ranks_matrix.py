@@ -49,11 +49,13 @@ def matrix(on_ranks, plan, case_names, fold, maps):
     added = {"added": ["posterior"]}
     plan("Base", prompts=added, training=ONE_TYPE_EACH)
     plan("Added", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
+    plan("Shares", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Token", network={"routing": "token", "router": "joint"}, training=ONE_TYPE_EACH)
     for batch_dice in (True, False):
         plan(f"Whole{batch_dice}", WHOLE, configuration={"batch_dice": batch_dice}, training=ONE_TYPE_EACH)
     with_maps = {"what": what(maps, LONGER), "cases": each}
     token = {"cases": each, "epochs": 1}
+    from_base = {"pretrained": str(fold("Base") / checkpoint)}
     from_token = {**token, "pretrained": str(fold("Token") / checkpoint)}
     four = [train[0], train[1], train[2], train[5]]
     return on_ranks(
@@ -63,7 +65,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
             {"name": "maps_peft_continued", **with_maps, "epochs": 2, "c": True},
             {"name": "base", "what": what("Base"), "cases": each},
             {"name": "base_continued", "what": what("Base"), "epochs": 2, "c": True, "cases": each},
-            {"name": "added", "what": what("Added"), "cases": each, "pretrained": str(fold("Base") / checkpoint)},
+            {"name": "added", "what": what("Added"), "cases": each, **from_base},
             {"name": "added_continued", "what": what("Added"), "epochs": 2, "c": True, "cases": each},
             {"name": "token", "what": what("Token"), "cases": each},
             {"name": "bfloat16", "what": what("Token", LONGER), **token, "bfloat16": True},
@@ -74,6 +76,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
             {"name": "three", "what": what("Small", configuration="3d_fullres"), "cases": each},
             *compared("whole_batch_dice", "WholeTrue", four, dataset=WHOLE),
             *compared("whole_sample_dice", "WholeFalse", four, dataset=WHOLE),
+            *[{**job, **from_base} for job in compared("added_shares", "Shares", four)],
         ]
     )
 
@@ -100,8 +103,15 @@ def test_nnunets_own_loss_does_the_same(matrix, name):
 def test_new_types_alone_are_trained_on_every_rank(matrix):
     for name in ("added", "added_continued"):
         for rank in matrix[name]:
-            assert all(name.endswith((".specific.1", ".down.2", ".up.2", "offsets.0")) for name in rank["trained"])
-            assert "offsets.0" in rank["trained"]
+            own = [name for name in rank["trained"] if not name.startswith("added_experts.")]
+            assert all(name.endswith((".specific.1", ".down.2", ".up.2", "offsets.0")) for name in own)
+            assert "offsets.0" in own
+            assert len(own) < len(rank["trained"])
+
+
+def test_new_types_are_learnt_on_two_ranks_as_on_one(matrix):
+    """Staying with the old types too: of the voxels of all samples, though samples differ in what is new."""
+    assert_same_loss_and_gradients(matrix["added_shares_alone"], matrix["added_shares"])
 
 
 def test_compiled_or_in_half_precision_it_is_the_same_training(matrix):

@@ -64,7 +64,8 @@ def train(job: dict, rank: int, world: int) -> dict:
         dist._DEFAULT_FIRST_BUCKET_BYTES = SMALL_BUCKET_BYTES
         trainer_module.torch.compile = lambda module: compile_by(module, backend=job["compile"])
     if world == 1:
-        run_training.run_training(*job["what"], device=torch.device("cpu"))
+        given = {"pretrained_weights": job.get("pretrained")}
+        run_training.run_training(*job["what"], **given, device=torch.device("cpu"))
     else:
         options = (False, job.get("c", False), False, job.get("pretrained"), False, False)
         run_training.run_ddp(rank, *job["what"], *options, world)

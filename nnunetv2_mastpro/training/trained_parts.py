@@ -1,0 +1,93 @@
+"""Which parameters a training moves, at which rate: all, all but the backbone (PEFT), or what new types own."""
+
+import torch
+
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.network.mastpro import FIXED_HEAD
+from nnunetv2_mastpro.training.old_types import say_without
+from nnunetv2_mastpro.training.ranks import wrap_anew
+from nnunetv2_mastpro.training.recipe import AdamWRecipe
+from nnunetv2_mastpro.training.report import describe_network
+from nnunetv2_mastpro.training.setup import find_changed_prompts
+
+
+class TrainedParts(AdamWRecipe):
+    """Decides when training starts. A MAST-Pro trainer's: it has `mastpro`, `embeddings` and `bare_network`."""
+
+    @property
+    def new_classes(self) -> list[int]:
+        """Those that are added to a trained model."""
+        labels = [entry.label for entry in self.mastpro.resolved.classes]
+        return [labels.index(name) for name in self.mastpro.training.new_types]
+
+    def parameter_groups(self) -> list[dict]:
+        """Backbone, experts and a fixed head at the full rate; what prompts feed at a share of it unless PEFT."""
+        parts = self.bare_network.parts()
+        if not self.bare_network.backbone_is_trained:
+            return [{"params": [p for part in parts.values() for p in part if p.requires_grad]}]
+        at_full_rate = [parts.pop(name) for name in ("backbone", "experts", FIXED_HEAD) if name in parts]
+        groups = [{"params": sum(at_full_rate, [])}]
+        if parts:
+            groups.append({"params": sum(parts.values(), []), "share": self.mastpro.training.prompt_share})
+        return groups
+
+    def freeze(self) -> None:
+        """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""
+        training = self.mastpro.training
+        if training.new_types:
+            self.bare_network.freeze_all_but(self.new_classes)
+            self.initial_lr = training.added_learning_rate
+        else:
+            self.bare_network.freeze_backbone()
+            self.initial_lr = training.peft_learning_rate
+        self.optimizer, self.lr_scheduler = self.configure_optimizers()
+        if self.is_ddp:
+            self.network = wrap_anew(self.network)
+
+    def start_from_pretrained(self) -> None:
+        """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
+
+        Raises MASTProError for weights of classes in another order, and for new types of other prompts.
+        """
+        labels = [entry.label for entry in self.mastpro.resolved.classes]
+        changed = find_changed_prompts(self.bare_network.embeddings.cpu(), self.embeddings.vectors, labels)
+        if changed and self.mastpro.training.new_types:
+            raise MASTProError(
+                f"the weights were trained with other prompts for {', '.join(changed)}, and new types must not change "
+                "them; start with mastpro add-tumour, and with the text encoder of that model"
+            )
+        if changed:
+            self.print_to_log_file(
+                f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
+            )
+        if self.mastpro.training.mode != "full":
+            self.freeze()
+        if not self.mastpro.training.new_types:
+            self.restore_prompts()
+
+    def decide_what_is_trained(self) -> None:
+        """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
+        training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
+        if self.current_epoch == 0 and pretrained:
+            self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
+        elif self.current_epoch == 0 and training.new_types:
+            raise MASTProError(
+                f"the plans add {', '.join(training.new_types)} to a trained model, but no weights of it "
+                "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
+            )
+        elif self.current_epoch == 0 and training.mode == "peft":
+            raise MASTProError(
+                "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
+                "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
+            )
+        if self.local_rank == 0:
+            for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
+                self.print_to_log_file(line, add_timestamp=False)
+
+    def train_step(self, batch: dict) -> dict:
+        """As before; beside a new type's, the loss takes what the model says without it."""
+        if self.new_classes and self.mastpro.training.old_types_weight:
+            image = batch["data"].to(self.device, non_blocking=True)
+            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as nnU-Net's step
+                self.loss.before = say_without(self.bare_network, image, self.new_classes)
+        return super().train_step(batch)
