@@ -1,4 +1,4 @@
-"""Teach a trained model a new tumour type: only the new type's experts, router rows and prompt are trained.
+"""Teach a trained model a new tumour type: only its own experts, router rows and prompt are trained.
 
     mastpro add-tumour -m MODEL -d 12 -n WithColonPlans
 

@@ -203,7 +203,7 @@ class MASTProNet(nn.Module):
         self.backbone.eval()
 
     def own_parameters(self, classes: Sequence[int]) -> list[nn.Parameter]:
-        """What belongs to these tumour types alone: experts, router rows, offsets of the prompts."""
+        """What belongs to these tumour types alone: experts, router rows, offsets of the prompts, added experts."""
         own = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
         for index in classes:
             own += [p for moe in self.experts.values() for p in moe.own_parameters(self.tumor_classes.index(index))]
