@@ -102,12 +102,12 @@ class PromptConfig:
     """Where sentence embeddings come from (Eq. 1): a sentence-transformers name or a local folder."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    added: tuple[str, ...] = ()  # types appended to a trained model: their prompts have a trained offset
+    added: tuple[str, ...] = ()  # types appended to a trained model: see network/added.py
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Learning rates, weights of the two terms beside nnU-Net's loss, draws of cases, patches, masks, tumour types."""
+    """Learning rates, weights of the terms beside nnU-Net's loss, draws of cases, patches, masks, tumour types."""
 
     mode: str = "auto"  # "full": train everything; "peft": the backbone stays; "auto": PEFT on a trained backbone
     learning_rate: float = 3e-3  # where everything is trained
@@ -115,7 +115,7 @@ class TrainingConfig:
     new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
     added_learning_rate: float = 3e-3  # for that
     old_types_weight: float = 10.0  # of staying, for the old types, with what the model said before; for that too
-    prompt_share: float = 0.1  # of that rate for fusion and mask proposal: wide inputs make their steps long
+    prompt_share: float = 0.1  # of learning_rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
     anatomy_dropout: float = 0.2  # share of samples whose organ masks are all withheld
@@ -177,7 +177,7 @@ class ClassSpec:
     sentence: str
     is_tumor: bool
     host_structures: tuple[str, ...] = ()
-    added: bool = False  # appended to a trained model: its prompt has an offset
+    added: bool = False  # appended to a trained model
 
 
 @dataclass(frozen=True)

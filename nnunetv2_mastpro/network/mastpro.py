@@ -213,7 +213,14 @@ class MASTProNet(nn.Module):
         return own
 
     def freeze_all_but(self, classes: Sequence[int]) -> None:
-        """Only what these tumour types own is trained: nothing that another type's output comes from moves."""
+        """Only what these tumour types own is trained: nothing that another type's output comes from moves.
+
+        Types are then selected and organ masks seen as in evaluation: without old types' experts, or without masks,
+        staying with what was said of the old types would teach the new one's experts to stand in for them.
+        """
+        self.host_task_share, self.annotated_task_share = 1.0, 0.0
+        if self.anatomy is not None:
+            self.anatomy.dropout = 0.0
         self.freeze_backbone()
         self.requires_grad_(False)
         for parameter in self.own_parameters(classes):
@@ -235,12 +242,12 @@ class MASTProNet(nn.Module):
         head = [*self.head.parameters()] + ([] if self.background is None else [self.background])
         parts = {
             "backbone": [*self.backbone.parameters()],
-            "experts": [*self.experts.parameters()],
+            "experts": [*self.experts.parameters(), *self.added_experts.parameters()],
             "learned prompts": [*self.text.parameters()],
             "fusion": [*self.fusion.parameters()],
             "anatomy encoder": [] if self.anatomy is None else [*self.anatomy.parameters()],
             "mask proposal" if self.head.generated else FIXED_HEAD: head,
-            "added types": [*self.offsets, *self.added_experts.parameters()],
+            "added prompts": [*self.offsets],
         }
         return {name: parameters for name, parameters in parts.items() if parameters}
 

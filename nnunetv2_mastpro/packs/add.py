@@ -23,7 +23,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
-from nnunetv2_mastpro.packs.model import Model, build_state
+from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
 from nnunetv2_mastpro.planning.overlay import check_plans_name
 from nnunetv2_mastpro.processes import find_executable, shell_line
@@ -32,6 +32,7 @@ from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training.setup import resolve
+from nnunetv2_mastpro.weights.convert import build_network
 
 START = "checkpoint_start.pth"
 CONTINUABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
@@ -72,6 +73,8 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
     if args.configuration not in (None, configuration):
         raise MASTProError(f"-c {args.configuration} is not the model's; its weights are of {configuration}")
     check_trainer(args.trainer)
+    if args.learning_rate is not None and not 0 < args.learning_rate <= 1:
+        raise MASTProError(f"--learning-rate {args.learning_rate} is not within 0 and 1; give one such as 3e-3")
     check_plans_name(args.name)
     copies = [path for path in (dataset / "dataset.json", preprocessed / "dataset.json") if path.is_file()]
     if dataset / "dataset.json" not in copies:
@@ -88,7 +91,10 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
     plans = make_plans(model, dataset, args.name, new, args.learning_rate)
     plans_file = preprocessed / f"{args.name}.json"
     if plans_file.exists() and read_dataset_json(plans_file) != plans:
-        raise MASTProError(f"{plans_file} is there and differs, and trainings may depend on it; give -n another name")
+        raise MASTProError(
+            f"{plans_file} is there and differs, and trainings may depend on it; give the options as "
+            "before, or -n another name"
+        )
     config, _ = resolve(plans, dataset_json)
     vectors = embed([prompt.sentence for prompt in prompts], config.prompts.encoder).vectors
     known = model.weights["embeddings"]
@@ -173,7 +179,8 @@ def write_start(addition: Addition) -> Path:
     staged = file.with_name(f".{START}.tmp")
     config = dataclasses.replace(MASTProConfig.from_dict(addition.plans["mastpro"]), resolved=addition.resolved)
     plans = {**addition.plans, "mastpro": config.to_dict()}
-    fresh = build_state(plans, addition.configuration, read_dataset_json(addition.preprocessed / "dataset.json"))
+    dataset_json = read_dataset_json(addition.preprocessed / "dataset.json")
+    fresh = build_network(plans, addition.configuration, dataset_json).state_dict()
     weights = {**fresh, **addition.model.weights, "embeddings": addition.embeddings}  # what is new comes last
     init_args = {"plans": plans, "configuration": addition.configuration}
     torch.save({"network_weights": weights, "init_args": init_args}, staged)

@@ -12,6 +12,7 @@ from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_whole
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.weights.convert import build_network
 
 
 @dataclass(frozen=True)
@@ -57,21 +58,23 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
             f"{file} holds {held} classes, the plans.json beside it names {named}; restore the plans.json that the "
             "training wrote"
         )
-    return Model(folder, file, plans, read_dataset_json(folder / "dataset.json"), checkpoint, config)
+    model = Model(folder, file, plans, read_dataset_json(folder / "dataset.json"), checkpoint, config)
+    check_state(model)
+    return model
 
 
-def build_state(plans: dict, configuration: str, dataset_json: dict) -> dict[str, Tensor]:
-    """State of the network that plans with a resolved mastpro block describe, before any training."""
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_mastpro.training.build import build_planned
-
-    manager = PlansManager(plans)
-    planned = manager.get_configuration(configuration)
-    channels = determine_num_input_channels(manager, planned, dataset_json)
-    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
-    return build_planned(manager, planned, channels, outputs).state_dict()
+def check_state(model: Model) -> None:
+    """Raise MASTProError unless the weights are those of the network that the plans describe."""
+    configuration = model.checkpoint["init_args"]["configuration"]
+    wanted = build_network(model.plans, configuration, model.dataset_json).state_dict()
+    shapes = [{name: list(tensor.shape) for name, tensor in state.items()} for state in (model.weights, wanted)]
+    for name in sorted({*shapes[0], *shapes[1]}):
+        held, named = (each.get(name, "not at all") for each in shapes)
+        if held != named:
+            raise MASTProError(
+                f"{model.file} holds {name} {held}, the network of the plans.json beside it {named}; restore the "
+                "plans.json that the training wrote"
+            )
 
 
 def read_checkpoint(file: Path) -> dict:

@@ -11,14 +11,14 @@ from pathlib import Path
 from torch import Tensor
 
 from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
-from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
+from nnunetv2_mastpro.config import ClassSpec
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import shared_hash, take_type
 
-FORMAT = "nnunetv2_mastpro pack 1"
+FORMAT = "nnunetv2_mastpro pack 2"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
 NOT_SAID = "not said"
 WANTED = "give files that mastpro pack wrote"
@@ -80,10 +80,9 @@ def read_pack(path: Path) -> Pack:
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
     own = model.config.to_dict()["network"]
-    theirs = {**MASTProConfig().to_dict()["network"], **pack.network}  # older packs name fewer
-    differing = [name for name in own if theirs[name] != own[name]]
+    differing = [name for name in own if pack.network.get(name) != own[name]]
     if differing:
-        told = ", ".join(f"{name}={theirs[name]} ({own[name]} in the model)" for name in differing)
+        told = ", ".join(f"{name}={pack.network.get(name)} ({own[name]} in the model)" for name in differing)
         raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
     configuration = model.checkpoint["init_args"]["configuration"]
     for name, theirs, ours in (

@@ -17,10 +17,11 @@ from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import with_prompts
-from nnunetv2_mastpro.packs.model import Model, build_state
+from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.pack import check_fits, check_tensors, read_pack
 from nnunetv2_mastpro.packs.state import append_types, take_type
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.weights.convert import build_network
 
 COPIED = ("dataset_fingerprint.json",)
 NOT_VALIDATED = "mastpro unpack put this model together; nothing was validated"
@@ -47,7 +48,7 @@ def unpack(model: Model, paths: Sequence[Path], target: Path, fold: str) -> tupl
     config = extend_config(model.config, classes, dataset_json)
     plans = {**copy.deepcopy(model.plans), "mastpro": config.to_dict()}
     init_args = {**model.checkpoint["init_args"], "plans": plans, "dataset_json": dataset_json}
-    untrained = build_state(plans, init_args["configuration"], dataset_json)
+    untrained = build_network(plans, init_args["configuration"], dataset_json).state_dict()
     for index, pack in enumerate(packs, len(model.classes)):
         check_tensors(pack, take_type(untrained, classes, index))
     checkpoint = {

@@ -1,4 +1,4 @@
-"""nnU-Net's loss plus category supervision and load balance.
+"""nnU-Net's loss plus category supervision, load balance and, where types are new, staying with the old ones.
 
 B batch, T classes.
 """

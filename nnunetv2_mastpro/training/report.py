@@ -28,6 +28,8 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
     sites = ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
     yield f"Stages with experts: {sites or 'none, so no expert_usage.json is written'}"
+    if network.added_experts:
+        yield f"Stages with an expert of each added type: {', '.join(network.added_experts)}"
     yield from describe_ablations(network, config)
     yield f"\nClasses, and the prompts that stand for them (encoder {config.prompts.encoder})"
     for entry, origin in zip(config.resolved.classes, origins, strict=True):

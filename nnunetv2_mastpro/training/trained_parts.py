@@ -12,7 +12,7 @@ from nnunetv2_mastpro.training.setup import find_changed_prompts
 
 
 class TrainedParts(AdamWRecipe):
-    """Decides when training starts. A MAST-Pro trainer's: it has `mastpro`, `embeddings` and `bare_network`."""
+    """Decides when training starts. A MAST-Pro trainer's: with `mastpro`, `embeddings`, `bare_network` and its loss."""
 
     @property
     def new_classes(self) -> list[int]:
@@ -85,9 +85,10 @@ class TrainedParts(AdamWRecipe):
                 self.print_to_log_file(line, add_timestamp=False)
 
     def train_step(self, batch: dict) -> dict:
-        """As before; beside a new type's, the loss takes what the model says without it."""
+        """Where a type is new, the loss also takes what the model says without it."""
         if self.new_classes and self.mastpro.training.old_types_weight:
             image = batch["data"].to(self.device, non_blocking=True)
             with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as nnU-Net's step
                 self.loss.before = say_without(self.bare_network, image, self.new_classes)
+            batch = {**batch, "data": image}
         return super().train_step(batch)

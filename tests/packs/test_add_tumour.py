@@ -82,7 +82,7 @@ def test_it_takes_what_was_merged_for_the_model(make_model, make_dataset, datase
 def test_the_rate_can_be_chosen(make_model, make_dataset, commands, tmp_path):
     base, plans = make_model(), tmp_path / "nnUNet_preprocessed" / DATASET / "Added.json"
     make_dataset()
-    with pytest.raises(MASTProError, match="added_learning_rate=2.0 is not within 0 and 1"):
+    with pytest.raises(MASTProError, match="--learning-rate 2.0 is not within 0 and 1"):
         call(base, "--learning-rate", "2")
     assert not plans.exists()
     assert call(base, "--learning-rate", "1e-2") == 0
@@ -126,6 +126,19 @@ def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, c
     zeros = {name for name, tensor in new.items() if not tensor.any()}
     assert zeros == {name for name in new if name == "offsets.0" or ".up." in name}
     assert len(new) == 1 + 3 * 3 + 5 * 3  # the offset, three sites with routers, all five stages
+
+
+def test_the_start_is_the_seeds(make_model, make_dataset, commands, tmp_path, monkeypatch):
+    """What the new type owns at the start is drawn; MASTPRO_SEED draws the same."""
+    base, starts = make_model(), []
+    make_dataset()
+    for name, seed in (("First", "1"), ("Second", "1"), ("Third", "2")):
+        monkeypatch.setenv("MASTPRO_SEED", seed)
+        call(base, "-n", name)
+        start = tmp_path / "nnUNet_results" / DATASET / NEW.replace("Added", name) / "fold_0" / "checkpoint_start.pth"
+        starts.append(torch.load(start)["network_weights"]["added_experts.encoder_0.down.0"])
+    assert starts[0].equal(starts[1])
+    assert not starts[0].equal(starts[2])
 
 
 def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):
@@ -253,7 +266,7 @@ def test_other_plans_of_the_name_are_kept(make_model, make_dataset, commands, tm
     folder = tmp_path / "nnUNet_preprocessed" / DATASET
     folder.mkdir()
     (folder / "Added.json").write_text("{}")
-    with pytest.raises(MASTProError, match="Added.json is there and differs.*give -n"):
+    with pytest.raises(MASTProError, match="Added.json is there and differs.*options as before, or -n"):
         call(base)
     assert (folder / "Added.json").read_text() == "{}"
 

@@ -42,7 +42,7 @@ def with_class(**values):
         ({"encoder": "other"}, "text encoder other, the model with sentence-transformers"),
         ({"class": with_class(label="liver_tumor")}, "holds liver_tumor, which the model or an earlier pack has"),
         ({"class": with_class(sentence="This is a normal liver on CT.")}, None),
-        ({"format": "nnunetv2_mastpro pack 2"}, "is no pack"),
+        ({"format": "nnunetv2_mastpro pack 1"}, "is no pack"),
         ({"class": "{}"}, "cannot be read as a pack"),
         ({"offset": torch.zeros(7)}, r"has offset of shape \(7,\), not \(384,\)"),
         ({"more": torch.zeros(7)}, r"has more of shape \(7,\), not None"),
@@ -144,14 +144,34 @@ def test_an_ablated_model_is_refused(make_model, model_of):
         model_of(make_model(ablate=["experts"]))
 
 
-def test_a_pack_of_an_earlier_version_fits(make_model, make_pack, tmp_path, model_of):
-    """Its header names neither ablations nor filters of experts."""
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_stages": (2,)}, r"holds experts.encoder_1.down.0 \[4, 2, \d+\], the network .* not at all; restore"),
+        ({"expert_kernel": 3}, r"experts.\w+.filters.0 not at all, the network of the plans.json beside it \["),
+        ({"rank": 3}, r"experts.\w+.down.0 \[4, 2, \d+\], the network .* \[4, 3, \d+\]"),
+    ],
+)
+def test_weights_of_another_network_are_refused(make_model, model_of, changes, message):
+    """Else what is missing would be filled with untrained numbers."""
+    base = make_model()
+    plans = json.loads((base / "plans.json").read_text())
+    plans["mastpro"]["network"] |= changes
+    (base / "plans.json").write_text(json.dumps(plans))
+    with pytest.raises(MASTProError, match=message):
+        model_of(base)
+
+
+def test_a_pack_that_lacks_a_tensor(make_model, make_pack, tmp_path, model_of):
     base = make_model()
     _, pack = make_pack(base, "lung_tumor")
-    network = json.loads(safe_open(pack, "pt").metadata()["network"])
-    del network["ablate"], network["expert_kernel"]
-    damage(pack, network=json.dumps(network))
-    assert unpack(model_of(base), [pack], tmp_path / "new", "0")[-1].label == "lung_tumor"
+    with safe_open(pack, framework="pt") as file:
+        header = file.metadata()
+    tensors = load_file(pack)
+    del tensors["added_experts.encoder_0.up"]
+    save_file(tensors, pack, header)
+    with pytest.raises(MASTProError, match=r"added_experts.encoder_0.up of shape None, not \(\d+, 2\); pack it again"):
+        unpack(model_of(base), [pack], tmp_path / "new", "0")
 
 
 def test_plans_of_another_model_are_refused(make_model, make_grown, model_of):

@@ -68,12 +68,19 @@ def test_a_start_from_trained_weights_trains_the_new_type_only(added_plans, make
     assert {id(p) for p in group["params"]} == {id(p) for p in trainer.network.parameters() if p.requires_grad}
     assert group["initial_lr"] == 2e-3
     assert_close(trainer.network.embeddings, before, rtol=0, atol=0)  # the old types' outputs come from them
-    (line,) = [
-        line
-        for line in describe_network(trainer.network, trainer.mastpro, trainer.embeddings.origins)
-        if line.startswith("All is frozen")
-    ]
-    assert line == "All is frozen but what the new types own: kidney_tumor."
+    told = [*describe_network(trainer.network, trainer.mastpro, trainer.embeddings.origins)]
+    assert "All is frozen but what the new types own: kidney_tumor." in told
+    assert f"Stages with an expert of each added type: {', '.join(trainer.network.added_experts)}" in told
+
+
+def test_where_everything_is_trained_experts_have_the_full_rate(plans, make_trainer):
+    """Those of types that were added earlier too; the offset is a prompt's."""
+    plans["mastpro"]["prompts"] = {"added": ["kidney_tumor"]}
+    trainer = make_trainer()
+    share = {id(p): group.get("share", 1) for group in trainer.optimizer.param_groups for p in group["params"]}
+    network = trainer.network
+    assert {share[id(p)] for p in (*network.experts.parameters(), *network.added_experts.parameters())} == {1}
+    assert share[id(network.offsets[0])] == 0.1
 
 
 def test_other_prompts_are_refused(added_plans, make_trainer):
