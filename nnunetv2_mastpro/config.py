@@ -113,7 +113,7 @@ class TrainingConfig:
     learning_rate: float = 3e-3  # where everything is trained
     peft_learning_rate: float = 5e-5  # the paper's
     new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
-    added_learning_rate: float = 3e-3  # for that
+    added_learning_rate: float = 1e-2  # for that
     old_types_weight: float = 10.0  # of staying, for the old types, with what the model said before; for that too
     prompt_share: float = 0.1  # of learning_rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers

@@ -74,7 +74,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
         raise MASTProError(f"-c {args.configuration} is not the model's; its weights are of {configuration}")
     check_trainer(args.trainer)
     if args.learning_rate is not None and not 0 < args.learning_rate <= 1:
-        raise MASTProError(f"--learning-rate {args.learning_rate} is not within 0 and 1; give one such as 3e-3")
+        raise MASTProError(f"--learning-rate {args.learning_rate} is not within 0 and 1; give one such as 1e-2")
     check_plans_name(args.name)
     copies = [path for path in (dataset / "dataset.json", preprocessed / "dataset.json") if path.is_file()]
     if dataset / "dataset.json" not in copies:
