@@ -18,12 +18,7 @@ from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped
 from nnunetv2_mastpro.training.recipe import epoch_variants
-from nnunetv2_mastpro.training.setup import (
-    check_same_classes,
-    check_same_embeddings,
-    resolve,
-    settle,
-)
+from nnunetv2_mastpro.training.setup import check_same_classes, check_same_embeddings, resolve, settle
 from nnunetv2_mastpro.training.trained_parts import TrainedParts
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 from nnunetv2_mastpro.weights.adapters import write_adapters
