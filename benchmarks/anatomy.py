@@ -1,11 +1,11 @@
-"""What host-organ maps change on the demo's phantom: Dice, false positives, maps withheld, patches skipped.
+"""What host-organ maps change on Table 1's phantom: Dice, false positives, maps withheld, patches skipped.
 
-    python benchmarks/anatomy.py DEMO -o OUT [--seeds 0 1 2]
+    python -m benchmarks.anatomy -o OUT [--seeds 0 1 2]
 
-DEMO is a folder that `mastpro demo` wrote; its data set, plans and length are used. For each seed MAST-Pro is trained
-with the maps and without, by stock commands and for equal steps; the first model also predicts with empty maps, and
-`mastpro postprocess` treats the second's predictions. Then a test case, extended along z by repeating its first and
-last slice, is predicted with and without skipping of empty patches. Writes results.json and prints Markdown tables.
+OUT is that of table1 and table2 with --types 3: MAST-Pro with the maps and without (their rows `mastpro` and
+`tp_experts`) is taken from there, and trained where it is not there yet. The first model also predicts with empty maps,
+and `mastpro postprocess` treats the second's predictions. Then a test case, extended along z by repeating its first and
+last slice, is predicted with and without skipping of empty patches. Writes OUT/anatomy.json and prints Markdown tables.
 Started again with the same OUT it skips what is finished.
 """
 
@@ -20,15 +20,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from variants import run_variant
 
+from benchmarks.cells import MASTPRO, model_of, rows_of
+from benchmarks.runs import Phantom
+from benchmarks.table import run_cell
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.steps import Step, run_steps
 
-WITHHELD = replace(design.MASTPRO, key="withheld", title="MAST-Pro, maps withheld")
-POSTPROCESSED = replace(design.TEXT_ONLY, key="postprocessed", title="MAST-Pro, text only, postprocessed")
+WITH_MAPS = model_of(MASTPRO)
+TEXT_ONLY = replace(model_of(rows_of("table2", ["tp_experts"])[0]), title="MAST-Pro, text only")
+WITHHELD = replace(WITH_MAPS, key="withheld", title="MAST-Pro, maps withheld")
+POSTPROCESSED = replace(TEXT_ONLY, key="postprocessed", title="MAST-Pro, text only, postprocessed")
 TIMES_AS_TALL = 5
 DILATE_MM = 10
 
@@ -40,52 +44,42 @@ def false_positive_ml(summary: Path) -> float:
     return float(voxel_ml * np.mean([sum(metrics["FP"] for metrics in case["metrics"].values()) for case in cases]))
 
 
-def run_seed(demo: design.Layout, out: Path, seed: int) -> list[dict]:
+def run_seed(phantom: Phantom, seed: int, command: str) -> list[dict]:
     """Both trainings, and the further predictions of their models."""
-    with_maps, without = out / f"anatomy_seed_{seed}", out / f"text_seed_{seed}"
-    run_variant(demo, with_maps, {}, seed, design.MASTPRO)
-    run_variant(demo, without, {}, seed, design.TEXT_ONLY)
-    own, text = design.Layout(with_maps), design.Layout(without)
-    empty = own.folder / "empty_maps"
-    withheld = [
-        Step(
-            "empty_maps",
-            "Empty maps",
-            (empty,),
-            (
-                *("mastpro", "anatomy", "-d", str(design.DATASET_ID)),
-                *("-i", str(own.unseen / "imagesTs"), "-o", str(empty), "--without-masks"),
-            ),
-        ),
-        *pipeline.prediction_steps(own, WITHHELD, empty),
-    ]
-    treated = text.predictions(POSTPROCESSED)
-    postprocessed = [
-        Step(
-            "postprocess",
-            "Remove components that do not touch their host organ",
-            (treated,),
-            (
-                "mastpro",
-                "postprocess",
-                *("-i", str(text.predictions(design.TEXT_ONLY)), "-o", str(treated)),
-                *("--maps", str(text.maps), "-np", "1"),
-            ),
-        ),
-        pipeline.prediction_steps(text, POSTPROCESSED, empty)[-1],  # evaluation
-    ]
     rows = []
-    for layout, steps, models in (
-        (own, withheld, (design.MASTPRO, WITHHELD)),
-        (text, postprocessed, (design.TEXT_ONLY, POSTPROCESSED)),
-    ):
-        state = State(layout.folder, {**pipeline.settings(seed), "block": {}})
-        run_steps(steps, state, layout.logs, {**os.environ, **pipeline.variables(layout, seed)})
-        for model in models:
-            summary = layout.summary(model)
+    for model, more in ((WITH_MAPS, WITHHELD), (TEXT_ONLY, POSTPROCESSED)):
+        row = rows_of("table2", [model.key])[0]
+        run_cell(phantom, row, seed, phantom.out / "cells" / phantom.backbone / f"{row.key}_seed_{seed}.json", command)
+        chosen = phantom.design()
+        layout, state = phantom.trained(row, model.key, seed)
+        steps = withheld(layout, chosen) if more is WITHHELD else postprocessed(layout, chosen)
+        run_steps(steps, state, layout.logs, {**os.environ, **pipeline.variables(layout, seed, chosen)})
+        for shown in (model, more):
+            summary = layout.summary(shown)
             found = {"dice": read_dice(summary, design.TYPES), "false_positive_ml": false_positive_ml(summary)}
-            rows.append({"model": model.title, "seed": seed, **found})
+            rows.append({"model": shown.title, "seed": seed, **found})
     return rows
+
+
+def withheld(layout: design.Layout, chosen: design.Design) -> list[Step]:
+    """Prediction with maps that tell nothing."""
+    empty = layout.folder / "empty_maps"
+    command = ("mastpro", "anatomy", "-d", str(design.DATASET_ID), "-i", str(layout.unseen / "imagesTs"))
+    making = Step("empty_maps", "Empty maps", (empty,), (*command, "-o", str(empty), "--without-masks"))
+    return [making, *pipeline.prediction_steps(layout, WITHHELD, empty, chosen)]
+
+
+def postprocessed(layout: design.Layout, chosen: design.Design) -> list[Step]:
+    """What is left of the predictions when `mastpro postprocess` has treated them."""
+    treated = layout.predictions(POSTPROCESSED)
+    command = ("mastpro", "postprocess", "-i", str(layout.predictions(TEXT_ONLY)), "-o", str(treated))
+    treating = Step(
+        "postprocess",
+        "Remove components that do not touch their host organ",
+        (treated,),
+        (*command, "--maps", str(layout.maps), "-np", "1"),
+    )
+    return [treating, pipeline.prediction_steps(layout, POSTPROCESSED, layout.maps, chosen)[-1]]  # evaluation
 
 
 def extended(volume: np.ndarray, mode: str) -> np.ndarray:
@@ -106,8 +100,10 @@ def skipping(layout: design.Layout, scratch: Path) -> list[dict]:
     command = [str(Path(sys.executable).parent / "mastpro"), "anatomy", "-d", str(design.DATASET_ID)]
     command += ["-i", str(layout.unseen / "imagesTs"), "-o", str(dilated), "--masks", str(layout.organs)]
     subprocess.run([*command, "--dilate-mm", str(DILATE_MM)], env=environ, check=True)
-    job = [sys.executable, __file__, str(layout.folder), "-o", str(scratch), "--skip-only", str(dilated)]
-    answer = subprocess.run(job, env=environ, check=True, stdout=subprocess.PIPE, text=True).stdout
+    folders = [str(layout.folder), str(layout.home), str(dilated)]
+    job = [sys.executable, "-m", "benchmarks.anatomy", "-o", str(scratch), "--skip-only", *folders]
+    root = Path(__file__).parents[1]
+    answer = subprocess.run(job, env=environ, cwd=root, check=True, stdout=subprocess.PIPE, text=True).stdout
     return json.loads(answer.splitlines()[-1])
 
 
@@ -129,7 +125,7 @@ def measure_skipping(layout: design.Layout, dilated: Path) -> list[dict]:
         predictor = nnUNetPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
         )
-        predictor.initialize_from_trained_model_folder(str(layout.results(design.MASTPRO)), ("0",))
+        predictor.initialize_from_trained_model_folder(str(layout.results(WITH_MAPS)), ("0",))
         organs = extended(reader.read_seg(str(maps / case))[0], "constant")
         seconds = []
         for _ in range(3):
@@ -157,7 +153,10 @@ def measure_skipping(layout: design.Layout, dilated: Path) -> list[dict]:
 
 def tables(rows: list[dict], skips: list[dict]) -> str:
     types = list(rows[0]["dice"])
-    lines = [["model", "seed", *types, "false-positive ml a case"], ["---"] * (len(types) + 3)]
+    lines = [
+        ["model", "seed", *(name.replace("mean", "mean Dice") for name in types), "false-positive ml a case"],
+        ["---"] * (len(types) + 3),
+    ]
     for row in sorted(rows, key=lambda row: row["model"]):
         dice = (f"{row['dice'][name]:.3f}" for name in types)
         lines.append([row["model"], str(row["seed"]), *dice, f"{row['false_positive_ml']:.2f}"])
@@ -173,25 +172,25 @@ def tables(rows: list[dict], skips: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--skip-only", type=Path, metavar="DILATED_MAPS", help=argparse.SUPPRESS)
+    parser.add_argument("--skip-only", type=Path, nargs=3, help=argparse.SUPPRESS)  # model's folder, data, maps
     args = parser.parse_args()
-    demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     if args.skip_only is not None:
-        print(json.dumps(measure_skipping(demo, args.skip_only)))
+        folder, home, dilated = args.skip_only
+        print(json.dumps(measure_skipping(design.Layout(folder, home), dilated)))
         return
+    phantom = Phantom(args.output.resolve(), types=3)
+    command = f"python -m benchmarks.anatomy -o OUT --seeds {' '.join(map(str, args.seeds))}"
     try:
-        if not (demo.preprocessed / f"{design.ANATOMY_PLANS}.json").is_file():
-            raise MASTProError(f"{args.demo} holds no demo's plans; run mastpro demo -o {args.demo} first")
-        out.mkdir(parents=True, exist_ok=True)
-        rows = [row for seed in args.seeds for row in run_seed(demo, out, seed)]
-        skips = skipping(design.Layout(out / f"anatomy_seed_{args.seeds[0]}"), out)
+        rows = [row for seed in args.seeds for row in run_seed(phantom, seed, command)]
+        layout, _ = phantom.trained(MASTPRO, MASTPRO.key, args.seeds[0])
+        skips = skipping(layout, phantom.out)
     except MASTProError as error:
         sys.exit(f"{error}")
-    (out / "results.json").write_text(json.dumps({"models": rows, "skipping": skips}, indent=2))
-    print(f"\n{tables(rows, skips)}\n\n{out / 'results.json'}")
+    target = phantom.out / "anatomy.json"
+    target.write_text(json.dumps({"models": rows, "skipping": skips}, indent=2))
+    print(f"\n{tables(rows, skips)}\n\n{target}")
 
 
 if __name__ == "__main__":

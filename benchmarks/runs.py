@@ -67,12 +67,16 @@ class Phantom:
         run_steps(pipeline.preparation(layout, self.data_seed, design), state, layout.logs, environ)
         return layout.folder
 
+    def trained(self, row: Row, key: str, seed: int) -> tuple[Layout, State]:
+        """Where the row `key` with this seed is trained, and what of it is finished."""
+        layout = Layout(self.out / f"{self.backbone}_{key}_seed_{seed}", self.prepare(row.complete))
+        settings = {**pipeline.settings(seed, self.design(row.complete)), "network": dict(row.network)}
+        return layout, State(layout.folder, settings, "cell")
+
     def run(self, row: Row, seed: int) -> dict:
-        design, home = self.design(row.complete), self.prepare(row.complete)
-        trained = "mastpro" if row.selected else row.key
-        layout = Layout(self.out / f"{self.backbone}_{trained}_seed_{seed}", home)
-        model = replace(model_of(row), key=trained)
-        state = State(layout.folder, {**pipeline.settings(seed, design), "network": dict(row.network)}, "cell")
+        design = self.design(row.complete)
+        model = replace(model_of(row), key="mastpro" if row.selected else row.key)
+        layout, state = self.trained(row, model.key, seed)
         environ = {**os.environ, **pipeline.variables(layout, seed, design)}
         steps = [*changed_plans(layout, model.other_plans, row.network), *pipeline.model_steps(layout, model, design)]
         run_steps(steps, state, layout.logs, environ)

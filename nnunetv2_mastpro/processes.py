@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -63,16 +64,18 @@ def clean_processes(*modules: str) -> tuple[multiprocessing.context.BaseContext,
     """A context for workers that inherit no threads or locks, and what its pools are to be given.
 
     Where the platform can, workers are forks of a clean process that has imported `modules`: once for all of them, and
-    not in each. Else they are spawned.
+    not in each. Else they are spawned. Each computes with one thread, since there are as many of them as wanted.
     """
+    options = {"initializer": _start_worker, "initargs": ({**os.environ, "OMP_NUM_THREADS": "1"},)}
     if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn"), {}
+        return multiprocessing.get_context("spawn"), options
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*modules])  # of no effect once it runs: workers then import by themselves
-    return context, {"initializer": _take_environment, "initargs": (dict(os.environ),)}
+    return context, options
 
 
-def _take_environment(environ: dict[str, str]) -> None:
-    """That of now, in place of that in which the clean process was started."""
+def _start_worker(environ: dict[str, str]) -> None:
+    """Take the environment of now, in place of that in which the clean process was started, and one thread."""
     os.environ.clear()
-    os.environ.update(environ)
+    os.environ.update(environ)  # for libraries that are loaded later
+    threadpool_limits(1)  # of those that are loaded

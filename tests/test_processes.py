@@ -35,5 +35,20 @@ assert test_processes.SLOW not in sys.modules
     assert done.returncode == 0, done.stderr
 
 
+def threads(_) -> list[int]:
+    """Of every numerical library that is loaded, and of one that is not yet."""
+    import numpy  # noqa: F401
+    from threadpoolctl import threadpool_info
+
+    return [pool["num_threads"] for pool in threadpool_info()] + [int(os.environ["OMP_NUM_THREADS"])]
+
+
+def test_a_worker_computes_with_one_thread():
+    """Threads of as many workers as there are cores would wait for each other."""
+    for found in each(threads, [0, 1], 2, "count", ["numpy"]):
+        assert len(found) > 1
+        assert set(found) == {1}
+
+
 def test_one_process_is_this_one():
     assert [entry[2] for entry in each(whats_there, ["HOME"], 1, "look")] == [os.getpid()]

@@ -95,12 +95,14 @@ def tube(points: np.ndarray, knots_mm, radius_mm) -> np.ndarray:
     knots = np.asarray(knots_mm, np.float32)
     radii = np.broadcast_to(np.asarray(radius_mm, np.float32), len(knots))
     nearest = np.full(points.shape[1:], np.inf, np.float32)
-    for start, end, first, last in zip(knots[:-1], knots[1:], radii[:-1], radii[1:], strict=True):
-        along = end - start
-        offset = [points[axis] - start[axis] for axis in range(3)]
-        t = np.clip(sum(o * a for o, a in zip(offset, along, strict=True)) / (along @ along), 0, 1)
-        squared = sum((o - t * a) ** 2 for o, a in zip(offset, along, strict=True))
-        np.minimum(nearest, np.sqrt(squared) - (first + t * (last - first)), out=nearest)
+    pieces = list(zip(knots[:-1], knots[1:], radii[:-1], radii[1:], strict=True))
+    for height in range(points.shape[1]):  # a slice stays in the processor's cache while the pieces go by
+        for start, end, first, last in pieces:
+            along = end - start
+            offset = [points[axis, height] - start[axis] for axis in range(3)]
+            t = np.clip(sum(o * a for o, a in zip(offset, along, strict=True)) / (along @ along), 0, 1)
+            squared = sum((o - t * a) ** 2 for o, a in zip(offset, along, strict=True))
+            np.minimum(nearest[height], np.sqrt(squared) - (first + t * (last - first)), out=nearest[height])
     return nearest
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,10 +87,6 @@ def check_case(job: Job) -> None:
 
 def score_case(job: Job) -> list[dict]:
     """A row per class; None for what is not annotated or undefined."""
-    if multiprocessing.parent_process() is not None:
-        import torch
-
-        torch.set_num_threads(1)  # a process per case is enough
     reference, properties = read(job.scoring.reader, job.reference)
     prediction, _ = read(job.scoring.reader, job.prediction)
     spacing_mm = [float(step) for step in properties["spacing"]]

@@ -53,6 +53,13 @@ def read_number(name: str, low: int) -> int | None:
     return int(text)
 
 
+def channels_last(network: torch.nn.Module) -> None:
+    """Lay out 3D filters, and by them the maps, channels last: a CPU's backward pass is faster; values are the same."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
+            module.to(memory_format=torch.channels_last_3d)
+
+
 class ShortRuns(nnUNetTrainer):
     """nnU-Net's trainer whose length, seed and epochs can be chosen for short runs."""
 
@@ -82,6 +89,8 @@ class ShortRuns(nnUNetTrainer):
             np.random.seed(seed)
             torch.manual_seed(seed)
         super().initialize()
+        if self.device.type == "cpu" and not self.is_ddp:
+            channels_last(self.network)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         if self.enable_deep_supervision:  # nnU-Net's flag sits in a decoder that other networks do not have

@@ -1,6 +1,7 @@
 """Schedule, seed and length of runs."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training import controls, trainer
-from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS, WarmupPolyLR, epoch_variants, read_number
+from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS, WarmupPolyLR, channels_last, epoch_variants, read_number
 
 LENGTHS = {"_1epoch": 1, "_5epochs": 5, "_10epochs": 10, "_50epochs": 50, "_100epochs": 100, "_250epochs": 250}
 BASES = {
@@ -149,6 +150,35 @@ def test_seed_gives_equal_weights(make_trainer, monkeypatch):
     monkeypatch.setenv("MASTPRO_SEED", "6")
     other = make_trainer().network.state_dict()
     assert not torch.equal(first["background"], other["background"])
+
+
+@pytest.mark.parametrize("base", ["nnUNetTrainerMASTPro", "nnUNetTrainerStockAdamW"])
+def test_a_cpu_trains_channels_last(make_trainer, plans, base):
+    """What is computed stays the same: test_layout_changes_no_value."""
+    plans["configurations"]["2d"] = in_3d(plans["configurations"]["2d"])
+    made = make_trainer(getattr(BASES[base], base))
+    filters = [module.weight for module in made.network.modules() if isinstance(module, torch.nn.Conv3d)]
+    assert filters
+    assert all(filter.is_contiguous(memory_format=torch.channels_last_3d) for filter in filters)
+
+
+def in_3d(configuration: dict) -> dict:
+    text = json.dumps(configuration).replace("[3, 3]", "[3, 3, 3]").replace("[1, 1]", "[1, 1, 1]")
+    text = text.replace("[2, 2]", "[2, 2, 2]").replace("2d", "3d")
+    shape = {"patch_size": [16] * 3, "spacing": [1.0] * 3, "median_image_size_in_voxels": [16.0] * 3}
+    changed = {**json.loads(text), **shape, "data_identifier": configuration["data_identifier"]}
+    changed["architecture"]["arch_kwargs"] |= {"n_conv_per_stage": [1] * 3, "n_conv_per_stage_decoder": [1] * 2}
+    return changed
+
+
+def test_layout_changes_no_value():
+    layers = torch.nn.Conv3d(2, 4, 3, padding=1), torch.nn.InstanceNorm3d(4), torch.nn.ConvTranspose3d(4, 3, 2, 2)
+    network, image = torch.nn.Sequential(*layers), torch.randn(2, 2, 6, 5, 4)
+    before = network(image)
+    channels_last(network)
+    after = network(image)
+    assert after.is_contiguous(memory_format=torch.channels_last_3d)
+    assert_close(after, before)
 
 
 @pytest.mark.parametrize("base", ["nnUNetTrainerMASTPro", "nnUNetTrainerStockAdamW"])
