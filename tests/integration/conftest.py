@@ -99,7 +99,7 @@ class Lab:
 
         def predict() -> Path:
             self.trained(name)
-            workers = ["1", "1"] if name == "3d_fullres" else ["0", "0"]  # 0: nnU-Net predicts in one process
+            workers = ["1", "1"] if name == "small" else ["0", "0"]  # 0: nnU-Net predicts in one process
             folder = self.workspace.results.parent / f"predictions_{name}"
             self.predict(KINDS[name], folder, "-npp", workers[0], "-nps", workers[1])
             return folder
@@ -253,7 +253,14 @@ def lab(hippocampus, make_workspace, run_command, request) -> Lab:
     made = Lab(hippocampus, workspace, run_command)
     chosen = {item.callspec.params.get("kind") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(2) as pool:
-        names = ("3d_fullres", "regions", "ignore", "resenc", "2d")  # the first two plan data sets of their own
+        names = (
+            "small",
+            "regions",
+            "ignore",
+            "resenc",
+            "2d",
+            "3d_fullres",
+        )  # the first two plan data sets of their own
         started = {name: pool.submit(made.predicted, name) for name in names if name in chosen}
     for name, task in started.items():
         if task.exception() is not None:

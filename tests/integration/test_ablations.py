@@ -8,11 +8,12 @@ import SimpleITK as sitk
 
 TRAINERS = [
     "nnUNetTrainerUniversal_1epoch",
-    pytest.param("nnUNetTrainerMASTProNoTextNoAnatomyNoExperts_1epoch", marks=pytest.mark.slow),
-    pytest.param("nnUNetTrainerMASTProShuffledText_1epoch", marks=pytest.mark.slow),
+    "nnUNetTrainerMASTProNoTextNoAnatomyNoExperts_1epoch",
+    "nnUNetTrainerMASTProShuffledText_1epoch",
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_stock_commands(lab, kinds, tmp_path, trainer):
     kind = kinds["small"]

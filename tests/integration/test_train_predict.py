@@ -14,10 +14,14 @@ from nnunetv2_mastpro.prompts.encoder import embed
 
 STEPS, BATCH = 2, 2  # as conftest.py trains
 LABELS = ["anterior", "posterior"]
-CLASSES = {"3d_fullres": LABELS, "2d": LABELS, "resenc": LABELS, "regions": ["whole", "posterior"], "ignore": LABELS}
-TUMORS = {"3d_fullres": ["posterior"], "2d": ["posterior"], "resenc": ["posterior"], "regions": [], "ignore": []}
+CLASSES = {name: LABELS for name in ("3d_fullres", "small", "2d", "resenc", "ignore")} | {
+    "regions": ["whole", "posterior"]
+}
+TUMORS = {name: [] if name in ("regions", "ignore") else ["posterior"] for name in CLASSES}
 
-pytestmark = pytest.mark.parametrize("kind", CLASSES)
+pytestmark = pytest.mark.parametrize(
+    "kind", [pytest.param(name, marks=pytest.mark.slow) if name == "3d_fullres" else name for name in CLASSES]
+)
 
 
 def saved_config(lab, kind):

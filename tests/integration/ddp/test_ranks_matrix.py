@@ -51,6 +51,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
     plan("Added", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Shares", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Token", network={"routing": "token", "router": "joint"}, training=ONE_TYPE_EACH)
+    plan("Apart", configuration={"batch_dice": False}, training=ONE_TYPE_EACH)
     for batch_dice in (True, False):
         plan(f"Whole{batch_dice}", WHOLE, configuration={"batch_dice": batch_dice}, training=ONE_TYPE_EACH)
     with_maps = {"what": what(maps, LONGER), "cases": each}
@@ -74,6 +75,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
             {"name": "control", "what": what("Small", "nnUNetTrainerStockPartial_1epoch"), "cases": each},
             {"name": "universal", "what": what("Small", "nnUNetTrainerUniversal_1epoch"), "cases": each},
             {"name": "three", "what": what("Small", configuration="3d_fullres"), "cases": each},
+            *compared("sample_dice", "Apart", four),
             *compared("whole_batch_dice", "WholeTrue", four, dataset=WHOLE),
             *compared("whole_sample_dice", "WholeFalse", four, dataset=WHOLE),
             *[{**job, **from_base} for job in compared("added_shares", "Shares", four)],
@@ -98,6 +100,11 @@ def test_the_universal_models_sentences_are_not_sent(matrix):
 def test_nnunets_own_loss_does_the_same(matrix, name):
     """Everything is annotated, so the loss is stock nnU-Net's: its gradients have the same scale."""
     assert_same_loss_and_gradients(matrix[f"{name}_alone"], matrix[name])
+
+
+def test_two_ranks_of_two_are_one_of_four_without_batch_dice(matrix):
+    """Where samples annotate one class or two."""
+    assert_same_loss_and_gradients(matrix["sample_dice_alone"], matrix["sample_dice"])
 
 
 def test_new_types_alone_are_trained_on_every_rank(matrix):
