@@ -15,6 +15,8 @@ from nnunetv2_mastpro.resources import trainers_dir
 sys.path.append(str(Path(__file__).parent))  # pytest's import mode leaves it out
 import launcher  # noqa: E402
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: there are as many workers as cores
+
 CALLERS_SETTINGS = ("nnUNet_", "MASTPRO_", "TOTALSEG_")  # of whoever runs the tests; none may leak in
 TAIL_CHARACTERS = 6000
 INTEGRATION = "tests/integration/"

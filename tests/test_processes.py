@@ -31,7 +31,28 @@ for value in ("first", "second"):
     assert os.getpid() not in [entry[2] for entry in found]
 assert test_processes.SLOW not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    run_python(code, tmp_path)
+
+
+def test_a_worker_computes_with_one_thread(tmp_path):
+    """Threads of as many workers as there are cores would wait for each other."""
+    code = f"""
+import sys
+sys.path.append({os.path.dirname(__file__)!r})
+from nnunetv2_mastpro.processes import each
+import test_processes
+assert 2 in test_processes.threads(None)
+for found in each(test_processes.threads, [0, 1], 2, "count", ["numpy"]):
+    assert len(found) > 1 and set(found) == {{1}}, found
+"""
+    run_python(code, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
+
+
+def run_python(code: str, folder, **variables: str) -> None:
+    env = {**os.environ, **variables}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -41,13 +62,6 @@ def threads(_) -> list[int]:
     from threadpoolctl import threadpool_info
 
     return [pool["num_threads"] for pool in threadpool_info()] + [int(os.environ["OMP_NUM_THREADS"])]
-
-
-def test_a_worker_computes_with_one_thread():
-    """Threads of as many workers as there are cores would wait for each other."""
-    for found in each(threads, [0, 1], 2, "count", ["numpy"]):
-        assert len(found) > 1
-        assert set(found) == {1}
 
 
 def test_one_process_is_this_one():
