@@ -3,10 +3,10 @@
     python benchmarks/added_type.py DEMO -o OUT [--seeds 0 1 2] [--old 2] [--epochs 10]
 
 DEMO is a folder that `mastpro demo` wrote. Its first sources are merged, and MAST-Pro, on text, is trained on them for
-the demo's steps. Each of the other sources is added to that model with `mastpro add-tumour`, apart from the others;
-their packs are unpacked into the first model. All predict the demo's unseen cases, in which everything is annotated,
-with all types selected. From the Dice of each type one reads what old types lose, and what types lose beside each
-other. Writes results.json and prints Markdown. Started again with the same OUT it goes on.
+600 steps. Each of the other sources is added to that model with `mastpro add-tumour`, apart from the others; their
+packs are unpacked into the first model. All predict the demo's unseen cases, in which everything is annotated, with all
+types selected. From the Dice of each type one reads what old types lose, and what types lose beside each other. Writes
+results.json and prints Markdown. Started again with the same OUT it goes on.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
 BASE = 520
+LENGTH = design.Design(steps_per_epoch=60)  # epochs of 60 steps, as the tables
 PLANS, NEW_PLANS = "BasePlans", "AddedPlans"
 
 
@@ -123,8 +124,8 @@ def steps(demo: design.Layout, out: Path, old: int, epochs: int) -> tuple[list[S
 
 
 def run_seed(demo: design.Layout, out: Path, seed: int, old: int, epochs: int) -> list[dict]:
-    state = State(out, {**pipeline.settings(seed), "old": old, "epochs": epochs})
-    environ = {**os.environ, **pipeline.variables(design.Layout(out), seed)}
+    state = State(out, {**pipeline.settings(seed, LENGTH), "old": old, "epochs": epochs})
+    environ = {**os.environ, **pipeline.variables(design.Layout(out), seed, LENGTH)}
     found, models = steps(demo, out, old, epochs)
     run_steps(found, state, out / "logs", environ)
     rows = []

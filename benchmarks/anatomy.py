@@ -23,7 +23,6 @@ import numpy as np
 
 from benchmarks.cells import MASTPRO, model_of, rows_of
 from benchmarks.runs import Phantom
-from benchmarks.table import run_cell
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
@@ -44,15 +43,12 @@ def false_positive_ml(summary: Path) -> float:
     return float(voxel_ml * np.mean([sum(metrics["FP"] for metrics in case["metrics"].values()) for case in cases]))
 
 
-def run_seed(phantom: Phantom, seed: int, command: str) -> list[dict]:
-    """Both trainings, and the further predictions of their models."""
-    rows = []
-    for model, more in ((WITH_MAPS, WITHHELD), (TEXT_ONLY, POSTPROCESSED)):
-        row = rows_of("table2", [model.key])[0]
-        run_cell(phantom, row, seed, phantom.out / "cells" / phantom.backbone / f"{row.key}_seed_{seed}.json", command)
-        chosen = phantom.design()
-        layout, state = phantom.trained(row, model.key, seed)
-        steps = withheld(layout, chosen) if more is WITHHELD else postprocessed(layout, chosen)
+def run_seed(phantom: Phantom, seed: int) -> list[dict]:
+    """Both trainings, where they are not there, and the further predictions of their models."""
+    rows, chosen = [], phantom.design()
+    for model, more, further in ((WITH_MAPS, WITHHELD, withheld), (TEXT_ONLY, POSTPROCESSED, postprocessed)):
+        layout, state = phantom.trained(rows_of("table2", [model.key])[0], model.key, seed)
+        steps = [*pipeline.model_steps(layout, model, chosen), *further(layout, chosen)]
         run_steps(steps, state, layout.logs, {**os.environ, **pipeline.variables(layout, seed, chosen)})
         for shown in (model, more):
             summary = layout.summary(shown)
@@ -181,9 +177,8 @@ def main() -> None:
         print(json.dumps(measure_skipping(design.Layout(folder, home), dilated)))
         return
     phantom = Phantom(args.output.resolve(), types=3)
-    command = f"python -m benchmarks.anatomy -o OUT --seeds {' '.join(map(str, args.seeds))}"
     try:
-        rows = [row for seed in args.seeds for row in run_seed(phantom, seed, command)]
+        rows = [row for seed in args.seeds for row in run_seed(phantom, seed)]
         layout, _ = phantom.trained(MASTPRO, MASTPRO.key, args.seeds[0])
         skips = skipping(layout, phantom.out)
     except MASTProError as error:

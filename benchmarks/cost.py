@@ -110,9 +110,11 @@ def make_predictor(trainer):
     )
     volume = torch.randn(1, *(side * 3 // 2 for side in trainer.configuration_manager.patch_size))
 
+    trainer.network.to(memory_format=torch.contiguous_format)  # as nnU-Net's prediction builds it
+    trainer.set_deep_supervision_enabled(False)
+    trainer.network.eval()
+
     def predict() -> None:
-        trainer.set_deep_supervision_enabled(False)
-        trainer.network.eval()
         predictor.predict_sliding_window_return_logits(volume)
 
     return predict

@@ -2,9 +2,9 @@
 
     python benchmarks/variants.py DEMO -o OUT [--variants default token joint] [--seeds 0]
 
-DEMO is a folder that `mastpro demo` wrote; its data set, plans and length are used. Each variant is trained, predicts
-the demo's test cases and is evaluated by stock commands. Writes results.json and prints a Markdown table. Started again
-with the same OUT it skips what is finished.
+DEMO is a folder that `mastpro demo` wrote; its data set and plans are used. Each variant is trained for 600 steps,
+predicts the demo's test cases and is evaluated by stock commands. Writes results.json and prints a Markdown table.
+Started again with the same OUT it skips what is finished.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
+LENGTH = design.Design(steps_per_epoch=60)  # 600 steps, as the tables
 VARIANTS = {
     "default": {},
     "token": {"network": {"routing": "token"}},
@@ -31,13 +32,13 @@ VARIANTS = {
 }
 
 
-def preparation(demo: design.Layout, own: design.Layout, model: design.Model, block: dict) -> Step:
+def preparation(demo: design.Layout, own: design.Layout, block: dict) -> Step:
     """The demo's data set, with the variant's block over that of the plans."""
 
     def copy(show) -> None:
         for theirs, ours in zip(demo.data, own.data, strict=True):
             shutil.copytree(theirs, ours)
-        file = own.preprocessed / f"{model.plans}.json"
+        file = own.preprocessed / f"{design.ANATOMY_PLANS}.json"
         plans = json.loads(file.read_text())
         for section, values in block.items():
             plans["mastpro"][section].update(values)
@@ -51,19 +52,19 @@ def preparation(demo: design.Layout, own: design.Layout, model: design.Model, bl
     )
 
 
-def run_variant(
-    demo: design.Layout, folder: Path, block: dict, seed: int, model: design.Model = design.MASTPRO
-) -> dict:
+def run_variant(demo: design.Layout, folder: Path, block: dict, seed: int) -> dict:
     """Dice per type and their mean, and seconds a training step (median epoch)."""
     own = design.Layout(folder)
-    state = State(folder, {**pipeline.settings(seed), "block": block})
-    environ = {**os.environ, **pipeline.variables(own, seed)}
-    run_steps([preparation(demo, own, model, block), *pipeline.model_steps(own, model)], state, own.logs, environ)
-    log = max((own.results(model) / "fold_0").glob("training_log_*.txt")).read_text()
+    state = State(folder, {**pipeline.settings(seed, LENGTH), "block": block})
+    environ = {**os.environ, **pipeline.variables(own, seed, LENGTH)}
+    run_steps(
+        [preparation(demo, own, block), *pipeline.model_steps(own, design.MASTPRO, LENGTH)], state, own.logs, environ
+    )
+    log = max((own.results(design.MASTPRO) / "fold_0").glob("training_log_*.txt")).read_text()
     epoch_s = median(float(value) for value in re.findall(r"Epoch time: ([\d.]+) s", log))
     return {
-        "dice": read_dice(own.summary(model), design.TYPES),
-        "seconds_per_step": epoch_s / design.STEPS_PER_EPOCH,
+        "dice": read_dice(own.summary(design.MASTPRO), design.TYPES),
+        "seconds_per_step": epoch_s / LENGTH.steps_per_epoch,
     }
 
 

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-ref", dest="reference", **given, help="true labels of the images")
     parser.add_argument("--maps", **given, help="host-organ maps of the images, by mastpro anatomy")
     parser.add_argument("-o", dest="output", required=True, **given, help="gets index.html")
+    parser.add_argument("--pictures", **given, help="gets the rows of pictures as PNG files, for slides and papers")
     parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: every fold with a checkpoint")
     parser.add_argument(
         "--panels", type=int, default=30, metavar="N", help="rows of pictures at most (default: %(default)s)"
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
             viewer_cases=args.viewer_cases,
             workers=number_of_processes(args.num_processes),
             command=("mastpro", *sys.argv[1:]),
+            pictures=args.pictures,
         )
     )
     print("\n".join([*notes, f"wrote {path}"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.report.cases import Case, Volumes, check_case, find_cases, read_case, shown_channel
 from nnunetv2_mastpro.report.model import Model, Output, read_model
-from nnunetv2_mastpro.report.panels import cut, draw_panels, shown_slice
+from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
 from nnunetv2_mastpro.report.viewer import BUDGET_MB, Embedded, embed
 from nnunetv2_mastpro.report.windows import ct_window, percentile_window
 
@@ -35,14 +36,17 @@ class Request:
     viewer_cases: int = 10
     workers: int = 2
     command: Sequence[str] = ()
+    pictures: Path | None = None  # folder for the panels as PNG files, besides the page
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A row of pictures, as WebP."""
+    """A row of pictures, as WebP, and as PNG where files are wanted."""
 
     title: str
     picture: bytes
+    file_name: str = ""
+    png: bytes = b""
 
 
 @dataclass
@@ -81,7 +85,11 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     draw_cases(findings, pairs)
     page = make_page(findings, additions)
     request.output.mkdir(parents=True, exist_ok=True)
-    write_atomically({request.output / PAGE: page.encode()})
+    files = {request.output / PAGE: page.encode()}
+    if request.pictures is not None:
+        request.pictures.mkdir(parents=True, exist_ok=True)
+        files |= {request.pictures / panel.file_name: panel.png for panel in findings.panels}
+    write_atomically(files)
     return request.output / PAGE, notes(findings, len(page.encode()))
 
 
@@ -89,8 +97,9 @@ def _check_request(request: Request, generator: str) -> None:
     for option, number in (("--panels", request.most_panels), ("--viewer-cases", request.viewer_cases)):
         if number < 0:
             raise MASTProError(f"{option} {number} is below 0; give how many to show")
-    if request.output.exists() and not request.output.is_dir():
-        raise MASTProError(f"-o {request.output} is a file; give a folder")
+    for option, folder in (("-o", request.output), ("--pictures", request.pictures)):
+        if folder is not None and folder.exists() and not folder.is_dir():
+            raise MASTProError(f"{option} {folder} is a file; give a folder")
     page = request.output / PAGE
     if page.is_file() and generator not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise MASTProError(f"{page} is no report of mastpro; give -o another folder, or move it away")
@@ -137,7 +146,7 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
         volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:
-                panels[place] = _panel(dice, case, output, volumes, model, is_ct)
+                panels[place] = _panel(dice, case, output, volumes, findings, is_ct)
         if request.maps:
             findings.hosts += host_shares(name, volumes, model)
         if order.index(name) < request.viewer_cases and not findings.not_embedded:
@@ -152,12 +161,14 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
             findings.not_embedded[name] = reason
 
 
-def _panel(dice: float | None, case: str, output: Output, volumes: Volumes, model: Model, is_ct: bool) -> Panel:
+def _panel(dice: float | None, case: str, output: Output, volumes: Volumes, findings: Findings, is_ct: bool) -> Panel:
     index = shown_slice(output, volumes)
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
-    return Panel(title, draw_panels(cut(output, model.shown, volumes, index), window))
+    figure = draw_panels(cut(output, findings.model.shown, volumes, index), window)
+    png = b"" if findings.request.pictures is None else encode(figure, "png")
+    return Panel(title, encode(figure, "webp"), re.sub(r"[^\w.-]+", "_", f"{case}_{output.label}.png"), png)
 
 
 def _add_to_viewer(findings: Findings, entry: Embedded) -> None:

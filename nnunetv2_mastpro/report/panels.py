@@ -75,8 +75,8 @@ def _zoom(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
     return tuple(box)
 
 
-def draw_panels(shown: Slice, window: Window) -> bytes:
-    """A WebP picture: the image, a panel for each column, and the contours, zoomed."""
+def draw_panels(shown: Slice, window: Window):
+    """matplotlib's Figure: the image, a panel for each column, and the contours, zoomed."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -100,8 +100,13 @@ def draw_panels(shown: Slice, window: Window) -> bytes:
         _fill(axis, masks)
     _draw_box(axes[0], shown.box)
     _contours(axes[-1], shown)
+    return figure
+
+
+def encode(figure, form: str) -> bytes:
+    """A picture, "webp" (small) or "png" (lossless)."""
     picture = io.BytesIO()
-    figure.savefig(picture, format="webp", dpi=DPI, pil_kwargs={"quality": QUALITY})
+    figure.savefig(picture, format=form, dpi=DPI, pil_kwargs={"quality": QUALITY} if form == "webp" else {})
     return picture.getvalue()
 
 

@@ -118,6 +118,7 @@ def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypat
     ):
         assert expected in page
     assert "as the names of the folders tell" not in page
+    assert "c1_kidney_tumor.png" in [path.name for path in (layout.folder / "pictures").iterdir()]
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -15,7 +15,7 @@ from PIL import Image
 from nnunetv2_mastpro.report import viewer
 from nnunetv2_mastpro.report.cases import Case, Volumes, read_case
 from nnunetv2_mastpro.report.model import Output
-from nnunetv2_mastpro.report.panels import cut, draw_panels, shown_slice
+from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
 from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 from nnunetv2_mastpro.report.windows import Window, ct_window, percentile_window
 
@@ -84,13 +84,15 @@ def test_the_zoom_is_a_square_in_mm_around_the_finding():
     assert (rows, columns) == (slice(60, 90), slice(27, 57))
 
 
-@pytest.mark.parametrize("with_truth", [True, False])
-def test_panels_show_each_mask_in_its_column(with_truth):
+@pytest.mark.parametrize(("with_truth", "form"), [(True, "webp"), (False, "png")])
+def test_panels_show_each_mask_in_its_column(with_truth, form):
     truth, prediction = marked((1, 3, slice(4, 9), slice(4, 10))), marked((2, 3, slice(10, 16), slice(12, 20)))
     host = marked((2, 3, slice(10, 14), slice(2, 8)))
     given = volumes(reference=truth if with_truth else None, prediction=prediction, host_map=host)
     shown = cut(OTHER, [TUMOR, OTHER], given, 3)
-    picture = np.asarray(Image.open(io.BytesIO(draw_panels(shown, Window(-1, 1, ""))))).astype(int)
+    drawn = Image.open(io.BytesIO(encode(draw_panels(shown, Window(-1, 1, "")), form)))
+    assert drawn.format == form.upper()
+    picture = np.asarray(drawn.convert("RGB")).astype(int)
     titles = ["image", "host organ", *(["truth"] if with_truth else []), "prediction", "contours"]
     parts = np.array_split(picture, len(titles), axis=1)
     counts = {
