@@ -41,9 +41,11 @@ import sys
 sys.path.append({os.path.dirname(__file__)!r})
 from nnunetv2_mastpro.processes import each
 import test_processes
-assert 2 in test_processes.threads(None)
-for found in each(test_processes.threads, [0, 1], 2, "count", ["numpy"]):
-    assert len(found) > 1 and set(found) == {{1}}, found
+here = test_processes.threads(None)
+assert len(here) > 3 and set(here.values()) == {{2}}, here
+for preload in (["numpy", "torch"], []):
+    for found in each(test_processes.threads, [0, 1], 2, "count", preload):
+        assert len(found) > 3 and set(found.values()) == {{1}}, found
 """
     run_python(code, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
 
@@ -56,12 +58,14 @@ def run_python(code: str, folder, **variables: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def threads(_) -> list[int]:
-    """Of every numerical library that is loaded, and of one that is not yet."""
+def threads(_) -> dict[str, int]:
+    """Of every numerical library that is loaded, torch included, and of one that would be loaded now."""
     import numpy  # noqa: F401
+    import torch
     from threadpoolctl import threadpool_info
 
-    return [pool["num_threads"] for pool in threadpool_info()] + [int(os.environ["OMP_NUM_THREADS"])]
+    found = {pool["filepath"]: pool["num_threads"] for pool in threadpool_info()}
+    return found | {"torch": torch.get_num_threads(), "later": int(os.environ["OMP_NUM_THREADS"])}
 
 
 def test_one_process_is_this_one():

@@ -253,14 +253,7 @@ def lab(hippocampus, make_workspace, run_command, request) -> Lab:
     made = Lab(hippocampus, workspace, run_command)
     chosen = {item.callspec.params.get("kind") for item in request.session.items if hasattr(item, "callspec")}
     with ThreadPoolExecutor(2) as pool:
-        names = (
-            "small",
-            "regions",
-            "ignore",
-            "resenc",
-            "2d",
-            "3d_fullres",
-        )  # the first two plan data sets of their own
+        names = ("small", "regions", "ignore", "resenc", "2d", "3d_fullres")  # the first two plan their data sets
         started = {name: pool.submit(made.predicted, name) for name in names if name in chosen}
     for name, task in started.items():
         if task.exception() is not None:

@@ -87,7 +87,12 @@ def probabilities(folder):
     return {path.stem: np.load(path)["probabilities"] for path in sorted(folder.glob("*.npz"))}
 
 
-def test_training_uses_the_maps(trained):
+def test_training_uses_the_maps(lab, kind, trained):
+    sizes = [
+        sitk.ReadImage(path).GetSize()[::-1] for path in (lab.workspace.raw / kind.dataset / "imagesTr").glob("*.gz")
+    ]
+    patch = json.loads((trained / "plans.json").read_text())["configurations"]["3d_fullres"]["patch_size"]
+    assert any(side > width for size in sizes for width, side in zip(size, patch, strict=True))  # maps are padded too
     config = json.loads((trained / "plans.json").read_text())["mastpro"]
     assert {host["value"]: host["structures"] for host in config["resolved"]["hosts"]} == {1: ["skull"], 2: ["brain"]}
     weights = torch.load(trained / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
@@ -217,8 +222,22 @@ def test_two_dimensions(lab, kind, maps, tmp_path):
 
 
 @pytest.mark.slow
-def test_mirroring_with_left_and_right(lab, kind, trained, maps, tmp_path):
-    """nnU-Net mirrors image and organ channels together."""
+def test_mirroring_with_left_and_right(lab, kind, predicted, maps, tmp_path):
+    """nnU-Net mirrors image and organ channels together: probabilities are a mean over mirrored views."""
     given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
-    lab.command("nnUNetv2_predict", *given, "-prev_stage_predictions", maps, "-npp", "0", "-nps", "0")
-    assert len(read(tmp_path / "out")) == 2
+    given += ["-prev_stage_predictions", maps, "-npp", "0", "-nps", "0", "--save_probabilities"]
+    lab.command("nnUNetv2_predict", *given)
+    plain = probabilities(predicted)
+    for case, values in probabilities(tmp_path / "out").items():
+        assert values.shape == plain[case].shape
+        assert not np.allclose(values, plain[case], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_preprocessing_with_these_plans_keeps_the_maps(lab, kind, trained, predicted):
+    """Anew, since the data are those of the plans that they were made from."""
+    maps = lab.workspace.preprocessed / kind.dataset / "nnUNetPlans_3d_fullres_anatomy"
+    before = {path.name: path.read_bytes() for path in maps.iterdir()}
+    lab.command("nnUNetv2_preprocess", "-d", "701", "-plans_name", kind.plans, "-c", "3d_fullres", "-np", "1")
+    assert {path.name: path.read_bytes() for path in maps.iterdir()} == before
+    lab.train(kind, "--val")
