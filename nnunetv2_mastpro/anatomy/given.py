@@ -5,6 +5,7 @@ It hands on no values but those that the model expects, so organ masks in the pl
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.preprocessed import INDEX
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
@@ -25,13 +27,18 @@ REMEDY = f"give {OPTION} what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote f
 
 
 def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
-    """Raise MASTProError unless every image has a map on its grid, and the first maps hold the model's values alone.
+    """Raise MASTProError unless every image has a map on its grid, made for hosts such as the model's.
 
-    argv: of this process; another command than nnU-Net's, and folders that are not there, are passed over.
+    argv: of this process; another command than nnU-Net's, and what nnU-Net itself refuses, is passed over.
     """
     images, folder = (_folder(argv, option) for option in ("-i", OPTION))
     if not argv or not Path(argv[0]).name.startswith(COMMAND) or images is None or folder is None:
         return
+    if not images.is_dir():
+        return
+    if not folder.is_dir():
+        raise MASTProError(f"{OPTION} {folder} is no folder; {REMEDY}")
+    check_hosts(folder, hosts)
     pairs = maps_of(images, folder, _ending(images))
     missing = [target.name for target in pairs if not target.is_file()]
     if missing:
@@ -43,6 +50,20 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
         )
     for target in [*pairs][:READ_WHOLE]:
         _check_values(target, hosts)
+
+
+def check_hosts(folder: Path, hosts: Sequence[HostValue]) -> None:
+    """Raise MASTProError where the maps' folder says that they were made for other hosts, as of a model with fewer."""
+    try:
+        rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))["hosts"]
+        made = {row["value"]: (*row["structures"],) for row in rows}
+    except FileNotFoundError:
+        return  # written by something else, or before maps said what they are of
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise MASTProError(f"{folder / INDEX} cannot be read ({error}); {REMEDY}") from error
+    wanted = {host.value: host.structures for host in hosts}
+    if any(made.get(value) != structures for value, structures in wanted.items()):
+        raise MASTProError(f"{folder} has the hosts {_names(made)}, the model {_names(wanted)}; {REMEDY}")
 
 
 def maps_of(images: Path, folder: Path, ending: str) -> dict[Path, Path]:
@@ -58,17 +79,20 @@ def moved(pairs: Mapping[Path, Path]) -> Iterator[Path]:
 def _check_values(target: Path, hosts: Sequence[HostValue]) -> None:
     import SimpleITK as sitk
 
-    known = {host.value: " + ".join(host.structures) for host in hosts}
+    known = {host.value: host.structures for host in hosts}
     found = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(target)))).tolist()
     strange = [f"{value:g}" for value in found if value and value not in known]
     if strange:
-        names = ", ".join(f"{value} ({name})" for value, name in known.items())
-        raise MASTProError(f"{target} holds {some(strange)}, a map of this model only 0 and {names}; {REMEDY}")
+        raise MASTProError(f"{target} holds {some(strange)}, a map of this model only 0 and {_names(known)}; {REMEDY}")
+
+
+def _names(structures: Mapping[int, Sequence[str]]) -> str:
+    return ", ".join(f"{value} ({' + '.join(names)})" for value, names in structures.items())
 
 
 def _folder(argv: Sequence[str], option: str) -> Path | None:
     value = next((value for name, value in zip(argv, argv[1:], strict=False) if name == option), None)
-    return Path(value) if value is not None and Path(value).is_dir() else None
+    return None if value is None else Path(value)
 
 
 def _ending(images: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from argparse import Namespace
@@ -19,7 +20,8 @@ from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.listing import some, table
+from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import nearest, some, table
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 
@@ -84,6 +86,7 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
     tally = Tally()
     for folder in {case.target.parent for case in cases}:
         folder.mkdir(parents=True, exist_ok=True)
+        write_atomically({folder / preprocessed.INDEX: json.dumps({"hosts": preprocessed.host_rows(hosts)}).encode()})
     for case in tqdm(cases, desc="host-organ maps", unit="case"):
         geometry = read_geometry(case.images[0])
         values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
@@ -131,6 +134,10 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
 
     file = Path(nnUNet_preprocessed.get() or "", name, f"{plans_name}.json")
     if not nnUNet_preprocessed.get() or not file.is_file():
+        others = plans_with_maps(file.parent) if nnUNet_preprocessed.get() else []
+        if others:
+            meant = nearest(plans_name, others)
+            raise MASTProError(f"-p {plans_name}: {file} is not there; {meant}Plans with organ masks: {some(others)}")
         return None, []
     try:
         manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))
@@ -154,6 +161,16 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
             )
         forms.append(Form(data, configuration, len(found)))
     return manager, forms
+
+
+def plans_with_maps(folder: Path) -> list[str]:
+    """Names of a data set's plans that have the anatomy stage."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        with contextlib.suppress(ValueError, AttributeError):  # not plans
+            configurations = json.loads(path.read_text(encoding="utf-8")).get("configurations", {}).values()
+            found += [path.stem] * any(entry.get("previous_stage") == ANATOMY_STAGE for entry in configurations)
+    return found
 
 
 def write_preprocessed(

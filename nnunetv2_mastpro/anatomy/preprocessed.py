@@ -110,9 +110,11 @@ def map_shape(folder: Path, case: str) -> tuple[int, ...]:
     return np.load(folder / f"{case}.npz")["seg"].shape
 
 
-def check_training_maps(folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue]) -> None:
+def check_training_maps(
+    folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue], plans: str = "PLANS"
+) -> None:
     """Raise MASTProError unless each case has a map of its shape and of the plans' values."""
-    remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p PLANS again with the masks"
+    remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p {plans} --masks MASKS"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         table, known = index["hosts"], index["cases"]

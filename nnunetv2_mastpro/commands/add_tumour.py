@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--new-fold", metavar="FOLD", help="of the new training (default: that of -f, which is the model's)"
     )
     parser.add_argument(
-        "-n", dest="name", metavar="NAME", default="MASTProAddedPlans", help="of the new plans (default: %(default)s)"
+        "-n", dest="name", metavar="PLANS", default="MASTProAddedPlans", help="of the new plans (default: %(default)s)"
     )
     parser.add_argument(
         "-tr", "--trainer", metavar="NAME", default="nnUNetTrainerMASTPro_50epochs", help="(default: %(default)s)"
@@ -72,7 +72,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"finished earlier: {addition.fold_folder}")
         return 0
     if args.dry_run:
-        print("\n".join(["would run:", *(f"$ {shell_line(command)}" for command in add.commands(addition))]))
+        *before, training = (f"$ {shell_line(command)}" for command in add.commands(addition))
+        maps = add.maps_command(addition)
+        yours = [f"$ {shell_line(maps)}    # yours to run, unless the maps are there"] if maps else []
+        print("\n".join(["would run:", *before, *yours, training]))
+        if args.write_prompts:
+            print("would write the model's prompts into dataset.json")
         return 0
     add.carry_out(addition, lambda line: print(line, flush=True))
     print(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_mastpro.errors import MASTProError
+
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """What names a trained model."""
@@ -35,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.packs.model import read_model
     from nnunetv2_mastpro.packs.pack import write_pack
 
+    if args.output.suffix != ".safetensors":
+        raise MASTProError(f"-o {args.output} does not end in .safetensors; name the pack {args.output}.safetensors")
     model = read_model(args.model, args.fold, args.checkpoint)
     write_pack(model, args.label, args.output, args.licence)
     size, whole = args.output.stat().st_size, model.file.stat().st_size

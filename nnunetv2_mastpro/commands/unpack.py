@@ -36,6 +36,11 @@ def run(args: argparse.Namespace) -> int:
         for entry, origin in zip(classes, origins, strict=True)
     ]
     print("\n".join([f"wrote {args.output}", *table([("class", "kind", "from"), *rows])]))
+    maps = ""
+    if model.config.resolved.hosts:
+        print(f"Its maps have values of their own: mastpro anatomy -m {args.output} -i IMAGES -o MAPS --masks MASKS")
+        maps = " -prev_stage_predictions MAPS"
+    print(f"nnUNetv2_predict_from_modelfolder -m {args.output} -f {args.fold} -i IMAGES -o PREDICTIONS{maps}")
     if len(args.packs) > 1:
         print("Types of different packs were never trained beside each other: check where they meet.")
     return 0

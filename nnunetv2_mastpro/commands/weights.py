@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import nearest
 
 MIN_SHARE = 0.9
 
@@ -104,7 +105,11 @@ def find_plans(dataset: str, name: str) -> Path:
     from nnunetv2_mastpro.resources import nnunet_folder
 
     folder = nnunet_folder("nnUNet_preprocessed")
-    return folder / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
+    file = folder / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
+    if not file.is_file():
+        known = [path.stem for path in file.parent.glob("*.json")]
+        raise MASTProError(f"{file} is not there; {nearest(name, known)}give the plans' name, without .json")
+    return file
 
 
 def read_plans(file: Path) -> tuple[dict, dict]:

@@ -181,5 +181,5 @@ def what_next(target: Target, again: bool, model: Path | None) -> list[str]:
     clean = " --clean" if again else ""
     identifier = int(target.name[7:10])
     if model is not None:  # plans and preprocessing must be the model's
-        return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n NAME --write-prompts --dry-run"]
+        return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n PLANS --write-prompts --dry-run"]
     return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]

@@ -230,9 +230,24 @@ def carry_out(addition: Addition, say: Callable[[str], None]) -> None:
 
 def check_maps(addition: Addition) -> None:
     """Raise MASTProError where the model takes organ masks and the data set has none; mastpro anatomy makes them."""
-    if inherited(addition.plans["configurations"], addition.configuration, "previous_stage") == ANATOMY_STAGE:
-        cases = sorted(path.stem for path in addition.data.glob("*.pkl"))
-        check_training_maps(training_folder(addition.data), addition.data, cases, addition.resolved.hosts)
+    if takes_maps(addition):
+        cases, plans = sorted(path.stem for path in addition.data.glob("*.pkl")), addition.plans["plans_name"]
+        try:
+            check_training_maps(training_folder(addition.data), addition.data, cases, addition.resolved.hosts, plans)
+        except MASTProError as error:
+            raise MASTProError(f"{error}, then this command again") from error
+
+
+def takes_maps(addition: Addition) -> bool:
+    """Whether the model has organ masks as a prior."""
+    return inherited(addition.plans["configurations"], addition.configuration, "previous_stage") == ANATOMY_STAGE
+
+
+def maps_command(addition: Addition) -> tuple[str, ...]:
+    """What the user runs between preprocessing and training, where the model takes maps."""
+    if not takes_maps(addition):
+        return ()
+    return ("mastpro", "anatomy", "-d", addition.dataset.name, "-p", addition.plans["plans_name"], "--masks", "MASKS")
 
 
 def run(command: tuple[str, ...], say: Callable[[str], None]) -> None:

@@ -34,7 +34,7 @@ def write(path, values, origin_mm=(5.0, -7.0, 9.0)):
 
 
 def read(folder):
-    return {path.name: sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in sorted(folder.iterdir())}
+    return {path.name: sitk.GetArrayFromImage(sitk.ReadImage(path)) for path in sorted(folder.glob("*.nii.gz"))}
 
 
 class Lab:
@@ -119,6 +119,11 @@ def test_maps_without_masks_are_empty(lab, tmp_path):
     done = lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--without-masks")
     np.testing.assert_equal(read(tmp_path / "maps"), {"d.nii.gz": np.zeros(SHAPE)})
     assert f"maps for -prev_stage_predictions: {tmp_path / 'maps'}" in done.stdout
+    hosts = json.loads((tmp_path / "maps" / "anatomy.json").read_text())["hosts"]
+    assert [(host["value"], host["structures"]) for host in hosts] == [
+        (1, ["liver"]),
+        (2, ["kidney_right", "kidney_left"]),
+    ]
 
 
 @pytest.mark.parametrize("kind", ["imagesTr", "labelsTr", "labelsTs"])
@@ -246,6 +251,7 @@ REFUSED = {
     "masks of no case": (["--masks", "EMPTY"], "has a mask of no case; it must hold files such as a.nii.gz"),
     "no weights": (["--run", "totalsegmentator"], "weights for total are not in"),
     "no model": (["-m", "NEW", "-i", "IMAGES", "-o", "NEWER"], "is not the folder of a trained model"),
+    "plans of another name": (["-p", "WithColn"], "WithColn.json is not there; did you mean 'WithColon'? Plans with"),
     "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
 }
 
@@ -259,6 +265,12 @@ def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, 
     given = [str(folders.get(part, tmp_path / part if part.isupper() else part)) for part in arguments]
     given += [] if {"--masks", "--run"} & {*given} else ["--masks", lab.masks]
     given += [] if "-m" in given else ["-d", "321"]
+    folder = lab.workspace.preprocessed / NAME
+    folder.mkdir()
+    stages = {"nnUNetPlans": {}, "WithColon": {"previous_stage": "anatomy"}}
+    for name, configuration in stages.items():
+        (folder / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
+    (folder / "splits_final.json").write_text("[]")
     before = sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")])
     assert main(["anatomy", *map(str, given)]) == 2
     assert message in capsys.readouterr().err

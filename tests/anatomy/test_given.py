@@ -1,5 +1,7 @@
 """The maps that nnUNetv2_predict was given, before it begins."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,37 @@ def test_another_grid(given, grid):
     moved = grid._replace(origin_mm=(0.0, 0.0, 0.0))
     with pytest.raises(MASTProError, match=r"the map .*a.nii.gz has size \(7 6 5\).*, its image a_0000.nii.gz has"):
         check_given_maps(given(on=moved, a=[0]), HOSTS)
+
+
+def test_a_folder_that_is_not_there(given):
+    wrong = given(a=[0])
+    with pytest.raises(MASTProError, match=r"-prev_stage_predictions nomaps is no folder; give"):
+        check_given_maps([*wrong[:6], "nomaps"], HOSTS)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(1, ["liver"]), (3, ["kidney_left", "kidney_right"])], None),
+        ([(1, ["liver"]), (3, ["kidney_left", "kidney_right"]), (4, ["colon"])], None),  # values tell what is there
+        (
+            [(1, ["liver"])],
+            r"has the hosts 1 \(liver\), the model 1 \(liver\), 3 \(kidney_left \+ kidney_right\); give",
+        ),
+        ([(1, ["colon"]), (3, ["kidney_left", "kidney_right"])], r"has the hosts 1 \(colon\), 3"),
+        ("x", r"anatomy.json cannot be read"),
+    ],
+)
+def test_maps_of_a_model_with_other_hosts(given, tmp_path, rows, message):
+    """As those of the model below an unpacked one: the new type's host would be nowhere."""
+    argv = given(a=[0, 1])
+    hosts = rows if isinstance(rows, str) else [{"value": value, "structures": names} for value, names in rows]
+    (tmp_path / "maps" / "anatomy.json").write_text(json.dumps({"hosts": hosts}))
+    if message is None:
+        check_given_maps(argv, HOSTS)
+        return
+    with pytest.raises(MASTProError, match=message):
+        check_given_maps(argv, HOSTS)
 
 
 def test_what_is_nnunets_to_tell_is_passed_over(given, tmp_path):

@@ -207,7 +207,7 @@ def test_unsound_maps_are_refused_before_training(stored, hosts, damage, message
     made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
     damage(made)
     with pytest.raises(
-        MASTProError, match=f"{message}.*mastpro anatomy -d {folder.parent.name} -p PLANS again with the masks"
+        MASTProError, match=f"{message}.*mastpro anatomy -d {folder.parent.name} -p PLANS --masks MASKS"
     ):
         check_training_maps(made, folder, sorted(drawn), hosts)
 

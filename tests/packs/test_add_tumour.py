@@ -179,6 +179,20 @@ def test_dry_run_writes_nothing(make_model, make_dataset, commands, tmp_path, ca
     assert "$ nnUNetv2_train 12 2d 0 -p Added" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("stage", [None, "anatomy"])
+def test_dry_run_tells_of_maps_where_the_model_takes_them(
+    make_model, make_dataset, commands, monkeypatch, capsys, stage
+):
+    base = make_model()
+    make_dataset()
+    monkeypatch.setattr(add, "inherited", lambda configurations, name, key: stage if key == "previous_stage" else "x")
+    assert call(base, "--dry-run", "--write-prompts") == 0
+    lines = capsys.readouterr().out.splitlines()
+    maps = [line for line in lines if line.startswith(f"$ mastpro anatomy -d {DATASET} -p Added --masks MASKS")]
+    assert len(maps) == (stage is not None)
+    assert lines[-1] == "would write the model's prompts into dataset.json"
+
+
 def test_two_types_on_top_of_an_added_one(make_model, make_grown, make_dataset, commands, tmp_path):
     """Only what comes now is trained now; what was added before keeps the offset of its prompt."""
     grown = make_grown(make_model(), "lung_tumor")

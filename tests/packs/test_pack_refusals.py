@@ -103,13 +103,15 @@ def test_a_pack_twice(make_model, make_pack, tmp_path, model_of):
         (["--checkpoint", "text.pth"], "cannot be read as a checkpoint"),
         (["--checkpoint", "list.pth"], "no checkpoint of nnU-Net's trainer"),
         (["--checkpoint", "evil.pth"], "cannot be read as a checkpoint"),
-        (["-o", "base/plans.json"], "is there already; give -o another"),
+        (["-o", "there.safetensors"], "is there already; give -o another"),
+        (["-o", "pack.pt"], "-o pack.pt does not end in .safetensors"),
         (["-o", "nowhere/pack.safetensors"], "nowhere is no folder"),
     ],
 )
 def test_what_cannot_be_packed(make_model, tmp_path, monkeypatch, capsys, arguments, message):
     folder = make_model()
     (folder / "fold_0" / "text.pth").write_text("no checkpoint")
+    (tmp_path / "there.safetensors").touch()
     torch.save([1], folder / "fold_0" / "list.pth")
     torch.save({"network_weights": os.system}, folder / "fold_0" / "evil.pth")
     monkeypatch.chdir(tmp_path)
@@ -190,7 +192,9 @@ def test_the_commands(make_model, make_pack, tmp_path, capsys):
     assert "KiB" in capsys.readouterr().out
     assert read_pack(file).licence == "CC0"
     assert cli.main(["unpack", "-m", str(base), str(file), "-o", str(new)]) == 0
-    assert "lung_tumor    tumour type  a.safetensors" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "lung_tumor    tumour type  a.safetensors" in shown
+    assert f"nnUNetv2_predict_from_modelfolder -m {new} -f 0 -i IMAGES -o PREDICTIONS\n" in shown  # it has no hosts
     assert cli.main(["unpack", "-m", str(base), str(file), "-o", str(new)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*.tmp"))

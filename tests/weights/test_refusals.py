@@ -123,6 +123,14 @@ def test_options(write_plans, stock_checkpoint, refused, tmp_path, options, matc
     assert match in refused("--from", source, "-o", tmp_path / "start.pth", *given)
 
 
+def test_plans_that_are_not_there(write_plans, stock_checkpoint, refused, tmp_path, monkeypatch):
+    source = stock_checkpoint(write_plans("Dataset004_Liver"))
+    for name in ("nnUNet_raw", "nnUNet_preprocessed"):
+        monkeypatch.setenv(name, str(tmp_path))
+    given = ["--from", source, "-o", tmp_path / "start.pth", "-d", "4", "-p", "nnUNetPlan"]
+    assert "nnUNetPlan.json is not there; did you mean 'nnUNetPlans'?" in refused(*given)
+
+
 def test_files_that_are_there_or_not(write_plans, stock_checkpoint, refused, tmp_path):
     plans = write_plans()
     source = stock_checkpoint(plans)
