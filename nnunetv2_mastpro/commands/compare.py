@@ -81,7 +81,7 @@ def markdown(result: Mapping) -> list[str]:
     first = next(iter(result["predictions"]))
     rows = [("metric", "class", "name", "cases", first, "value", "difference", "interval", "p", "p (Holm)")]
     for row in result["differences"]:
-        digits = 2 if row["metric"] in ("HD95_mm", "false_lesions", "false_positive_ml") else 3
+        digits = 2 if row["metric"] in ("HD95_mm", "false_lesions", "false_lesions_ml") else 3
         values = (_number(row[key], digits) for key in ("mean_first", "mean"))
         change = _number(row["difference"], digits, sign=True)
         rows.append(

@@ -23,7 +23,9 @@ PACKAGES = ("torch", "torchvision", "dynamic-network-architectures", "sentence-t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The data set is optional: the rest of the report needs none."""
-    parser.add_argument("-d", metavar="DATASET", dest="dataset", help="also check the prompts of this data set")
+    parser.add_argument(
+        "-d", metavar="DATASET", dest="dataset", help="also check this data set: prompts, plans, cases, maps"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

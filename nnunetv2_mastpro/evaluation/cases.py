@@ -18,7 +18,7 @@ from nnunetv2_mastpro.evaluation.volumes import differences, read
 MEASURED = (
     *NAMES,
     *("has_reference", "has_prediction", "has_ignored", "reference_ml", "prediction_ml"),
-    *(*COUNTS, "false_positive_ml", "bands"),
+    *(*COUNTS, "false_lesions_ml", "bands"),
 )
 
 
@@ -117,5 +117,5 @@ def _measure(
     if tumour:
         bands, false_voxels = count_lesions(reference, prediction, spacing_mm, scoring.lesion_overlap)
         found |= {name: sum(counts[name] for counts in bands.values()) for name in COUNTS}
-        found |= {"false_positive_ml": None if flat else false_voxels * voxel_ml, "bands": bands}
+        found |= {"false_lesions_ml": None if flat else false_voxels * voxel_ml, "bands": bands}
     return found

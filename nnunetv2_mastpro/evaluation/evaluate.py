@@ -9,7 +9,7 @@
     rows                     per case and class: case, unit (patient), source (None: not known), class, annotated;
                              Dice, NSD, HD95_mm (conventions: metrics.py), has_reference, has_prediction,
                              has_ignored (voxels that are not scored), reference_ml, prediction_ml; of tumours
-                             lesions, lesions_found, lesions_predicted, lesions_false, false_positive_ml (volume of
+                             lesions, lesions_found, lesions_predicted, lesions_false, false_lesions_ml (volume of
                              the false lesions), and bands: the four counts by size (lesions.py). All None where the
                              case does not annotate the class
     summary                  see summary.py: classes, macro, sources; numbers are {"mean", "low", "high", "cases"}

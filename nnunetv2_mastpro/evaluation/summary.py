@@ -2,7 +2,7 @@
 
 A number is {"mean", "low", "high", "cases"}: the estimate, its 95 % interval and the cases in which it is defined; None
 where undefined. Dice, NSD and HD95_mm are means over cases. sensitivity, precision and F1 count lesions over all
-cases. false_lesions and false_positive_ml are per case, over all cases that annotate the class; in "without" over
+cases. false_lesions and false_lesions_ml are per case, over all cases that annotate the class; in "without" over
 those that are known not to have it: their reference has neither the class nor voxels to be ignored.
 """
 
@@ -17,7 +17,7 @@ from nnunetv2_mastpro.evaluation import lesions, metrics
 from nnunetv2_mastpro.evaluation.statistics import average, by_unit, interval, mean
 from nnunetv2_mastpro.tasks import NO_SOURCE
 
-PER_CASE = ("false_lesions", "false_positive_ml")
+PER_CASE = ("false_lesions", "false_lesions_ml")
 RATES = ("sensitivity", "precision", "F1")
 
 

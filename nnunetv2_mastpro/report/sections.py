@@ -17,7 +17,7 @@ NUMBERS = {  # of the evaluation -> heading, digits
     "HD95_mm": ("HD95, mm", 1),
     "sensitivity": ("lesions found", 2),
     "precision": ("findings right", 2),
-    "false_positive_ml": ("false positive, ml a case", 2),
+    "false_lesions_ml": ("false lesions, ml a case", 2),
 }
 
 

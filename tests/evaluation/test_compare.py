@@ -97,7 +97,7 @@ def test_the_interval_is_of_differences_not_of_scores(result):
 
 
 def test_equal_predictions_do_not_differ(result):
-    for metric in ("Dice", "NSD", "HD95_mm", "false_lesions", "false_positive_ml"):
+    for metric in ("Dice", "NSD", "HD95_mm", "false_lesions", "false_lesions_ml"):
         for label, row in rows_of(result, metric, "again").items():
             assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
             assert row["p"] == (None if label is None else 1)

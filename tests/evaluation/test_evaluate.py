@@ -109,9 +109,9 @@ def test_lesions_and_false_positives(folders):
         1 - 1 / sum(b["lesions_predicted"] for b in tumor["bands"].values())
     )
     assert tumor["false_lesions"]["mean"] == pytest.approx(1 / 3)
-    assert tumor["false_positive_ml"]["mean"] == pytest.approx(8 * voxel_ml / 3)
+    assert tumor["false_lesions_ml"]["mean"] == pytest.approx(8 * voxel_ml / 3)
     assert tumor["without"]["cases"] == tumor["without"]["cases_with_false_lesions"] == 1
-    assert tumor["without"]["false_positive_ml"]["mean"] == pytest.approx(8 * voxel_ml)
+    assert tumor["without"]["false_lesions_ml"]["mean"] == pytest.approx(8 * voxel_ml)
     assert lung["sensitivity"]["mean"] == 0.5
     assert lung["cases_with_false_lesions"] == 2
     assert [row["has_ignored"] for row in found["rows"] if row["annotated"]] == [False] * 11
@@ -140,7 +140,7 @@ def test_one_slice_has_no_volume(folders, write_label):
             write_label(path, sitk.GetArrayFromImage(sitk.ReadImage(path))[2:3])
     found = read_set(folders)
     assert (
-        {row["reference_ml"] for row in found["rows"]} == {row["false_positive_ml"] for row in found["rows"]} == {None}
+        {row["reference_ml"] for row in found["rows"]} == {row["false_lesions_ml"] for row in found["rows"]} == {None}
     )
     assert found["summary"]["classes"]["liver"]["Dice"]["cases"] == 5
 
