@@ -51,6 +51,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
     plan("Added", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Shares", prompts=added, training={**ONE_TYPE_EACH, "new_types": ["posterior"]})
     plan("Token", network={"routing": "token", "router": "joint"}, training=ONE_TYPE_EACH)
+    plan("Three", batch_size=2)
     plan("Apart", configuration={"batch_dice": False}, training=ONE_TYPE_EACH)
     for batch_dice in (True, False):
         plan(f"Whole{batch_dice}", WHOLE, configuration={"batch_dice": batch_dice}, training=ONE_TYPE_EACH)
@@ -74,7 +75,7 @@ def matrix(on_ranks, plan, case_names, fold, maps):
             {"name": "compiled_peft", "what": what("Token", SECOND), **from_token, "compile": "aot_eager"},
             {"name": "control", "what": what("Small", "nnUNetTrainerStockPartial_1epoch"), "cases": each},
             {"name": "universal", "what": what("Small", "nnUNetTrainerUniversal_1epoch"), "cases": each},
-            {"name": "three", "what": what("Small", configuration="3d_fullres"), "cases": each},
+            {"name": "three", "what": what("Three", configuration="3d_fullres"), "cases": each},
             *compared("sample_dice", "Apart", four),
             *compared("whole_batch_dice", "WholeTrue", four, dataset=WHOLE),
             *compared("whole_sample_dice", "WholeFalse", four, dataset=WHOLE),
