@@ -66,7 +66,8 @@ def clean_processes(*modules: str) -> tuple[multiprocessing.context.BaseContext,
     Where the platform can, workers are forks of a clean process that has imported `modules`: once for all of them, and
     not in each. Else they are spawned. Each computes with one thread, since there are as many of them as wanted.
     """
-    options = {"initializer": _start_worker, "initargs": ({**os.environ, "OMP_NUM_THREADS": "1"},)}
+    one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    options = {"initializer": _start_worker, "initargs": ({**os.environ, **one_thread},)}
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn"), options
     context = multiprocessing.get_context("forkserver")

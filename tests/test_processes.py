@@ -34,7 +34,9 @@ assert test_processes.SLOW not in sys.modules
     run_python(code, tmp_path)
 
 
-def test_a_worker_computes_with_one_thread(tmp_path):
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core, one thread")
+@pytest.mark.parametrize("preload", [["numpy", "torch"], []], ids=["loaded before", "loaded later"])
+def test_a_worker_computes_with_one_thread(tmp_path, preload):
     """Threads of as many workers as there are cores would wait for each other."""
     code = f"""
 import sys
@@ -43,9 +45,8 @@ from nnunetv2_mastpro.processes import each
 import test_processes
 here = test_processes.threads(None)
 assert len(here) > 3 and set(here.values()) == {{2}}, here
-for preload in (["numpy", "torch"], []):
-    for found in each(test_processes.threads, [0, 1], 2, "count", preload):
-        assert len(found) > 3 and set(found.values()) == {{1}}, found
+for found in each(test_processes.threads, [0, 1], 2, "count", {preload}):
+    assert len(found) > 3 and set(found.values()) == {{1}}, found
 """
     run_python(code, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
 

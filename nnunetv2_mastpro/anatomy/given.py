@@ -27,7 +27,8 @@ REMEDY = f"give {OPTION} what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote f
 
 
 def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
-    """Raise MASTProError unless every image has a map on its grid, made for hosts such as the model's.
+    """Raise MASTProError unless every image has a map on its grid, made for the model's hosts, and the first maps hold
+    no other values.
 
     argv: of this process; another command than nnU-Net's, and what nnU-Net itself refuses, is passed over.
     """
@@ -52,18 +53,28 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
         _check_values(target, hosts)
 
 
-def check_hosts(folder: Path, hosts: Sequence[HostValue]) -> None:
+def check_hosts(folder: Path, hosts: Sequence[HostValue], remedy: str = REMEDY) -> None:
     """Raise MASTProError where the maps' folder says that they were made for other hosts, as of a model with fewer."""
+    made, wanted = hosts_of(folder), table_of(hosts)
+    if made is not None and any(made.get(value) != structures for value, structures in wanted.items()):
+        raise MASTProError(f"{folder} has the hosts {_names(made)}, the model {_names(wanted)}; {remedy}")
+
+
+def table_of(hosts: Sequence[HostValue]) -> dict[int, frozenset[str]]:
+    """Value -> structures, whose order makes no difference to a map."""
+    return {host.value: frozenset(host.structures) for host in hosts}
+
+
+def hosts_of(folder: Path) -> dict[int, frozenset[str]] | None:
+    """What the maps of a folder were made for; None where it does not say. Raises MASTProError for a torn file."""
+    file = folder / INDEX
     try:
-        rows = json.loads((folder / INDEX).read_text(encoding="utf-8"))["hosts"]
-        made = {row["value"]: (*row["structures"],) for row in rows}
+        rows = json.loads(file.read_text(encoding="utf-8"))["hosts"]
+        return {int(row["value"]): frozenset(map(str, row["structures"])) for row in rows}
     except FileNotFoundError:
-        return  # written by something else, or before maps said what they are of
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise MASTProError(f"{folder / INDEX} cannot be read ({error}); {REMEDY}") from error
-    wanted = {host.value: host.structures for host in hosts}
-    if any(made.get(value) != structures for value, structures in wanted.items()):
-        raise MASTProError(f"{folder} has the hosts {_names(made)}, the model {_names(wanted)}; {REMEDY}")
+        raise MASTProError(f"{file} cannot be read ({error}); make the maps anew with mastpro anatomy") from error
 
 
 def maps_of(images: Path, folder: Path, ending: str) -> dict[Path, Path]:
@@ -79,15 +90,15 @@ def moved(pairs: Mapping[Path, Path]) -> Iterator[Path]:
 def _check_values(target: Path, hosts: Sequence[HostValue]) -> None:
     import SimpleITK as sitk
 
-    known = {host.value: host.structures for host in hosts}
+    known = table_of(hosts)
     found = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(target)))).tolist()
     strange = [f"{value:g}" for value in found if value and value not in known]
     if strange:
         raise MASTProError(f"{target} holds {some(strange)}, a map of this model only 0 and {_names(known)}; {REMEDY}")
 
 
-def _names(structures: Mapping[int, Sequence[str]]) -> str:
-    return ", ".join(f"{value} ({' + '.join(names)})" for value, names in structures.items())
+def _names(structures: Mapping[int, frozenset[str]]) -> str:
+    return ", ".join(f"{value} ({' + '.join(sorted(names))})" for value, names in structures.items())
 
 
 def _folder(argv: Sequence[str], option: str) -> Path | None:

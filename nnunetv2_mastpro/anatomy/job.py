@@ -17,6 +17,7 @@ import numpy as np
 from nnunetv2_mastpro.anatomy import maps, preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.given import hosts_of, table_of
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
@@ -68,6 +69,7 @@ def make_maps(args: Namespace) -> int:
     source = Source(args, hosts, dataset_json)
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
+    check_folders(cases, hosts)
     tally = write_maps(cases, source, hosts, args.dilate_mm)
     print("\n".join([*describe(tally, hosts, foreground_labels(dataset_json), len(cases)), *source.warnings]))
     folders = list(dict.fromkeys(case.target.parent for case in cases))
@@ -84,9 +86,10 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
     from tqdm import tqdm
 
     tally = Tally()
-    for folder in {case.target.parent for case in cases}:
+    folders = {case.target.parent for case in cases}
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically({folder / preprocessed.INDEX: json.dumps({"hosts": preprocessed.host_rows(hosts)}).encode()})
+        (folder / preprocessed.INDEX).unlink(missing_ok=True)
     for case in tqdm(cases, desc="host-organ maps", unit="case"):
         geometry = read_geometry(case.images[0])
         values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
@@ -99,7 +102,22 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
             tally.volumes_ml.setdefault(int(value), []).append(float(count) * voxel_ml)
         tally.empty += [] if values.any() else [case.name]
         tally.claimed += [f"{case.name} ({claimed} voxels)"] if claimed else []
+    content = json.dumps({"hosts": preprocessed.host_rows(hosts)}).encode()
+    write_atomically({folder / preprocessed.INDEX: content for folder in folders})
     return tally
+
+
+def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue]) -> None:
+    """Raise MASTProError where maps of other cases, made for other hosts, would stay beside the new ones."""
+    targets = {case.target for case in cases}
+    for folder in {target.parent for target in targets}:
+        made = hosts_of(folder)
+        others = sorted(path.name for path in {*folder.glob("*.nii*"), *folder.glob("*.nrrd")} - targets)
+        if others and made is not None and made != table_of(hosts):
+            raise MASTProError(
+                f"{folder} has maps of other cases for other host organs ({some(others)}); give -o another folder, "
+                "or remove them"
+            )
 
 
 def _write(values: np.ndarray, case: Case) -> None:
@@ -137,7 +155,10 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
         others = plans_with_maps(file.parent) if nnUNet_preprocessed.get() else []
         if others:
             meant = nearest(plans_name, others)
-            raise MASTProError(f"-p {plans_name}: {file} is not there; {meant}Plans with organ masks: {some(others)}")
+            raise MASTProError(
+                f"{file} is not there; {meant}Give -p one of the plans with organ masks ({some(others)}), or write it "
+                f"with mastpro plan -d {name} --anatomy -n {plans_name}"
+            )
         return None, []
     try:
         manager = PlansManager(json.loads(file.read_text(encoding="utf-8")))

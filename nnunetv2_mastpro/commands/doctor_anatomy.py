@@ -51,7 +51,7 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
         remedy = f"nnUNetv2_preprocess -d {number} -plans_name {plans.stem}, then mastpro anatomy"
         return Finding(WARN, f"{plans.name}: {data.name} is not preprocessed yet", remedy)
     try:
-        check_training_maps(training_folder(data), data, cases, hosts)
+        check_training_maps(training_folder(data), data, cases, hosts, plans.stem)
     except MASTProError as error:
         return Finding(FAIL, f"{plans.name}: {error}")
     return Finding(OK, f"{plans.name}: host-organ maps for all {len(cases)} cases of {data.name}")

@@ -114,6 +114,7 @@ def _hosted(resolved, index: int) -> bool:
 
 def make_jobs(args: argparse.Namespace, model: Model) -> list:
     """One per predicted case. Raises MASTProError for folders that are the same and for files that are missing."""
+    from nnunetv2_mastpro.anatomy.given import check_hosts
     from nnunetv2_mastpro.evaluation.postprocess import Job, tumor_types
     from nnunetv2_mastpro.evaluation.volumes import files_of
 
@@ -134,6 +135,7 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
                 f"{option} {folder} lacks {some(missing)}; give a folder with a file for each of the {len(files)} "
                 "predictions"
             )
+    check_hosts(args.maps, model.resolved.hosts, "make them anew with mastpro anatomy -m MODEL -i IMAGES -o MAPS")
     others = sorted({file.name for file in files_of(args.output, ending)} - {file.name for file in files})
     if others:
         raise MASTProError(f"-o {args.output} holds other cases, such as {others[0]}; give an empty folder")

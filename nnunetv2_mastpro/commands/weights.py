@@ -107,8 +107,9 @@ def find_plans(dataset: str, name: str) -> Path:
     folder = nnunet_folder("nnUNet_preprocessed")
     file = folder / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
     if not file.is_file():
-        known = [path.stem for path in file.parent.glob("*.json")]
-        raise MASTProError(f"{file} is not there; {nearest(name, known)}give the plans' name, without .json")
+        known = [path.stem for path in file.parent.glob("*.json") if '"configurations"' in path.read_text()]
+        planned = f"Known: {', '.join(sorted(known))}" if known else "plan it with nnUNetv2_plan_and_preprocess"
+        raise MASTProError(f"{file} is not there; {nearest(name, known)}{planned}")
     return file
 
 

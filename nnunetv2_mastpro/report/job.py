@@ -146,7 +146,7 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
         volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:
-                panels[place] = _panel(dice, case, output, volumes, findings, is_ct)
+                panels[place] = _panel(place, dice, case, output, volumes, findings, is_ct)
         if request.maps:
             findings.hosts += host_shares(name, volumes, model)
         if order.index(name) < request.viewer_cases and not findings.not_embedded:
@@ -161,14 +161,17 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
             findings.not_embedded[name] = reason
 
 
-def _panel(dice: float | None, case: str, output: Output, volumes: Volumes, findings: Findings, is_ct: bool) -> Panel:
+def _panel(
+    place: int, dice: float | None, case: str, output: Output, volumes: Volumes, findings: Findings, is_ct: bool
+) -> Panel:
     index = shown_slice(output, volumes)
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
     figure = draw_panels(cut(output, findings.model.shown, volumes, index), window)
     png = b"" if findings.request.pictures is None else encode(figure, "png")
-    return Panel(title, encode(figure, "webp"), re.sub(r"[^\w.-]+", "_", f"{case}_{output.label}.png"), png)
+    file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
+    return Panel(title, encode(figure, "webp"), file_name, png)
 
 
 def _add_to_viewer(findings: Findings, entry: Embedded) -> None:

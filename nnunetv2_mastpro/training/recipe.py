@@ -54,7 +54,7 @@ def read_number(name: str, low: int) -> int | None:
 
 
 def channels_last(network: torch.nn.Module) -> None:
-    """Lay out 3D filters, and by them the maps, channels last: a CPU's backward pass is faster; values are the same."""
+    """Lay out 3D filters, and so the maps, channels last: quicker backward on a CPU, same values up to rounding."""
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d | torch.nn.ConvTranspose3d):
             module.to(memory_format=torch.channels_last_3d)

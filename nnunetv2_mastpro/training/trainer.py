@@ -125,7 +125,8 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
         if self.takes_anatomy:
             folder, data = Path(self.folder_with_segs_from_previous_stage), Path(self.preprocessed_dataset_folder)
             cases = self.dataset_class.get_identifiers(str(data))
-            check_training_maps(folder, data, cases, self.mastpro.resolved.hosts)
+            plans = self.plans_manager.plans["plans_name"]
+            check_training_maps(folder, data, cases, self.mastpro.resolved.hosts, plans)
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         self.check_maps()

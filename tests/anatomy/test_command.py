@@ -161,6 +161,21 @@ def test_maps_for_prediction_are_those_of_the_test_images(lab, tmp_path):
     np.testing.assert_equal(read(tmp_path / "new" / "maps"), read(lab.raw / "anatomyTs"))
 
 
+def test_maps_for_other_hosts_are_not_mixed_in(lab, tmp_path):
+    """The folder's table would be wrong for those that stay."""
+    maps = tmp_path / "maps"
+    lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", maps, "--masks", lab.masks)
+    content = dataset_json()
+    content["labels"]["colon_tumor"] = 3
+    (lab.raw / "dataset.json").write_text(json.dumps(content))
+    lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", maps, "--masks", lab.masks)  # all of them anew
+    assert len(json.loads((maps / "anatomy.json").read_text())["hosts"]) == 3
+    lab.raw.joinpath("dataset.json").write_text(json.dumps(dataset_json()))
+    said = lab.refused("-d", "321", "-i", lab.raw / "imagesTr", "-o", maps, "--masks", lab.masks)
+    assert "has maps of other cases for other host organs (d.nii.gz)" in said
+    assert sorted(path.name for path in maps.iterdir()) == ["anatomy.json", "d.nii.gz"]
+
+
 def test_dilation_is_in_millimetres(lab, tmp_path):
     """By 1 mm on a grid of 1 x 1.5 x 3 mm: one voxel along x, none along the others."""
     lab("-d", "321", "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--masks", lab.masks, "--dilate-mm", "1")
@@ -251,7 +266,10 @@ REFUSED = {
     "masks of no case": (["--masks", "EMPTY"], "has a mask of no case; it must hold files such as a.nii.gz"),
     "no weights": (["--run", "totalsegmentator"], "weights for total are not in"),
     "no model": (["-m", "NEW", "-i", "IMAGES", "-o", "NEWER"], "is not the folder of a trained model"),
-    "plans of another name": (["-p", "WithColn"], "WithColn.json is not there; did you mean 'WithColon'? Plans with"),
+    "plans of another name": (
+        ["-p", "WithColn"],
+        "WithColn.json is not there; did you mean 'WithColon'? Give -p one of",
+    ),
     "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
 }
 

@@ -118,7 +118,9 @@ def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypat
     ):
         assert expected in page
     assert "as the names of the folders tell" not in page
-    assert "c1_kidney_tumor.png" in [path.name for path in (layout.folder / "pictures").iterdir()]
+    pictures = sorted(path.name for path in (layout.folder / "pictures").iterdir())
+    assert [name[:3] for name in pictures] == [f"{place:02d}_" for place in range(1, len(pictures) + 1)]
+    assert "c1_kidney_tumor.png" in [name[3:] for name in pictures]
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -163,6 +163,10 @@ def change_plans(root, change):
 
 FRACTION = np.full(SHAPE, 0.5, np.float32)
 BAD = {
+    "maps of another model": (
+        lambda root: (root / "maps" / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["spleen"]}]}'),
+        r"maps has the hosts 1 \(spleen\), the model .*; make them anew with mastpro anatomy",
+    ),
     "missing map": (lambda root: (root / "maps" / "unknown.nii.gz").unlink(), "lacks unknown.nii.gz"),
     "shape": (lambda root: break_map(root, values=np.zeros((6, 30, 21))), r"shape \(6, 30, 21\), not \(6, 30, 20\)"),
     "origin": (lambda root: break_map(root, origin=(7.0, -3.0, 11.6)), r"unknown.nii.gz does not lie on .*origin"),

@@ -77,6 +77,7 @@ def report(tmp_path_factory, write_model, run_command):
     made = make_folders(tmp_path_factory.mktemp("report"), write_model)
     output = made.images.parent / "report"
     given = ["-i", made.images, "-pred", made.predictions, "-ref", made.reference, "--maps", made.maps, "-o", output]
-    done = run_command(["mastpro", "report", made.model, *given, "-np", "1"], timeout=600)
+    given += ["--pictures", made.images.parent / "pictures", "-np", "1"]
+    done = run_command(["mastpro", "report", made.model, *given], timeout=600)
     assert sorted(path.name for path in output.iterdir()) == ["index.html"]
     return made, output / "index.html", done.stdout

@@ -53,6 +53,15 @@ def test_it_has_every_section_in_order_and_is_well_formed(read):
     assert not read.inside
 
 
+def test_the_pictures_are_files_too(report):
+    """A PNG for each row of the page, in its order."""
+    folders, page, _ = report
+    files = sorted((folders.images.parent / "pictures").iterdir())
+    assert len(files) == page.read_text().count("data:image/webp")
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
+    assert [file.name[:3] for file in files] == [f"{place:02d}_" for place in range(1, len(files) + 1)]
+
+
 def test_it_needs_nothing_beside_it(read):
     outside = [address for address in read.addresses if not address.startswith(("data:", "#"))]
     assert outside == ["https://niivue.com"]  # a link to follow, not to load
