@@ -16,6 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from cells import DESIGNS
 from text_matters import dice
 
 from nnunetv2_mastpro.demo import design, pipeline
@@ -23,7 +24,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
 BASE = 520
-LENGTH = design.Design(steps_per_epoch=60)  # epochs of 60 steps, as the tables
+LENGTH = DESIGNS[3]  # the tables'
 PLANS, NEW_PLANS = "BasePlans", "AddedPlans"
 
 

@@ -16,12 +16,14 @@ import sys
 from pathlib import Path
 from statistics import median
 
+from cells import DESIGNS
+
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
-LENGTH = design.Design(steps_per_epoch=60)  # 600 steps, as the tables
+LENGTH = DESIGNS[3]  # the tables'
 VARIANTS = {
     "default": {},
     "token": {"network": {"routing": "token"}},

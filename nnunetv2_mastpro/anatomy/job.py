@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from argparse import Namespace
@@ -21,9 +20,10 @@ from nnunetv2_mastpro.anatomy.given import hosts_of, table_of
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest, some, table
-from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, anatomy_data, plans_files
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def make_maps(args: Namespace) -> int:
     source = Source(args, hosts, dataset_json)
     source.check(cases)
     manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
-    check_folders(cases, hosts)
+    check_folders(cases, hosts, ending)
     tally = write_maps(cases, source, hosts, args.dilate_mm)
     print("\n".join([*describe(tally, hosts, foreground_labels(dataset_json), len(cases)), *source.warnings]))
     folders = list(dict.fromkeys(case.target.parent for case in cases))
@@ -107,12 +107,12 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
     return tally
 
 
-def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue]) -> None:
+def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue], ending: str) -> None:
     """Raise MASTProError where maps of other cases, made for other hosts, would stay beside the new ones."""
     targets = {case.target for case in cases}
     for folder in {target.parent for target in targets}:
         made = hosts_of(folder)
-        others = sorted(path.name for path in {*folder.glob("*.nii*"), *folder.glob("*.nrrd")} - targets)
+        others = [path.name for path in files_of(folder, ending) if path not in targets]
         if others and made is not None and made != table_of(hosts):
             raise MASTProError(
                 f"{folder} has maps of other cases for other host organs ({some(others)}); give -o another folder, "
@@ -152,7 +152,8 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
 
     file = Path(nnUNet_preprocessed.get() or "", name, f"{plans_name}.json")
     if not nnUNet_preprocessed.get() or not file.is_file():
-        others = plans_with_maps(file.parent) if nnUNet_preprocessed.get() else []
+        found = plans_files(file.parent if nnUNet_preprocessed.get() else None)
+        others = [path.stem for path, plans in found if anatomy_data(plans)]
         if others:
             meant = nearest(plans_name, others)
             raise MASTProError(
@@ -182,16 +183,6 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
             )
         forms.append(Form(data, configuration, len(found)))
     return manager, forms
-
-
-def plans_with_maps(folder: Path) -> list[str]:
-    """Names of a data set's plans that have the anatomy stage."""
-    found = []
-    for path in sorted(folder.glob("*.json")):
-        with contextlib.suppress(ValueError, AttributeError):  # not plans
-            configurations = json.loads(path.read_text(encoding="utf-8")).get("configurations", {}).values()
-            found += [path.stem] * any(entry.get("previous_stage") == ANATOMY_STAGE for entry in configurations)
-    return found
 
 
 def write_preprocessed(

@@ -111,7 +111,7 @@ def map_shape(folder: Path, case: str) -> tuple[int, ...]:
 
 
 def check_training_maps(
-    folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue], plans: str = "PLANS"
+    folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue], plans: str
 ) -> None:
     """Raise MASTProError unless each case has a map of its shape and of the plans' values."""
     remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p {plans} --masks MASKS"

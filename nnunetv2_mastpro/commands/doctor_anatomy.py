@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,14 @@ from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table, inherited
+from nnunetv2_mastpro.planning.anatomy import anatomy_data, host_table, plans_files
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import modality_of, resolve_prompts
 
 
 def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Finding]:
     """Nothing for a data set whose plans ask for no organ masks. Folders of the data set, or None."""
-    plans = {path: content for path, content in _plans(preprocessed) if _anatomy_folders(content)}
+    plans = {path: content for path, content in plans_files(preprocessed) if anatomy_data(content)}
     if not plans:
         return
     try:
@@ -30,7 +29,7 @@ def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Findi
         yield Finding(FAIL, str(error))
         return
     for path, found in plans.items():
-        folders = [preprocessed / identifier for identifier in _anatomy_folders(found)]
+        folders = [preprocessed / identifier for identifier in anatomy_data(found)]
         ready = [folder for folder in folders if any(folder.glob("*.pkl"))]
         for folder in ready or folders[:1]:  # nobody trains every configuration
             yield check_training(path, folder, hosts)
@@ -85,27 +84,3 @@ def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> 
         remedy = "mastpro anatomy --run needs them (totalseg_download_weights -t TASK), --masks does not"
         return Finding(WARN, f"TotalSegmentator's weights are not there for {', '.join(missing)}", remedy)
     return Finding(OK, f"TotalSegmentator's weights for {', '.join(tasks)}")
-
-
-def _plans(folder: Path | None) -> Iterator[tuple[Path, dict]]:
-    for path in sorted(folder.glob("*.json")) if folder is not None else ():
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            continue  # told by the check of the plans
-        if isinstance(content, dict) and isinstance(content.get("configurations"), dict):
-            yield path, content
-
-
-def _anatomy_folders(plans: dict) -> list[str]:
-    """data_identifiers of the configurations that take organ masks."""
-    configurations = plans["configurations"]
-    try:
-        found = [
-            inherited(configurations, name, "data_identifier")
-            for name in configurations
-            if inherited(configurations, name, "previous_stage") == ANATOMY_STAGE
-        ]
-    except MASTProError:
-        return []
-    return list(dict.fromkeys(identifier for identifier in found if identifier))

@@ -102,13 +102,14 @@ def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 def find_plans(dataset: str, name: str) -> Path:
     """The plans file of a data set. Raises MASTProError where there is none."""
+    from nnunetv2_mastpro.planning.anatomy import plans_files
     from nnunetv2_mastpro.resources import nnunet_folder
 
     folder = nnunet_folder("nnUNet_preprocessed")
     file = folder / dataset_json_paths(dataset)[0].parent.name / f"{name}.json"
     if not file.is_file():
-        known = [path.stem for path in file.parent.glob("*.json") if '"configurations"' in path.read_text()]
-        planned = f"Known: {', '.join(sorted(known))}" if known else "plan it with nnUNetv2_plan_and_preprocess"
+        known = [path.stem for path, _ in plans_files(file.parent)]
+        planned = f"Known: {', '.join(known)}" if known else "plan it with nnUNetv2_plan_and_preprocess"
         raise MASTProError(f"{file} is not there; {nearest(name, known)}{planned}")
     return file
 

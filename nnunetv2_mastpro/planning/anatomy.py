@@ -7,7 +7,9 @@ is ever planned or trained: its maps are the host-organ maps that `mastpro anato
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import HostValue
@@ -53,6 +55,31 @@ def inherited(configurations: dict, name: str, key: str):
         f"configuration {visited[-1] if visited else name} in the plans inherits from {name}, "
         f"which {'leads back to it' if name in visited else 'is not there'}; correct inherits_from"
     )
+
+
+def plans_files(folder: Path | None) -> Iterator[tuple[Path, dict]]:
+    """A data set's plans, by name; other and unreadable files of its preprocessed folder are passed over."""
+    for path in sorted(folder.glob("*.json")) if folder is not None else ():
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(content, dict) and isinstance(content.get("configurations"), dict):
+            yield path, content
+
+
+def anatomy_data(plans: dict) -> list[str]:
+    """data_identifiers of the configurations that take organ masks; none where they inherit in a circle."""
+    configurations = plans["configurations"]
+    try:
+        found = [
+            inherited(configurations, name, "data_identifier")
+            for name in configurations
+            if inherited(configurations, name, "previous_stage") == ANATOMY_STAGE
+        ]
+    except MASTProError:
+        return []
+    return list(dict.fromkeys(identifier for identifier in found if identifier))
 
 
 def host_table(dataset_json: dict, prompts: Sequence) -> tuple[HostValue, ...]:

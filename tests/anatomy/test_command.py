@@ -285,7 +285,7 @@ def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, 
     given += [] if "-m" in given else ["-d", "321"]
     folder = lab.workspace.preprocessed / NAME
     folder.mkdir()
-    stages = {"nnUNetPlans": {}, "WithColon": {"previous_stage": "anatomy"}}
+    stages = {"nnUNetPlans": {}, "WithColon": {"previous_stage": "anatomy", "data_identifier": "x"}}
     for name, configuration in stages.items():
         (folder / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
     (folder / "splits_final.json").write_text("[]")

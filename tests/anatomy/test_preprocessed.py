@@ -154,7 +154,7 @@ def test_nnunet_loads_what_was_written_as_its_previous_stage(stored, hosts, data
     for name, values in drawn.items():
         np.testing.assert_array_equal(data.load_case(name)[2][:], values)
         assert data_shape(folder, name) == values.shape
-    check_training_maps(made, folder, sorted(drawn), hosts)
+    check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
 def test_unpacked_data_have_the_same_shape(stored):
@@ -170,7 +170,7 @@ def test_an_interrupted_run_is_no_complete_one(stored, hosts):
     with pytest.raises(KeyError):
         write_training_maps(folder, *plans([1.5] * 3), hosts, {"case_0": drawn["case_0"]}.__getitem__)
     with pytest.raises(MASTProError, match=r"has no anatomy\.json, so the host-organ maps were not made; run mastpro"):
-        check_training_maps(made, folder, sorted(drawn), hosts)
+        check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
 def rewrite(folder, change):
@@ -209,14 +209,14 @@ def test_unsound_maps_are_refused_before_training(stored, hosts, damage, message
     with pytest.raises(
         MASTProError, match=f"{message}.*mastpro anatomy -d {folder.parent.name} -p PLANS --masks MASKS"
     ):
-        check_training_maps(made, folder, sorted(drawn), hosts)
+        check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
 def test_cases_that_are_not_asked_for_do_not_matter(stored, hosts):
     folder, drawn = stored()
     made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
     (made / "case_2.b2nd").unlink()
-    check_training_maps(made, folder, ["case_0", "case_1"], hosts)
+    check_training_maps(made, folder, ["case_0", "case_1"], hosts, "PLANS")
 
 
 def test_values_beyond_the_table_are_written_down_and_refused(stored, hosts):
@@ -224,9 +224,11 @@ def test_values_beyond_the_table_are_written_down_and_refused(stored, hosts):
     drawn["case_1"][0, 0, 0] = 9
     made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
     with pytest.raises(MASTProError, match=r"map for case_1 in .* has the values \[1, 2, 3, 9\]"):
-        check_training_maps(made, folder, sorted(drawn), hosts)
+        check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
 def test_three_hundred_cases(stored, hosts):
     folder, drawn = stored(300)
-    check_training_maps(write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get), folder, sorted(drawn), hosts)
+    check_training_maps(
+        write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get), folder, sorted(drawn), hosts, "PLANS"
+    )

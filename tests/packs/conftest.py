@@ -5,10 +5,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.packs import add
 from nnunetv2_mastpro.packs.model import Model, read_model
 from nnunetv2_mastpro.packs.pack import write_pack
 from nnunetv2_mastpro.resources import trainers_dir
@@ -16,6 +20,14 @@ from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
 TRAINER = "nnUNetTrainerMASTPro_1epoch"
+DATASET = "Dataset012_Lung"
+GROWN = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "lung_tumor": 4}
+OTHER_PROMPT = {"mastpro": {"prompts": {"liver_tumor": {"sentence": "A tumour.", "is_tumor": True}}}}
+
+
+def call(model, *arguments):
+    given = ["-m", str(model), "-d", "12", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
+    return cli.main(["--debug", "add-tumour", *given, *arguments])
 
 
 @pytest.fixture(autouse=True)
@@ -137,3 +149,30 @@ def predict(monkeypatch) -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def image() -> torch.Tensor:
     return torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def make_dataset(tmp_path):
+    """`make_dataset(labels=...)`: two small images in nnUNet_raw."""
+
+    def make(labels=GROWN, folder="nnUNet_raw", **content):
+        raw = tmp_path / folder / DATASET
+        for name in ("imagesTr", "labelsTr"):
+            (raw / name).mkdir(parents=True)
+        values = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 16, 16)
+        for case in ("a", "b"):
+            sitk.WriteImage(sitk.GetImageFromArray(values), raw / "imagesTr" / f"{case}_0000.nii.gz")
+            sitk.WriteImage(sitk.GetImageFromArray((values % 5).astype(np.uint8)), raw / "labelsTr" / f"{case}.nii.gz")
+        shared = {"channel_names": {"0": "CT"}, "numTraining": 2, "file_ending": ".nii.gz"}
+        (raw / "dataset.json").write_text(json.dumps({**shared, "labels": labels, **content}))
+        return raw
+
+    return make
+
+
+@pytest.fixture
+def commands(monkeypatch):
+    """The commands that would have been run."""
+    seen = []
+    monkeypatch.setattr(add, "run", lambda command, say: seen.append(command))
+    return seen

@@ -1,58 +1,23 @@
 """mastpro add-tumour up to the commands that it runs: what it checks, what it writes. The training: test_added_type."""
 
 import json
-import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
 
 from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs import add
 from nnunetv2_mastpro.packs.labels import find_new_labels
 from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.prompts.knowledge_base import tumors
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.weights.read import read_weights
 
-DATASET = "Dataset012_Lung"
-GROWN = {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "lung_tumor": 4}
+from .conftest import DATASET, GROWN, OTHER_PROMPT, call
+
 NEW = "nnUNetTrainerMASTPro_1epoch__Added__2d"
-
-
-@pytest.fixture
-def make_dataset(tmp_path):
-    """`make_dataset(labels=...)`: two small images in nnUNet_raw."""
-
-    def make(labels=GROWN, folder="nnUNet_raw", **content):
-        raw = tmp_path / folder / DATASET
-        for name in ("imagesTr", "labelsTr"):
-            (raw / name).mkdir(parents=True)
-        values = np.arange(4 * 16 * 16, dtype=np.float32).reshape(4, 16, 16)
-        for case in ("a", "b"):
-            sitk.WriteImage(sitk.GetImageFromArray(values), raw / "imagesTr" / f"{case}_0000.nii.gz")
-            sitk.WriteImage(sitk.GetImageFromArray((values % 5).astype(np.uint8)), raw / "labelsTr" / f"{case}.nii.gz")
-        shared = {"channel_names": {"0": "CT"}, "numTraining": 2, "file_ending": ".nii.gz"}
-        (raw / "dataset.json").write_text(json.dumps({**shared, "labels": labels, **content}))
-        return raw
-
-    return make
-
-
-@pytest.fixture
-def commands(monkeypatch):
-    """The commands that would have been run."""
-    seen = []
-    monkeypatch.setattr(add, "run", lambda command, say: seen.append(command))
-    return seen
-
-
-def call(model, *arguments):
-    given = ["-m", str(model), "-d", "12", "-n", "Added", "-tr", "nnUNetTrainerMASTPro_1epoch", "-device", "cpu"]
-    return cli.main(["--debug", "add-tumour", *given, *arguments])
 
 
 def test_channels_of_an_older_data_set_are_known():
@@ -179,17 +144,14 @@ def test_dry_run_writes_nothing(make_model, make_dataset, commands, tmp_path, ca
     assert "$ nnUNetv2_train 12 2d 0 -p Added" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("stage", [None, "anatomy"])
-def test_dry_run_tells_of_maps_where_the_model_takes_them(
-    make_model, make_dataset, commands, monkeypatch, capsys, stage
-):
-    base = make_model()
+@pytest.mark.parametrize("anatomy", [False, True])
+def test_dry_run_tells_of_maps_where_the_model_takes_them(make_model, make_dataset, commands, capsys, anatomy):
+    base = make_model(anatomy=anatomy)
     make_dataset()
-    monkeypatch.setattr(add, "inherited", lambda configurations, name, key: stage if key == "previous_stage" else "x")
     assert call(base, "--dry-run", "--write-prompts") == 0
     lines = capsys.readouterr().out.splitlines()
     maps = [line for line in lines if line.startswith(f"$ mastpro anatomy -d {DATASET} -p Added --masks MASKS")]
-    assert len(maps) == (stage is not None)
+    assert len(maps) == anatomy
     assert lines[-1] == "would write the model's prompts into dataset.json"
 
 
@@ -225,88 +187,3 @@ def test_the_models_prompts_can_be_written(make_model, make_dataset, commands, t
         assert prompts[3].sentence == "A lung tumour."
         assert content["mastpro"]["cases"] == {}
     assert call(base) == 0
-
-
-def labels_with(**changes):
-    return {"labels": {key: value for key, value in {**GROWN, **changes}.items() if value is not None}}
-
-
-SWAPPED = {"labels": {**GROWN, "liver_tumor": 3, "kidney_tumor": 2}}
-OTHER_PROMPT = {"mastpro": {"prompts": {"liver_tumor": {"sentence": "A tumour.", "is_tumor": True}}}}
-AN_ORGAN = {"labels": {"background": 0, "liver": 1, "liver_tumor": 2, "kidney_tumor": 3, "spleen": 4}}
-NOT_THERE = {"background": 0, "liver": 1, "liver_tumor": 2, "lung_tumor": 3}
-
-
-@pytest.mark.parametrize(
-    ("content", "arguments", "message"),
-    [
-        (SWAPPED, [], "gives liver_tumor the value 3, the model 2; the model's labels come first"),
-        ({"labels": NOT_THERE}, [], "lacks the label kidney_tumor of the model"),
-        (labels_with(lung_tumor=None), [], "has no label that the model lacks .*add the new type"),
-        (AN_ORGAN, [], 'the new label spleen in .* is no tumour type.*"is_tumor": true'),
-        (OTHER_PROMPT, [], 'gives liver_tumor another prompt.*"sentence": "This is a .*--write-prompts'),
-        ({"channel_names": {"0": "MRI"}}, [], "channels {'0': 'MRI'}, the model {'0': 'CT'}"),
-        ({}, ["-c", "3d_fullres"], "-c 3d_fullres is not the model's; its weights are of 2d"),
-        ({}, ["--trainer", "nnUNetTrainerMastPro"], "is unknown; did you mean 'nnUNetTrainerMASTPro'"),
-        ({}, ["-n", "a__b"], "cannot be the plans' name"),
-        ({}, ["-f", "3"], "fold_3/checkpoint_final.pth is not there"),
-        ({}, ["-d", "13"], "no single dataset 13"),
-    ],
-)
-def test_what_is_refused(make_model, make_dataset, commands, tmp_path, capsys, content, arguments, message):
-    """Before any file is written, in one sentence."""
-    base = make_model()
-    make_dataset(**content)
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(MASTProError, match=message):
-        call(base, *arguments)
-    assert sorted(tmp_path.rglob("*")) == before
-    assert commands == []
-
-
-def test_another_encoder_is_refused(make_model, make_dataset, commands):
-    base = make_model()
-    make_dataset()
-    checkpoint = torch.load(base / "fold_0" / "checkpoint_final.pth")
-    checkpoint["network_weights"]["embeddings"] += 0.1
-    torch.save(checkpoint, base / "fold_0" / "checkpoint_final.pth")
-    with pytest.raises(MASTProError, match="gives other embeddings than when .*restore the encoder"):
-        call(base)
-
-
-def test_other_plans_of_the_name_are_kept(make_model, make_dataset, commands, tmp_path):
-    base = make_model()
-    make_dataset()
-    folder = tmp_path / "nnUNet_preprocessed" / DATASET
-    folder.mkdir()
-    (folder / "Added.json").write_text("{}")
-    with pytest.raises(MASTProError, match="Added.json is there and differs.*options as before, or -n"):
-        call(base)
-    assert (folder / "Added.json").read_text() == "{}"
-
-
-def test_the_preprocessed_copy_is_checked_too(make_model, make_dataset, commands):
-    """Training reads it."""
-    base = make_model()
-    make_dataset()
-    make_dataset(NOT_THERE, folder="nnUNet_preprocessed")
-    with pytest.raises(MASTProError, match=r"nnUNet_preprocessed\S+ lacks the label kidney_tumor"):
-        call(base)
-
-
-def test_a_model_of_organ_masks_wants_them(make_model, make_dataset, commands, tmp_path):
-    base = make_model(anatomy=True)
-    make_dataset()
-    data = tmp_path / "nnUNet_preprocessed" / DATASET / "Added_nnUNetPlans_2d"
-    data.mkdir(parents=True)
-    for case in "ab":
-        (data / f"{case}.pkl").touch()
-    with pytest.raises(MASTProError, match="mastpro anatomy"):
-        call(base)
-    assert "nnUNetv2_train" not in [command[0] for command in commands]
-
-
-def test_a_command_that_fails_is_told(capfd):
-    with pytest.raises(MASTProError, match="python ended with status 3; repair .* it goes on where it was"):
-        add.run(("python", "-c", "raise SystemExit(3)"), print)
-    assert re.search(r"^\$ python -c 'raise SystemExit\(3\)'$", capfd.readouterr().out, re.MULTILINE)

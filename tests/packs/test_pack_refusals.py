@@ -199,3 +199,12 @@ def test_the_commands(make_model, make_pack, tmp_path, capsys):
     assert "is there already" in capsys.readouterr().err
     assert not list(tmp_path.glob(".*.tmp"))
     assert NetworkConfig(**read_pack(file).network).rank == 2
+
+
+def test_unpack_says_what_a_model_of_organ_masks_wants(make_model, make_pack, tmp_path, capsys):
+    base, new = make_model(anatomy=True), tmp_path / "new"
+    _, pack = make_pack(base, "lung_tumor", anatomy=True)
+    assert cli.main(["unpack", "-m", str(base), str(pack), "-o", str(new)]) == 0
+    shown = capsys.readouterr().out
+    assert f"mastpro anatomy -m {new} -i IMAGES -o MAPS --masks MASKS\n" in shown
+    assert "-o PREDICTIONS -prev_stage_predictions MAPS\n" in shown

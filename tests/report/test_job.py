@@ -250,3 +250,11 @@ def test_what_is_ablated_is_said(folders, tmp_path, ablate, told):
     page = (tmp_path / "out" / "index.html").read_text()
     assert all(sentence in page for sentence in told)
     assert ("share of training patches" in page) == ("experts" not in ablate)
+
+
+def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
+    file, output = tmp_path / "file", tmp_path / "out"
+    file.touch()
+    assert run(*arguments(folders, output, "--pictures", file)) == 2
+    assert f"--pictures {file} is a file; give a folder" in capsys.readouterr().err
+    assert not output.exists()
