@@ -85,26 +85,29 @@ def read_all(folder):
 
 @pytest.mark.parametrize("name", ["2d", "resenc"])
 def test_val_repeats_the_validation(lab, kinds, name):
-    before = read_all(validation(lab, name))
+    folder = validation(lab, name)
+    before = read_all(folder)
     assert before
-    shutil.rmtree(validation(lab, name))
+    shutil.rmtree(folder)
     lab.train(kinds[name], "--val")
-    assert read_all(validation(lab, name)) == before
-    assert (validation(lab, name) / "summary.json").is_file()
+    assert read_all(folder) == before
+    assert (folder / "summary.json").is_file()
 
 
 def test_val_best(lab, kinds):
     """After one epoch the best checkpoint is the final one."""
-    before = read_all(validation(lab, "2d"))
+    folder = validation(lab, "2d")
+    before = read_all(folder)
     lab.train(kinds["2d"], "--val", "--val_best", "--npz")
-    assert read_all(validation(lab, "2d")) == before
-    assert len([*validation(lab, "2d").glob("*.npz")]) == len(before) == 1
+    assert read_all(folder) == before
+    assert len([*folder.glob("*.npz")]) == len(before) == 1
 
 
 @pytest.mark.parametrize(("name", "outputs"), [("regions", 2), ("ignore", 3), ("resenc", 3)])
 def test_npz(lab, kinds, name, outputs):
+    folder = validation(lab, name)
     lab.train(kinds[name], "--val", "--npz")
-    (path,) = validation(lab, name).glob("*.npz")
+    (path,) = folder.glob("*.npz")
     values = sitk.GetArrayFromImage(sitk.ReadImage(path.with_suffix(".nii.gz")))
     probabilities = np.load(path)["probabilities"]
     assert probabilities.shape == (outputs, *values.shape)

@@ -185,4 +185,9 @@ def test_ablations_have_one_order():
 def test_it_compiles_as_one_graph(ablated, make_image, parts):
     network = ablated(*parts, organs=ORGANS).train()
     compiled = torch.compile(network, fullgraph=True, backend="eager")
-    assert_close(compiled(with_organs(make_image(), 0)).logits, network(with_organs(make_image(), 0)).logits)
+
+    def logits(run):
+        torch.manual_seed(0)  # training draws which tasks it selects
+        return run(with_organs(make_image(), 0)).logits
+
+    assert_close(logits(compiled), logits(network))
