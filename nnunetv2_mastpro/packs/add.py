@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
@@ -18,12 +17,12 @@ import torch
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
-from nnunetv2_mastpro.datasets import training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
 from nnunetv2_mastpro.packs.model import Model
+from nnunetv2_mastpro.packs.plans import make_plans, training_images
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
 from nnunetv2_mastpro.planning.overlay import check_plans_name
 from nnunetv2_mastpro.processes import find_executable, shell_line
@@ -129,47 +128,6 @@ def check_trainer(name: str) -> None:
     known = [found for found in vars(trainer) if found.startswith("nnUNetTrainerMASTPro")]
     if name not in known:
         raise MASTProError(f"--trainer {name!r} is unknown; {nearest(name, known)}Known: {', '.join(known)}")
-
-
-def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: float | None = None) -> dict:
-    """The model's plans for another data set, as nnUNetv2_move_plans_between_datasets would, and the new types.
-    `rate`: added_learning_rate where it is not to be that of the model's plans.
-
-    That command wants the preprocessed data of the model's own data set, which a model folder comes without.
-    """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    plans = copy.deepcopy(model.plans)
-    plans.pop("continue_training", None)  # nnU-Net's note of how it was started
-    before = plans["plans_name"]
-    for configuration in plans["configurations"].values():
-        if "data_identifier" in configuration:
-            rest = configuration["data_identifier"].removeprefix(before).lstrip("_")
-            configuration["data_identifier"] = f"{name}_{rest}"
-    images = training_images(dataset)
-    reader = determine_reader_writer_from_dataset_json(
-        read_dataset_json(dataset / "dataset.json"), str(next(iter(images.values()))["images"][0]), True, False
-    )
-    plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader.__name__)
-    training = model.config.training
-    rate = training.added_learning_rate if rate is None else rate
-    config = dataclasses.replace(
-        model.config,
-        prompts=dataclasses.replace(model.config.prompts, added=(*model.config.prompts.added, *new)),
-        training=dataclasses.replace(training, new_types=tuple(new), added_learning_rate=rate),
-        prediction=dataclasses.replace(model.config.prediction, tasks=None),
-        resolved=None,
-    )
-    plans["mastpro"] = {key: value for key, value in config.to_dict().items() if key != "resolved"}
-    return plans
-
-
-def training_images(dataset: Path) -> dict[str, dict]:
-    """Case -> its files. Raises MASTProError for a data set without images."""
-    images = training_files(dataset, read_dataset_json(dataset / "dataset.json"))
-    if not images:
-        raise MASTProError(f"{dataset} has no training images; put them in imagesTr, as nnU-Net's dataset format says")
-    return images
 
 
 def write_start(addition: Addition) -> Path:

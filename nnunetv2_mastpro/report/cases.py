@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_mastpro.anatomy.given import check_hosts
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
@@ -48,7 +49,7 @@ def shown_channel(dataset_json: dict) -> tuple[str, bool]:
 
 
 def find_cases(model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None) -> list[Case]:
-    """By name. Raises MASTProError for empty folders and for each folder that lacks a case."""
+    """By name. Raises MASTProError for empty folders, a folder that lacks a case, and maps of another model's hosts."""
     ending = model.dataset_json["file_ending"]
     suffix = f"_{shown_channel(model.dataset_json)[0]}{ending}"
     files = {path.name.removesuffix(suffix): path for path in _files("-i", images, suffix)}
@@ -73,6 +74,8 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
                 f"{option} {folder} lacks {some(missing, 10)} of {len(every)} cases; images, predictions, labels and "
                 "maps must be of the same cases"
             )
+    if maps is not None:
+        check_hosts(maps, model.hosts, "give --maps what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote")
     known = {option: by_name for option, _, by_name in others}
     return [
         Case(name, files[name], found[name], known.get("-ref", {}).get(name), known.get("--maps", {}).get(name))

@@ -74,6 +74,10 @@ SPOILS = {
     "missing labels": (lambda f: (f.reference / "case_a.nii.gz").unlink(), r"-ref \S+ lacks case_a of 3 cases"),
     "missing images": (lambda f: (f.images / "case_a_0000.nii.gz").unlink(), r"-i \S+ lacks case_a of 3 cases"),
     "missing maps": (lambda f: (f.maps / "case_a.nii.gz").unlink(), r"--maps \S+ lacks case_a of 3 cases"),
+    "maps of other hosts": (
+        lambda f: (f.maps / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["pancreas"]}]}'),
+        r"maps has the hosts 1 \(pancreas\), the model 1 \(liver\), .*; give --maps what mastpro anatomy -m MODEL",
+    ),
     "unknown label": (
         lambda f: change(f.predictions / "case_b.nii.gz", with_value_9),
         r"case_b.nii.gz has the unknown label 9; the model knows 0, 1, 2",
