@@ -85,14 +85,16 @@ def _findings(owner: str, shares: list[float], anywhere: list[float], where: str
     part = sum(shares[number] for number in first) / sum(shares)
     idle = [number for number, share in enumerate(anywhere) if share < NEVER]
     if kept < len(shares) and part > ALWAYS:
-        yield f"{owner} expert {_listed(first)} of {len(shares)} has {part:.0%} of the choices{where}"
+        has = "has" if kept == 1 else "have"
+        yield f"{owner} {_listed(first, len(shares))} {has} {part:.0%} of the choices{where}"
         idle = [] if len(idle) + kept == len(shares) else idle
     if idle:
-        yield f"{owner} expert {_listed(idle)} of {len(shares)} hardly ever kept"
+        yield f"{owner} {_listed(idle, len(shares))} hardly ever kept"
 
 
-def _listed(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers))
+def _listed(numbers: list[int], count: int) -> str:
+    """Numbers as the table's columns have them, from 0."""
+    return f"expert{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} of 0 to {count - 1}"
 
 
 def draw(path: Path | BinaryIO, usage: Mapping) -> None:

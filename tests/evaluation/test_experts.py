@@ -73,19 +73,19 @@ ALL = "of the choices in the 40 patches"
 @pytest.mark.parametrize(
     ("where", "owner", "shares", "expected"),
     [
-        ("all liver_tumor", "generic", [0.9, 0.6, 0.5, 0.009], ["generic expert 3 of 4 hardly ever kept"]),
+        ("all liver_tumor", "generic", [0.9, 0.6, 0.5, 0.009], ["generic expert 3 of 0 to 3 hardly ever kept"]),
         ("all", "generic", [0.9, 0.6, 0.5, 0.0], []),  # kept where a rare type is
-        ("all liver_tumor", "generic", [0.02, 0.98, 0.02, 0.98], [f"generic expert 1, 3 of 4 has 98% {ALL}"]),
+        ("all liver_tumor", "generic", [0.02, 0.98, 0.02, 0.98], [f"generic experts 1, 3 of 0 to 3 have 98% {ALL}"]),
         (
             "all liver_tumor",
             "generic",
             [0.04, 0.98, 0.0, 0.98],
-            [f"generic expert 1, 3 of 4 has 98% {ALL}", "generic expert 2 of 4 hardly ever kept"],
+            [f"generic experts 1, 3 of 0 to 3 have 98% {ALL}", "generic expert 2 of 0 to 3 hardly ever kept"],
         ),
-        ("all", "generic", [0.01, 0.97, 0.01, 0.01], [f"generic expert 1 of 4 has 97% {ALL}"]),
+        ("all", "generic", [0.01, 0.97, 0.01, 0.01], [f"generic expert 1 of 0 to 3 has 97% {ALL}"]),
         ("all", "generic", [1.0, 1.0, 1.0, 1.0], []),  # nothing to choose
-        ("liver_tumor", "liver_tumor", [0.97, 0.03], [f"liver_tumor expert 0 of 2 has 97% {LIVER}"]),
-        ("all liver_tumor", "liver_tumor", [1.0, 0.0], [f"liver_tumor expert 0 of 2 has 100% {LIVER}"]),
+        ("liver_tumor", "liver_tumor", [0.97, 0.03], [f"liver_tumor expert 0 of 0 to 1 has 97% {LIVER}"]),
+        ("all liver_tumor", "liver_tumor", [1.0, 0.0], [f"liver_tumor expert 0 of 0 to 1 has 100% {LIVER}"]),
         ("liver_tumor", "liver_tumor", [0.94, 0.06], []),
         ("liver_tumor", "liver_tumor", [0.9, 0.9], []),
         (
@@ -111,7 +111,7 @@ def test_a_finding_is_a_line(model, capsys):
     (model / "fold_0" / "expert_usage.json").write_text(json.dumps(usage))
     assert cli.main(["experts", str(model), "-f", "0"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
-    assert line == f"warning: encoder_2: liver_tumor expert 1 of 2 has 100% {LIVER}"
+    assert line == f"warning: encoder_2: liver_tumor expert 1 of 0 to 1 has 100% {LIVER}"
 
 
 @pytest.mark.parametrize(
