@@ -1,10 +1,10 @@
 """What becomes of a rare tumour type: cases drawn by the temperature, cases drawn alike, and a model of it alone.
 
-    python benchmarks/rare_type.py DEMO -o OUT [--seeds 0 1 2] [--cases 2]
+    python benchmarks/rare_type.py DEMO -o OUT [--seeds 0 1 2] [--cases 2] [--steps 600]
 
 DEMO is a folder that `mastpro demo` wrote. Its sources without lung tumours, 21 cases, are merged with 2 cases of the
 source of lung tumours, about one in ten. MAST-Pro, on text, is trained on them with the sampling temperature 0.5 (the
-default) and with 1 (every case alike), and on the 2 cases alone: 600 steps each. All predict the demo's unseen cases,
+default) and with 1 (every case alike), and on the 2 cases alone, --steps each. All predict the demo's unseen cases,
 in which everything is annotated. Writes results.json and prints Markdown. Started again with the same OUT it goes on.
 """
 
@@ -13,10 +13,11 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
-from cells import DESIGNS
+from cells import DESIGNS, EPOCHS
 from text_matters import dice
 
 from nnunetv2_mastpro.demo import design, pipeline
@@ -25,7 +26,6 @@ from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.steps import State, Step, run_steps
 
 RARE = design.LUNG
-LENGTH = DESIGNS[3]  # the tables'
 COMMON = [number for number, annotated in enumerate(design.SOURCES.values()) if RARE not in annotated]
 SOURCE = next(number for number, annotated in enumerate(design.SOURCES.values()) if annotated == (RARE,))
 FEW, MERGED = "Dataset530_FewLung", "Dataset531_RareLung"
@@ -101,9 +101,9 @@ def plans_name(temperature: float) -> str:
     return f"{PLANS}{round(100 * temperature)}"
 
 
-def run_seed(demo: design.Layout, layout: design.Layout, seed: int, cases: int) -> list[dict]:
-    state = State(layout.folder, {**pipeline.settings(seed, LENGTH), "cases": cases})
-    environ, rows = {**os.environ, **pipeline.variables(layout, seed, LENGTH)}, []
+def run_seed(demo: design.Layout, layout: design.Layout, seed: int, cases: int, length: design.Design) -> list[dict]:
+    state = State(layout.folder, {**pipeline.settings(seed, length), "cases": cases})
+    environ, rows = {**os.environ, **pipeline.variables(layout, seed, length)}, []
     for number, (arm, (name, temperature)) in enumerate(ARMS.items()):
         trainer, plans = design.TEXT_ONLY.trainer, plans_name(temperature)
         model = layout.folder / "nnUNet_results" / name / f"{trainer}__{plans}__3d_fullres"
@@ -144,17 +144,19 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--cases", type=int, default=2, help="of the rare type (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=600, help="of each training (default: %(default)s)")
     args = parser.parse_args()
+    length = replace(DESIGNS[3], steps_per_epoch=max(1, args.steps // EPOCHS))
     demo, out = design.Layout(args.demo.resolve()), args.output.resolve()
     data, rows = design.Layout(out / "data"), []
     try:
         if not shutil.which("mastpro") or not demo.unseen.is_dir():
             raise MASTProError(f"{args.demo} holds no demo's data; run mastpro demo -o {args.demo} first")
-        state = State(data.folder, {**pipeline.settings(0, LENGTH), "cases": args.cases})
-        environ = {**os.environ, **pipeline.variables(data, 0, LENGTH)}
+        state = State(data.folder, {**pipeline.settings(0), "cases": args.cases})
+        environ = {**os.environ, **pipeline.variables(data, 0)}
         run_steps(preparation(demo, data, args.cases), state, data.logs, environ)
         for seed in args.seeds:
-            rows += run_seed(demo, design.Layout(out / f"seed_{seed}", data.folder), seed, args.cases)
+            rows += run_seed(demo, design.Layout(out / f"seed_{seed}", data.folder), seed, args.cases, length)
             (out / "results.json").write_text(json.dumps(rows, indent=2))
     except MASTProError as error:
         sys.exit(f"{error}")
