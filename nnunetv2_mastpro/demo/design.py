@@ -22,7 +22,7 @@ GRID = Grid(shape=(40, 40, 56), spacing_mm=(5.0, 5.0, 5.0))
 NUM_TRAINING, NUM_TEST = 7, 6  # of each source; of the unseen cases
 # nnU-Net validates on one case of each source: each costs time, and the unseen cases are what counts
 FOLDS = 7
-EPOCHS, STEPS_PER_EPOCH = 10, 36
+EPOCHS, STEPS_PER_EPOCH = 10, 40
 OVERLAY, PLANS, ANATOMY_PLANS = "demo", "nnUNetPlansDemo", "MASTProPlans"  # the last ask for host-organ maps
 DATA_IDENTIFIER = "nnUNetPlans_3d_fullres"  # of the preprocessed images, which all plans here share
 SEEDS_PER_DEMO = 10_000  # demos of different seeds share no case
