@@ -1,7 +1,7 @@
 """Optimizer, schedule, seed and epoch length: what every trainer of the plugin, and its controls, share.
 
 Environment, for short runs (tests, demo, benchmarks):
-MASTPRO_EPOCH_ITERATIONS  training steps per epoch (nnU-Net: 250); a fifth as many validation steps
+MASTPRO_EPOCH_ITERATIONS  training steps per epoch (nnU-Net: 250); online validation has a tenth (nnU-Net: 50)
 MASTPRO_SEED              seeds the weights and the main process, each rank otherwise; nnU-Net's loader processes draw
                           freely
 """
@@ -80,7 +80,7 @@ class ShortRuns(nnUNetTrainer):
             self.num_epochs = self.epochs
         if iterations is not None:
             self.num_iterations_per_epoch = iterations
-            self.num_val_iterations_per_epoch = max(1, iterations // 5)
+            self.num_val_iterations_per_epoch = max(1, iterations // 10)
 
     def initialize(self) -> None:
         if self.seed is not None:

@@ -127,9 +127,9 @@ def test_trainers_folder_re_exports(file, bases):
 
 def test_length_of_a_run(make_trainer, monkeypatch):
     assert make_trainer(initialize=False).num_epochs == 1000
-    monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", "12")
+    monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", "40")
     short = make_trainer(trainer.nnUNetTrainerMASTPro_5epochs, initialize=False)
-    assert (short.num_epochs, short.num_iterations_per_epoch, short.num_val_iterations_per_epoch) == (5, 12, 2)
+    assert (short.num_epochs, short.num_iterations_per_epoch, short.num_val_iterations_per_epoch) == (5, 40, 4)
     monkeypatch.setenv("MASTPRO_EPOCH_ITERATIONS", "2")
     assert make_trainer(initialize=False).num_val_iterations_per_epoch == 1
 
