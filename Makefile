@@ -27,7 +27,7 @@ help:
 	@echo "WORKERS=n            tests run in so many processes (now: $(WORKERS))"
 
 demo: $(STAMP)
-	@echo "[mastpro] demo: phantom data, training, prediction; some 10 minutes on 2 idle cores"
+	@echo "[mastpro] demo: phantom data, training, prediction; 10 to 11 minutes on 2 idle cores"
 	@$(BIN)/mastpro demo -o "$(OUT)"
 
 test: $(STAMP)
