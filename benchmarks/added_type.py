@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from cells import DESIGNS
-from text_matters import dice
+from text_matters import dice_by_type
 
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
@@ -132,11 +132,7 @@ def run_seed(demo: design.Layout, out: Path, seed: int, old: int, epochs: int) -
     rows = []
     for number, (name, folder) in enumerate(models.items()):
         labels = json.loads((folder / "dataset.json").read_text())["labels"]
-        scores = {
-            kind: dice(demo.unseen / "labelsTs", out / f"predictions_{number}", value, labels[kind])
-            for value, kind in enumerate(design.TYPES, 1)
-            if kind in labels
-        }
+        scores = dice_by_type(demo.unseen / "labelsTs", out / f"predictions_{number}", labels)
         rows.append({"model": name, "seed": seed, "dice": scores})
     return rows
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import mean
 
 from cells import DESIGNS, EPOCHS
-from text_matters import dice
+from text_matters import dice_by_type
 
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
@@ -117,11 +117,7 @@ def run_seed(demo: design.Layout, layout: design.Layout, seed: int, cases: int, 
         ]
         run_steps(steps, state, layout.logs, environ)
         labels = json.loads((model / "dataset.json").read_text())["labels"]
-        scores = {
-            kind: dice(demo.unseen / "labelsTs", predictions, value, labels[kind])
-            for value, kind in enumerate(design.TYPES, 1)
-            if kind in labels
-        }
+        scores = dice_by_type(demo.unseen / "labelsTs", predictions, labels)
         rows.append({"arm": arm, "seed": seed, "dice": scores})
     return rows
 

@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,13 @@ def dice(truths: Path, predictions: Path, truth_label: int, label: int) -> float
         if truth.any():
             values.append(2 * (truth & found).sum() / (truth.sum() + found.sum()))
     return float(np.mean(values))
+
+
+def dice_by_type(truths: Path, predictions: Path, labels: Mapping[str, int]) -> dict[str, float]:
+    """`dice` of the demo's types that a model has; `labels`: what its predictions call them."""
+    return {
+        kind: dice(truths, predictions, value, labels[kind]) for value, kind in enumerate(TYPES, 1) if kind in labels
+    }
 
 
 def measure(demo: design.Layout, out: Path, state: State) -> list[dict]:
