@@ -66,7 +66,7 @@ def told(runner) -> dict:
     kept = {key: value for key, value in vars(runner).items() if key not in ("out", "data", "device")}
     if isinstance(runner, Phantom):
         design = runner.design()
-        kept |= {"steps": EPOCHS * design.steps_per_epoch, "cases": design.num_training}
+        kept |= {"steps": EPOCHS * design.steps_per_epoch, "cases": design.num_training, "unseen": design.num_test}
     return json.loads(json.dumps(kept))
 
 
