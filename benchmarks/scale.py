@@ -4,8 +4,8 @@
 
 nnU-Net's training step and sliding window as benchmarks/cost.py takes them. Prediction is measured with all types
 selected and with one, as MASTPRO_TASKS selects it. The numbers of types take turns, so that a drift of the machine is
-shared: times are medians, ratios medians over the turns against the first number of types. Memory is the most that a
-training step adds to the resident size of a process of its own. Prints a Markdown table; writes scale.json and the
+shared: times are medians, ratios medians over the turns against the first number of types. Memory is the most that
+network and work add to the resident size of a process of its own. Prints a Markdown table; writes scale.json and the
 curves, scale.png.
 """
 
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from cost import DATASET, FOLDERS, make_batch, make_predictor, make_trainer, peak_growth_kib, seconds, train_for_memory
+from cost import DATASET, FOLDERS, make_batch, make_predictor, make_trainer, peak_growth_kib, seconds
 
 WORK = ("training step", "prediction, all types", "prediction, one type")
 
@@ -42,32 +42,40 @@ def time_turns(overlay: str, types: list[int], repeats: int) -> dict[str, list[l
     """Seconds per turn and number of types; the first turn warms up."""
     found = {}
     for what in WORK:
-        actions = []
-        for number in types:
-            trainer = make(overlay, number)
-            if what == "training step":
-                trainer.network.train()
-                batch = make_batch(trainer)
-                actions.append(lambda trainer=trainer, batch=batch: trainer.train_step(batch))
-            else:
-                if what == "prediction, one type":
-                    select_one(trainer)
-                actions.append(make_predictor(trainer))
+        actions = [make_action(overlay, number, what) for number in types]
         found[what] = [[seconds(action) for action in actions] for _ in range(repeats + 1)][1:]
     return found
 
 
-def measure_memory(overlay: str, number: int) -> int:
-    """KiB, in this process: network, optimizer and steps together."""
+def make_action(overlay: str, number: int, what: str):
+    """A function that does `what` once, with a trainer of its own."""
+    trainer = make(overlay, number)
+    if what == "training step":
+        trainer.network.train()
+        batch = make_batch(trainer)
+        return lambda: trainer.train_step(batch)
+    if what == "prediction, one type":
+        select_one(trainer)
+    return make_predictor(trainer)
+
+
+def measure_memory(overlay: str, number: int, what: str) -> int:
+    """KiB, in this process: network and work together, of training the optimizer too."""
     make(overlay, 2)  # imports and first-use buffers are not counted
-    return peak_growth_kib(lambda: train_for_memory(make(overlay, number)))
+
+    def work() -> None:
+        action = make_action(overlay, number, what)
+        for _ in range(3):  # then the optimizer's state is there
+            action()
+
+    return peak_growth_kib(work)
 
 
-def memory_turns(overlay: str, types: list[int], repeats: int = 3) -> list[list[float]]:
+def memory_turns(overlay: str, types: list[int], what: str, repeats: int = 3) -> list[list[float]]:
     """MiB per turn and number of types, each in a process of its own."""
 
     def one(number: int) -> float:
-        job = [sys.executable, __file__, "--memory-of", str(number), "--overlay", overlay]
+        job = [sys.executable, __file__, "--memory-of", str(number), what, "--overlay", overlay]
         return int(subprocess.run(job, check=True, capture_output=True, text=True).stdout.splitlines()[-1]) / 1024
 
     return [[one(number) for number in types] for _ in range(repeats)]
@@ -102,7 +110,7 @@ def main() -> None:
     parser.add_argument("--types", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--overlay", default="demo")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", nargs=2, metavar=("TYPES", "WHAT"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.memory_of is None and args.output is None:
         parser.error("-o OUT is missing: where scale.json and scale.png go")
@@ -113,10 +121,11 @@ def main() -> None:
         data.mkdir(parents=True)
         (data / "case.b2nd").touch()  # nnU-Net tells by the ending how cases are stored
         if args.memory_of is not None:
-            print(measure_memory(args.overlay, args.memory_of))
+            print(measure_memory(args.overlay, int(args.memory_of[0]), args.memory_of[1]))
             return
         turns = time_turns(args.overlay, args.types, args.repeats)
-        turns["memory, training step"] = memory_turns(args.overlay, args.types)
+        for what in WORK:
+            turns[f"memory, {what}"] = memory_turns(args.overlay, args.types, what)
     found = {}
     for what, values in turns.items():
         middle, ratio = summarize(values)
