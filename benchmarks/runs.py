@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
+from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.datasets import dataset_name
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
@@ -25,6 +26,12 @@ from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import find_executable, shell_line
 from nnunetv2_mastpro.resources import nnunet_folder, trainers_dir
 from nnunetv2_mastpro.steps import State, Step, run_steps
+
+
+def find_own_trainers(environ: dict[str, str]) -> dict[str, str]:
+    """With the trainers that only benchmarks use."""
+    own = Path(__file__).with_name("trainers")
+    return {**environ, "nnUNet_extTrainer": appended(environ["nnUNet_extTrainer"], str(own))}
 
 
 def per_case(summary: Path, ending: str = ".nii.gz") -> dict[str, float]:
@@ -77,7 +84,7 @@ class Phantom:
         design = self.design(row.complete)
         model = replace(model_of(row), key="mastpro" if row.selected else row.key)
         layout, state = self.trained(row, model.key, seed)
-        environ = {**os.environ, **pipeline.variables(layout, seed, design)}
+        environ = find_own_trainers({**os.environ, **pipeline.variables(layout, seed, design)})
         steps = [*changed_plans(layout, model.other_plans, row.network), *pipeline.model_steps(layout, model, design)]
         run_steps(steps, state, layout.logs, environ)
         if row.selected:
@@ -142,6 +149,7 @@ class Sarcoma:
             "MASTPRO_EPOCH_ITERATIONS": str(self.steps // EPOCHS),
             "MASTPRO_SEED": str(seed),
         }
+        environ = find_own_trainers(environ)
         run_steps(real_sts.preparation(self.data, folder), state, folder / "logs", environ)
         steps = real_sts.run_steps_of(folder, trainer, seed)
         run_steps(steps, state, folder / "logs", environ)

@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import os
 from dataclasses import replace
 
 import pytest
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
 from benchmarks import real_sts, runs, table
 from benchmarks.cells import EXTRA, MASTPRO, PAPER, ROWS, design_of, model_of, rows_of
@@ -19,6 +21,11 @@ def test_rows_are_trainers_that_exist():
     from nnunetv2_mastpro.training import ablations, controls, trainer, universal
 
     known = {name for module in (ablations, controls, trainer, universal) for name in vars(module)}
+    own = runs.find_own_trainers({"nnUNet_extTrainer": "theirs"})["nnUNet_extTrainer"]
+    assert own.startswith(f"theirs{os.pathsep}")
+    found = recursive_find_python_class(own.split(os.pathsep)[-1], "nnUNetTrainerMASTProSGD_10epochs", None)
+    assert issubclass(found, trainer.nnUNetTrainerMASTPro)
+    known.add(found.__name__)
     rows = [row for name in ROWS for row in (*ROWS[name], *EXTRA[name])]
     assert {model_of(row).trainer for row in rows} <= known
     for name in ROWS:
@@ -31,7 +38,7 @@ def test_rows_are_trainers_that_exist():
 
 
 def test_the_designs():
-    assert design_of(3, None, None, "unet", False) == replace(DEMO, steps_per_epoch=60)
+    assert design_of(3, None, None, "unet", False) == replace(DEMO, steps_per_epoch=60, num_test=18)
     five = design_of(5, None, None, "swin", True)
     assert five.overlay == "demo_swin"
     assert five.overlay in known_overlays()
@@ -71,7 +78,7 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
     table.main("table2", "", [*arguments, "none"])
     assert asked[4:] == [("none", 0), ("none", 1)]
     cell = json.loads((tmp_path / "cells" / "unet" / "tp_seed_1.json").read_text())
-    assert cell["setting"] == {"types": 5, "steps": 2000, "cases": 16, "backbone": "unet", "data_seed": 0}
+    assert cell["setting"] == {"types": 5, "steps": 2000, "cases": 16, "unseen": 12, "backbone": "unet", "data_seed": 0}
     assert cell["run"]["command"] == "python -m benchmarks.table2 -o OUT --seeds 0 1 --cells tp mastpro"
     assert {*cell["run"]} == {"commit", "command", "hardware", "date"}
     table.main("table2", "", ["-o", str(tmp_path), "--summarise"])
