@@ -27,11 +27,11 @@ help:
 	@echo "WORKERS=n            tests run in so many processes (now: $(WORKERS))"
 
 demo: $(STAMP)
-	@echo "[mastpro] demo: phantom data, training, prediction; 10 to 11 minutes on 2 idle cores"
+	@echo "[mastpro] demo: phantom data, training, prediction; 4 to 11 minutes on 2 idle cores"
 	@$(BIN)/mastpro demo -o "$(OUT)"
 
 test: $(STAMP)
-	@echo "[mastpro] quick tests, 12 to 30 minutes on 2 cores"
+	@echo "[mastpro] quick tests, 7 to 30 minutes on 2 cores"
 	@$(PYTEST) -m "not slow" --timeout=600
 
 test-all: $(STAMP)

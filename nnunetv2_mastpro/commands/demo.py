@@ -1,7 +1,7 @@
 """Train and predict on a synthetic CT data set with stock nnU-Net commands, and show the result.
 
 Writes five phantom data sets, which each annotate some tumour types, and organ masks; merges them, plans, makes
-host-organ maps, trains one network with the plugin, predicts unseen cases and evaluates: 10 to 11 minutes on 2
+host-organ maps, trains one network with the plugin, predicts unseen cases and evaluates: 4 to 11 minutes on 2
 cores. Ends with a Dice table, pictures and index.html, the model's report. Run again with the same folder after an
 interruption: finished steps are skipped. With --scans it writes nothing but what docs/tutorial.md begins with.
 """

@@ -43,7 +43,7 @@ def identity_filters(count: int, rank: int, kernel: int, axes: int) -> Tensor:
 def hidden_maps(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
     """The experts' maps, filtered, through GELU: (B, R, N).
 
-    down (R, C) or (B, R, C), x (B, C, spatial), filters (B, R, *kernel) or None.
+    down (B, R, C), x (B, C, spatial), filters (B, R, *kernel) or None.
     """
     hidden = down @ x.flatten(2)
     if filters is None:
@@ -62,6 +62,7 @@ def add_experts(x: Tensor, gates: Tensor, factors: tuple[Tensor, Tensor, Tensor 
     down, up, filters = factors
     rank = down.shape[1]
     down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
+    down, up = (factor.expand(len(x), -1, -1) for factor in (down, up))  # else matmul copies the whole map
     if filters is not None:
         filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
     hidden = hidden_maps(down, x, filters)  # (B, E r, N)
@@ -89,10 +90,12 @@ class Router(nn.Module):
         weight = torch.cat([self.generic, *(self.specific[index] for index in types)])  # W of Eq. 4
         with torch.autocast(features.device.type, enabled=False):  # half precision would turn close choices
             logits = torch.einsum("bc...,ec->be...", features.to(weight.dtype), weight)
-        if not self.joint or not len(types):
-            return logits
+            return self.share(logits, task_mask, len(types)) if self.joint and len(types) else logits
+
+    def share(self, logits: Tensor, task_mask: Tensor, num_types: int) -> Tensor:
+        """The types' logits for the generic experts averaged over the allowed types and added to R^g's."""
         generic, specific = logits.split([self.num_generic, logits.shape[1] - self.num_generic], 1)
-        per_type = specific.unflatten(1, (len(types), -1))  # (B, T, Eg + k1, ...)
+        per_type = specific.unflatten(1, (num_types, -1))  # (B, T, Eg + k1, ...)
         weights = task_mask / task_mask.sum(1, keepdim=True).clamp(min=1)
         shared = torch.einsum("bte...,bt->be...", per_type[:, :, : self.num_generic], weights.to(logits.dtype))
         return torch.cat([generic + shared, per_type[:, :, self.num_generic :].flatten(1, 2)], 1)

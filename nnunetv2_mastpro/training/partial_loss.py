@@ -46,10 +46,14 @@ class PartialLabelLoss(nn.Module):
         self.annotated: Tensor | None = None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
-        """logits (B, K, spatial), target as nnU-Net gives it: (B, 1, spatial), or (B, regions, spatial) -> scalar."""
-        logits, target = logits.float().flatten(2), target.flatten(2)  # (B, K, N)
-        annotated = self.annotated.to(logits.device)
-        return self.regions(logits, target, annotated) if self.has_regions else self.flat(logits, target, annotated)
+        """logits (B, K, spatial), target as nnU-Net gives it: (B, 1, spatial), or (B, regions, spatial) -> scalar.
+
+        In float32 under autocast too: the gradient of Dice where hardly anything is predicted exceeds half precision.
+        """
+        with torch.autocast(logits.device.type, enabled=False):
+            logits, target = logits.float().flatten(2), target.flatten(2)  # (B, K, N)
+            annotated = self.annotated.to(logits.device)
+            return self.regions(logits, target, annotated) if self.has_regions else self.flat(logits, target, annotated)
 
     def flat(self, logits: Tensor, target: Tensor, annotated: Tensor) -> Tensor:
         """One label a voxel: target (B, 1, N)."""

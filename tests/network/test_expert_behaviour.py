@@ -183,10 +183,11 @@ def test_without_specific_experts_all_is_shared(make_moe, none, joint):
     assert moe.kept.shape[1] == GENERIC
 
 
+@pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("routing", ["sample", "token"])
-def test_choices_are_made_in_full_precision(make_moe, routing):
+def test_choices_are_made_in_full_precision(make_moe, routing, joint):
     """Autocast would round the router's logits, and with them what is kept."""
-    moe = make_moe(routing=routing)
+    moe = make_moe(routing=routing, joint_router=joint)
     logits = []
     moe.router.register_forward_hook(lambda module, inputs, output: logits.append(output))
     x = torch.randn(2, 4, 3, 3)

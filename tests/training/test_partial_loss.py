@@ -155,3 +155,21 @@ def test_a_batch_without_a_valid_voxel_gives_a_finite_loss():
     assert math.isfinite(loss.item())
     (gradient,) = torch.autograd.grad(loss, logits)
     assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("nested", [FLAT, NESTED], ids=["flat", "nested"])
+def test_autocast_leaves_scaled_gradients_finite(nested):
+    """A class that is annotated, absent and hardly predicted: Dice's gradient there, scaled, is beyond float16."""
+    logits = torch.zeros(2, 1 + CLASSES, *SPATIAL)
+    logits[:, 0] = 25
+    target = torch.zeros(2, 1, *SPATIAL)
+    loss = make_loss(nested=nested, annotated=ANNOTATED[:2])
+    gradients = []
+    for half in (False, True):
+        leaf = logits.clone().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=half):
+            value = loss(leaf.half() if half else leaf, target)
+        (value * 2**16).backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].isfinite().all()
+    assert_close(gradients[1], gradients[0], rtol=1e-2, atol=2**16 * 1e-6)
