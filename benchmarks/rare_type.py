@@ -1,10 +1,10 @@
-"""What becomes of a rare tumour type: cases drawn by the temperature, cases drawn alike, and a model of it alone.
+"""What becomes of a rare tumour type: draws by three temperatures, and a model of it alone.
 
     python benchmarks/rare_type.py DEMO -o OUT [--seeds 0 1 2] [--cases 2] [--steps 600]
 
 DEMO is a folder that `mastpro demo` wrote. Its sources without lung tumours, 21 cases, are merged with 2 cases of the
 source of lung tumours, about one in ten. MAST-Pro, on text, is trained on them with the sampling temperature 0.5 (the
-default) and with 1 (every case alike), and on the 2 cases alone, --steps each. All predict the demo's unseen cases,
+default), 1 (every case alike) and 0 (types alike), and on the 2 cases alone, --steps each. All predict the demo's unseen cases,
 in which everything is annotated. Writes results.json and prints Markdown. Started again with the same OUT it goes on.
 """
 
@@ -34,6 +34,7 @@ ARMS = {  # name -> data set, sampling temperature
     "rare type drawn more often (0.5)": (MERGED, 0.5),
     "every case alike (1)": (MERGED, 1.0),
     "the rare type alone": (FEW, 0.5),
+    "types drawn alike (0)": (MERGED, 0.0),
 }
 
 
