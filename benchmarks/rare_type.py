@@ -5,7 +5,8 @@
 DEMO is a folder that `mastpro demo` wrote. Its sources without lung tumours, 21 cases, are merged with 2 cases of the
 source of lung tumours, about one in ten. MAST-Pro, on text, is trained on them with the sampling temperature 0.5 (the
 default), 1 (every case alike) and 0 (types alike), and on the 2 cases alone, --steps each. All predict the demo's
-unseen cases, in which everything is annotated. Writes results.json and prints Markdown. Started again with the same OUT it goes on.
+unseen cases, in which everything is annotated. Writes results.json and prints Markdown. Started again with the same OUT
+it goes on.
 """
 
 import argparse
