@@ -8,6 +8,8 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from threadpoolctl import threadpool_limits
@@ -52,12 +54,18 @@ def each(function: Callable, jobs: Sequence, num_processes: int, title: str, pre
                 bar.update()
             return
         context, options = clean_processes(function.__module__, *preload)
-        with context.Pool(min(num_processes, len(jobs)), **options) as pool:
-            for result in pool.imap(function, jobs):
+        pool = ProcessPoolExecutor(min(num_processes, len(jobs)), context, **options)
+        try:
+            for result in pool.map(function, jobs):
                 yield result
                 bar.update()
-            pool.close()
-            pool.join()
+        except BrokenProcessPool as error:  # multiprocessing's own pool would wait for ever
+            raise MASTProError(
+                f'a process of "{title}" was killed after {bar.n} of {len(jobs)} cases, as where memory runs out; run '
+                "it again with a smaller -np"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def clean_processes(*modules: str) -> tuple[multiprocessing.context.BaseContext, dict]:

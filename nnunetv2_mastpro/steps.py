@@ -19,6 +19,7 @@ from nnunetv2_mastpro.processes import find_executable, shell_line
 
 TAIL_LINES = 15
 POLL_S = 0.5
+SHARING = ("-np", "-npfp", "-npp", "-nps", "-num_gpus", "-device")  # options that change no result
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,23 @@ class State:
     def seconds(self, step: Step) -> float | None:
         """How long the step took when it was finished, None if it has to run."""
         record = self.steps.get(step.name)
-        if record is None or record["command"] != list(step.command) or not all(path.exists() for path in step.outputs):
+        if record is None or not same_work(record["command"], step.command):
+            return None
+        if not all(path.exists() for path in step.outputs):
             return None
         return record["seconds"]
 
+    def was_begun(self, step: Step) -> bool:
+        """Whether it was begun with the same command, and not finished."""
+        return step.name in self.begun and same_work(self.begun[step.name], step.command)
+
     def begin(self, step: Step) -> bool:
-        """Remembers that the step is running; whether it had been begun with the same command, and not finished."""
-        before = self.begun.get(step.name)
+        """Remembers that the step is running; whether it had been begun before, and not finished."""
+        before = self.was_begun(step)
         self.steps.pop(step.name, None)
         self.begun[step.name] = list(step.command)
         self._write()
-        return before == list(step.command)
+        return before
 
     def finish(self, step: Step, seconds: float) -> None:
         self.begun.pop(step.name, None)
@@ -109,8 +116,40 @@ class State:
         write_atomically({self.path: content.encode()})
 
 
+def same_work(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two commands differ at most in how many processes or devices share the work."""
+
+    def kept(command: Sequence[str]) -> list[str]:
+        words, sharing = [], False
+        for word in command:
+            sharing = word in SHARING or (sharing and not word.startswith("-"))
+            words += [] if sharing else [word]
+        return words
+
+    return kept(one) == kept(other)
+
+
+def check_nothing_is_lost(steps: Sequence[Step], state: State) -> None:
+    """Raise MASTProError before anything runs where a step that can go on, such as a training, would begin anew."""
+    running = False
+    for step in steps:
+        if state.seconds(step) is not None and (step.source or not running):
+            continue
+        goes_on = step.source or (not running and state.was_begun(step))
+        if step.resume and not goes_on and step.resume():
+            raise MASTProError(
+                f"{step.title}: {step.outputs[0]} was made with other options, or of what is now made anew, and would "
+                "be lost; give the options of then, move it away to begin anew, or give -o another folder"
+            )
+        running = True
+
+
 def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str]) -> None:
-    """In order; finished ones are skipped, and once one has run, all that follow it run again, but for sources."""
+    """In order; finished ones are skipped, and once one has run, all that follow it run again, but for sources.
+
+    Raises MASTProError where a command fails, and before any where one would remove what another could go on with.
+    """
+    check_nothing_is_lost(steps, state)
     logs.mkdir(parents=True, exist_ok=True)
     for number, step in enumerate(steps):
         seconds = state.seconds(step)

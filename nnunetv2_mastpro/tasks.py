@@ -5,8 +5,11 @@
 A case that the section of dataset.json does not name has all classes annotated, and no source.
 """
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest
@@ -32,6 +35,10 @@ class Cases:
         """Per class, whether the case's annotators looked for it."""
         known = self.annotated.get(case, self.labels)
         return tuple(label in known for label in self.labels)
+
+    def presumed(self, case: str) -> bool:
+        """Whether it counts as wholly annotated for want of an entry, where others are not."""
+        return self.partial and case not in self.annotated
 
     def source_of(self, case: str) -> str:
         """The data set that the case comes from."""
@@ -65,6 +72,24 @@ def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
         {case: tuple(entry["annotated"]) for case, entry in section.items() if "annotated" in entry},
         {case: entry["source"] for case, entry in section.items() if "source" in entry},
     )
+
+
+def with_cases(dataset_json: dict, file: Path | None) -> dict:
+    """dataset.json with the entries of a file of the section's form, of test cases, say. Raises MASTProError.
+
+    The entries themselves are checked by `read_cases`.
+    """
+    if file is None:
+        return dataset_json
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MASTProError(f"--cases {file} cannot be read as JSON ({error}); give a file of such a form") from error
+    if not isinstance(entries, dict):
+        raise MASTProError(f'--cases {file} is no object; write {{"CASE": {{"annotated": ["CLASS"]}}}}')
+    content = copy.deepcopy(dataset_json)
+    content.setdefault("mastpro", {}).setdefault("cases", {}).update(entries)
+    return content
 
 
 def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:

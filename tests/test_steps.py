@@ -3,11 +3,12 @@
 import json
 import os
 import re
+from dataclasses import replace
 
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps
+from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps, same_work
 
 SETTINGS = {"seed": 0}
 
@@ -83,7 +84,7 @@ def test_what_a_half_finished_step_left_is_removed(demo):
 
 
 def test_what_can_go_on_does(demo):
-    """Begun with the same command, it runs the one that goes on, on what it left; else it begins anew."""
+    """Begun with the same command, it runs the one that goes on, on what it left; another would lose that."""
     target, started = demo.folder / "b", demo.folder / "b" / "started"
 
     def begun(text):
@@ -93,31 +94,42 @@ def test_what_can_go_on_does(demo):
     append = f"open({str(started)!r}, 'a').write(', went on')"
     go_on = ("python", "-c", append)
 
-    def step(text, resume=lambda: go_on):
-        return Step("b", "b", (target,), begun(text), resume=resume)
+    def step(text, resume=lambda: go_on if started.is_file() else None, shared=()):
+        return Step("b", "b", (target,), (*begun(text), *shared), resume=resume)
 
     first = python_step("a", demo.folder)
     with pytest.raises(MASTProError, match="it goes on where it was"):
         demo([first, step("begun")])
-    with pytest.raises(MASTProError, match="status 1"):  # another command
+    with pytest.raises(MASTProError, match=r"b was made with other options, .* would be lost; give the options of"):
         demo([first, step("begun otherwise")])
+    assert started.read_text() == "begun"
     with pytest.raises(MASTProError, match="status 1"):  # nothing to go on from
         demo([first, step("begun otherwise", resume=lambda: None)])
-    state = demo([first, step("begun otherwise")])
+    state = demo([first, step("begun otherwise", shared=("-num_gpus", "2"))])  # of no effect on what is computed
     assert started.read_text() == "begun otherwise, went on"
-    assert state.steps["b"]["command"] == list(begun("begun otherwise"))
+    assert state.steps["b"]["command"][:3] == list(begun("begun otherwise"))
     assert state.begun == {}
 
 
 def test_a_step_that_was_begun_does_not_go_on_with_other_input(demo):
     target = demo.folder / "b"
     begun = ("python", "-c", f"import pathlib; pathlib.Path({str(target)!r}).write_text('old'); raise SystemExit(1)")
-    step = Step("b", "b", (target,), begun, resume=lambda: ("python", "-c", "pass"))
+    step = Step("b", "b", (target,), begun, resume=lambda: ("python", "-c", "pass") if target.is_file() else None)
     with pytest.raises(MASTProError, match="status 1"):
         demo([python_step("a", demo.folder), step])
     (demo.folder / "a").unlink()
-    with pytest.raises(MASTProError, match="status 1"):
+    with pytest.raises(MASTProError, match="of what is now made anew, and would be lost"):
         demo([python_step("a", demo.folder), step])
+    assert not (demo.folder / "a").exists()  # nothing has run
+    target.unlink()
+    with pytest.raises(MASTProError, match="status 1"):
+        demo([python_step("a", demo.folder), replace(step, resume=lambda: None)])
+
+
+def test_options_that_share_out_work_change_none():
+    one = ("nnUNetv2_preprocess", "-d", "3", "-np", "4", "8", "-c", "2d", "-num_gpus", "2")
+    assert same_work(one, ("nnUNetv2_preprocess", "-d", "3", "-c", "2d"))
+    assert not same_work(one, ("nnUNetv2_preprocess", "-d", "3", "-c", "3d_fullres", "-num_gpus", "2"))
 
 
 def test_sources_stay_when_an_earlier_step_runs(demo):

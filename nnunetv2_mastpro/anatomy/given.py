@@ -22,6 +22,7 @@ from nnunetv2_mastpro.listing import some
 
 COMMAND = "nnUNetv2_predict"  # or its variant of a model's folder
 OPTION = "-prev_stage_predictions"
+UNFINISHED = "unfinished"  # in the index while maps are written
 READ_WHOLE = 3  # maps; of the others the headers
 REMEDY = f"give {OPTION} what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote for these images"
 
@@ -66,8 +67,15 @@ def table_of(hosts: Sequence[HostValue]) -> dict[int, frozenset[str]]:
 
 
 def hosts_of(folder: Path) -> dict[int, frozenset[str]] | None:
-    """What the maps of a folder were made for; None where it does not say. Raises MASTProError for a torn file."""
+    """What the maps of a folder were made for; None where it does not say.
+
+    Raises MASTProError for a torn file, and for maps that were not finished.
+    """
     file = folder / INDEX
+    if is_unfinished(folder):
+        raise MASTProError(
+            f"mastpro anatomy was interrupted in {folder}; run it again, so that all maps are of one run"
+        )
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["hosts"]
         return {int(row["value"]): frozenset(map(str, row["structures"])) for row in rows}
@@ -75,6 +83,14 @@ def hosts_of(folder: Path) -> dict[int, frozenset[str]] | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise MASTProError(f"{file} cannot be read ({error}); make the maps anew with mastpro anatomy") from error
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Whether mastpro anatomy began to write maps there and did not end."""
+    try:
+        return UNFINISHED in json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def maps_of(images: Path, folder: Path, ending: str) -> dict[Path, Path]:

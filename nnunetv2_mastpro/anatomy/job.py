@@ -16,7 +16,7 @@ import numpy as np
 from nnunetv2_mastpro.anatomy import maps, preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
-from nnunetv2_mastpro.anatomy.given import hosts_of, table_of
+from nnunetv2_mastpro.anatomy.given import UNFINISHED, hosts_of, is_unfinished, table_of
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
@@ -89,7 +89,7 @@ def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue]
     folders = {case.target.parent for case in cases}
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / preprocessed.INDEX).unlink(missing_ok=True)
+        write_atomically({folder / preprocessed.INDEX: json.dumps({UNFINISHED: True}).encode()})
     for case in tqdm(cases, desc="host-organ maps", unit="case"):
         geometry = read_geometry(case.images[0])
         values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
@@ -111,7 +111,7 @@ def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue], ending: str
     """Raise MASTProError where maps of other cases, made for other hosts, would stay beside the new ones."""
     targets = {case.target for case in cases}
     for folder in {target.parent for target in targets}:
-        made = hosts_of(folder)
+        made = None if is_unfinished(folder) else hosts_of(folder)
         others = [path.name for path in files_of(folder, ending) if path not in targets]
         if others and made is not None and made != table_of(hosts):
             raise MASTProError(

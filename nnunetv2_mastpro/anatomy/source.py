@@ -12,7 +12,7 @@ from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import channel_names, modality_of
+from nnunetv2_mastpro.prompts.resolve import channel_names, ct_channel, modality_of
 
 
 class Source:
@@ -23,6 +23,7 @@ class Source:
         self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
         self.only_ct = all(str(name).casefold() == "ct" for name in channel_names(dataset_json).values())
         is_mri = modality_of(dataset_json) == "MRI"
+        self.channel = ct_channel(dataset_json) or 0  # that TotalSegmentator sees
         self.tasks = totalseg.tasks_of(self.structures, not is_mri)
         self.sought = {structure: masks.of_mri(structure) if is_mri else structure for structure in self.structures}
 
@@ -31,6 +32,8 @@ class Source:
         if self.args.without_masks:
             return
         if self.args.maker:
+            if len(cases[0].images) > 1:
+                self.warnings.append(f"TotalSegmentator saw channel {self.channel:04d} of the images")
             totalseg.check_structures(self.tasks)
             totalseg.check_weights(self.tasks, self.args.fast)
             return
@@ -73,7 +76,7 @@ class Source:
             return {}
         folder, name = self.args.masks, case.name
         if self.args.maker:
-            folder, name = totalseg.run_cached(case.images[0], self.tasks, self.args.fast, self.args.device)
+            folder, name = totalseg.run_cached(case.images[self.channel], self.tasks, self.args.fast, self.args.device)
         found = masks.read_case(folder, name, tuple(self.sought.values()), case.images[0], self.args.resample)
         return {structure: found[self.sought[structure]] for structure in self._found(found)}
 

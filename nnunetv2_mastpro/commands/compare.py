@@ -37,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.evaluation.plot import draw
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import number_of_processes
+    from nnunetv2_mastpro.tasks import with_cases
 
     workers = number_of_processes(args.num_processes)
     predictions = named(args.predictions, args.names)
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     result = compare(
         args.reference,
         predictions,
-        find_dataset_json(args.dataset, args.predictions, args.reference),
+        with_cases(find_dataset_json(args.dataset, args.predictions, args.reference), args.cases),
         tolerance_mm=args.tolerance_mm,
         workers=workers,
         lesion_overlap=args.lesion_overlap,
@@ -76,7 +77,7 @@ def named(folders: Sequence[Path], names: Sequence[str] | None) -> dict[str, Pat
 
 def markdown(result: Mapping) -> list[str]:
     """The differences as a table, and what it shows."""
-    from nnunetv2_mastpro.evaluation.tables import too_few
+    from nnunetv2_mastpro.evaluation.tables import presumed, too_few
 
     first = next(iter(result["predictions"]))
     rows = [("metric", "class", "name", "cases", first, "value", "difference", "interval", "p", "p (Holm)")]
@@ -106,6 +107,7 @@ def markdown(result: Mapping) -> list[str]:
         f"{result['tolerance_mm']:g} mm; p of Wilcoxon's signed-rank test. Unpaired: only one of both has the score.",
         "Dice and NSD are better when higher, HD95 and false findings when lower.",
         *too_few(result),
+        *presumed(result),
         "",
         *lines,
     ]

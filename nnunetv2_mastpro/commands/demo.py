@@ -9,6 +9,7 @@ interruption: finished steps are skipped. With --scans it writes nothing but wha
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -85,12 +86,16 @@ def run_models(folder: Path, seed: int, models: list, design) -> None:
 def show_result(layout, state, seed: int, models: list, design, added: dict[str, str]) -> None:
     """Table, and index.html: the report of the first model, with the demo's own table, commands and times."""
     from nnunetv2_mastpro.demo import pipeline, report, results
+    from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.report.job import Request, make_report
 
     dice = {model.title: results.read_dice(layout.summary(model), design.types) for model in models}
     counts = {model.title: results.read_counts(layout.summary(model), design.types) for model in models}
     rows = report.dice_rows(dice, counts)
     training_steps = design.epochs * design.steps_per_epoch
+    names = [path.name.removesuffix(pipeline.FILE_ENDING) for path in (layout.unseen / "labelsTs").iterdir()]
+    cases = layout.folder / "unseen_cases.json"
+    write_atomically({cases: json.dumps({name: {"annotated": [*design.types]} for name in sorted(names)}).encode()})
     page, _ = make_report(
         Request(
             model=layout.results(models[0]),
@@ -99,6 +104,7 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
             output=layout.folder,
             reference=layout.unseen / "labelsTs",
             maps=layout.maps,
+            cases=cases,
             workers=pipeline.WORKERS,
             pictures=layout.folder / "pictures",
         ),

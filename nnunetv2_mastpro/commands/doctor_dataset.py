@@ -12,11 +12,13 @@ from nnunetv2_mastpro.commands import probes
 from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.datasets import training_files
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
-from nnunetv2_mastpro.tasks import read_cases
+from nnunetv2_mastpro.tasks import Cases, read_cases
 
 
 def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -45,13 +47,29 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)
             text = f"mastpro.cases: {some_only} of {len(cases.annotated)} named cases annotate some of the classes only"
             yield Finding(OK, text)
+        yield from check_case_names(path.parent, content, cases)
     yield from check_plans(dataset, environ)
     yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
+        raw, preprocessed = ((section or {}).get("cases") for section in sections.values())
         remedy = "training reads the preprocessed one: copy the section there"
-        yield Finding(WARN, "the mastpro sections of the raw and the preprocessed dataset.json differ", remedy)
+        level = WARN if raw == preprocessed else FAIL  # then a class that nobody looked for may count as background
+        what = "mastpro sections" if raw == preprocessed else "mastpro.cases"
+        yield Finding(level, f"the {what} of the raw and the preprocessed dataset.json differ", remedy)
+
+
+def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Finding]:
+    """Whether mastpro.cases names training cases only: training refuses others."""
+    try:
+        there = training_files(folder, content) if (folder / "imagesTr").is_dir() or "dataset" in content else {}
+    except (OSError, KeyError, AssertionError):
+        return  # nnU-Net's own check of the data set tells it better
+    missing = sorted({*cases.annotated} - {*there})
+    if there and missing:
+        text = f"mastpro.cases names {some(missing)}, which {folder} does not hold"
+        yield Finding(FAIL, text, "correct the names, or remove the entries; training refuses them")
 
 
 def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -54,8 +54,19 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patients", metavar="REGEX", help="one group in a case's name: intervals draw patients, not cases"
     )
+    add_cases_argument(parser)
     parser.add_argument("--chill", action="store_true", help="leave out labels without a prediction")
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def add_cases_argument(parser: argparse.ArgumentParser) -> None:
+    """Of what scores cases that dataset.json does not name."""
+    parser.add_argument(
+        "--cases",
+        type=Path,
+        metavar="FILE",
+        help='JSON that says what test cases annotate, as mastpro.cases: {"CASE": {"annotated": ["CLASS"]}}',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.evaluation.tables import describe
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import number_of_processes
+    from nnunetv2_mastpro.tasks import with_cases
 
     workers = number_of_processes(args.num_processes)
     output = output_folder(args.output or args.prediction)
     result = evaluate(
         args.reference,
         args.prediction,
-        find_dataset_json(args.dataset, [args.prediction], args.reference),
+        with_cases(find_dataset_json(args.dataset, [args.prediction], args.reference), args.cases),
         tolerance_mm=args.tolerance_mm,
         workers=workers,
         lesion_overlap=args.lesion_overlap,

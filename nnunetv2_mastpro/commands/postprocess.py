@@ -1,8 +1,8 @@
 """Remove predicted tumours that are farther than a margin from their host organ, by maps of mastpro anatomy.
 
 Per tumour class, connected components (26 neighbours) farther than the margin from the class's host organ become
-background, or, where regions are nested, what lies around them. A class without a host structure
-and a case with an empty map stay as they are. With -ref, nnU-Net's own evaluation before and after.
+background, or, where regions are nested, what lies around them. A class without a host structure and a case with an
+empty map stay as they are. With -ref, nnU-Net's own evaluation before and after, of what each case annotates.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_mastpro.commands.evaluate import add_cases_argument
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--margin-mm", type=float, default=10.0, metavar="MM", help="around the host organ (default: %(default)s)"
     )
     parser.add_argument("-ref", dest="reference", **given, help="true labels: Dice and false positives are reported")
+    add_cases_argument(parser)
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 
 
@@ -39,12 +41,16 @@ def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
 
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
+    from nnunetv2_mastpro.evaluation.tables import presumed
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import each, number_of_processes
+    from nnunetv2_mastpro.tasks import read_cases, with_cases
 
     workers = number_of_processes(args.num_processes)
     model = read_model(args.predictions)
     jobs = make_jobs(args, model)
+    labels = [entry.label for entry in model.resolved.classes]
+    cases = read_cases(with_cases(model.dataset_json, args.cases), labels)
     for _ in each(check_case, jobs, workers, "check cases"):
         pass
     before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None
@@ -57,12 +63,14 @@ def run(args: argparse.Namespace) -> int:
     lines = describe_removed(report)
     if before is not None:
         voxel_ml = {case: ml for case, (_, ml) in results.items()}
-        scores = [read_scores(summary, model, voxel_ml) for summary in (before, after)]
+        scores = [read_scores(summary, model, voxel_ml, cases) for summary in (before, after)]
         report["false_positive_ml"] = {
             case: {label: [score[case][label]["fp_ml"] for score in scores] for label in scores[0][case]}
             for case in scores[0]
         }
-        lines += describe_scores(*scores)
+        names = [job.case for job in jobs]
+        unsaid = {"number_of_cases": len(names), "presumed_complete": [name for name in names if cases.presumed(name)]}
+        lines += [*describe_scores(*scores), *presumed(unsaid)]
     copies = {args.output / name: (args.predictions / name).read_bytes() for name in COPIED}
     write_atomically({**copies, args.output / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
     print("\n".join([*lines, f"wrote {args.output}"]))
@@ -210,12 +218,19 @@ def evaluate(reference: Path, folder: Path, summary: Path | None, model: Model, 
         )
 
 
-def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float]) -> dict[str, dict[str, dict]]:
-    """Case -> class -> Dice, false-positive volume in ml, and whether the case has the class."""
+def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float], cases) -> dict[str, dict[str, dict]]:
+    """Case -> class that it annotates -> Dice, false-positive volume in ml, and whether the case has the class.
+
+    `cases`: tasks.Cases.
+    """
     scores = {}
     for entry in summary["metric_per_case"]:
         case = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
-        metrics = {c.label: entry["metrics"][key] for c, key in zip(model.resolved.classes, model.outputs, strict=True)}
+        metrics = {
+            label: entry["metrics"][key]
+            for label, key, known in zip(cases.labels, model.outputs, cases.annotated_in(case), strict=True)
+            if known
+        }
         scores[case] = {
             label: {"dice": found["Dice"], "fp_ml": found["FP"] * voxel_ml[case], "present": found["n_ref"] > 0}
             for label, found in metrics.items()
@@ -226,10 +241,10 @@ def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float]) -> dict
 def describe_scores(before: dict, after: dict) -> list[str]:
     """Per class: mean Dice of the cases that have it, and false-positive volume per case."""
     rows = [("class", "cases with it", "Dice before -> after", "false positives, ml per case before -> after")]
-    for label in next(iter(before.values())):
+    for label in dict.fromkeys(label for classes in before.values() for label in classes):
         dice, volume = [], []
         for scores in (before, after):
-            entries = [classes[label] for classes in scores.values()]
+            entries = [classes[label] for classes in scores.values() if label in classes]
             found = [entry["dice"] for entry in entries if entry["present"]]
             dice.append(f"{sum(found) / len(found):.3f}" if found else "-")
             volume.append(f"{sum(entry['fp_ml'] for entry in entries) / len(entries):.2f}")

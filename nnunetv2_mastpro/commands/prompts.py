@@ -57,9 +57,14 @@ def run(args: argparse.Namespace) -> int:
             warnings.simplefilter("ignore", UserWarning)  # the listing says itself what has a name only
             written = write_section(paths) if args.write else []
             _say("".join(f"wrote {path}\n" for path in written))
-            prompts = resolve_prompts(read_dataset_json(paths[0]), paths[0].parent.name)
+            contents = [read_dataset_json(path) for path in paths]
+            prompts = resolve_prompts(contents[-1], paths[-1].parent.name)
         _say(_listing(prompts, args.encoder))
         _say(_advice(prompts) + _unknown_hosts(prompts))
+        if contents[0].get("mastpro") != contents[-1].get("mastpro"):
+            _say(
+                f"\nThe mastpro sections of {paths[0]} and {paths[-1]} differ; training reads the latter, shown here\n"
+            )
     return 0
 
 

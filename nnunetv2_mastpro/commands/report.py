@@ -11,6 +11,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from nnunetv2_mastpro.commands.evaluate import add_cases_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro report`."""
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", dest="images", required=True, **given, help="images as nnUNetv2_predict gets them")
     parser.add_argument("-pred", dest="predictions", required=True, **given, help="what nnUNetv2_predict wrote")
     parser.add_argument("-ref", dest="reference", **given, help="true labels of the images")
+    add_cases_argument(parser)
     parser.add_argument("--maps", **given, help="host-organ maps of the images, by mastpro anatomy")
     parser.add_argument("-o", dest="output", required=True, **given, help="gets index.html")
     parser.add_argument("--pictures", **given, help="gets the rows of pictures as PNG files, for slides and papers")
@@ -54,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
             viewer_cases=args.viewer_cases,
             workers=number_of_processes(args.num_processes),
             command=("mastpro", *sys.argv[1:]),
+            cases=args.cases,
             pictures=args.pictures,
         )
     )

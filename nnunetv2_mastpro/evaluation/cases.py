@@ -58,6 +58,7 @@ class Job:
     prediction: Path
     annotated: tuple[bool, ...]
     scoring: Scoring
+    presumed: bool = False  # wholly annotated for want of an entry in mastpro.cases, which other cases have
 
 
 def check_case(job: Job) -> None:

@@ -5,6 +5,8 @@
     reference, prediction    the folders
     tolerance_mm, lesion_overlap, confidence of the intervals, units that these draw ("cases" or "patients")
     number_of_units          all of them, whatever they annotate
+    number_of_cases
+    presumed_complete        cases that count as wholly annotated since mastpro.cases, which has others, lacks them
     classes, tumours         labels in the order of the network's outputs; those that are tumours
     rows                     per case and class: case, unit (patient), source (None: not known), class, annotated;
                              Dice, NSD, HD95_mm (conventions: metrics.py), has_reference, has_prediction,
@@ -146,6 +148,7 @@ def make_jobs(
             prediction=predictions[f"{case}{ending}"],
             annotated=cases.annotated_in(case),
             scoring=scoring,
+            presumed=cases.presumed(case),
         )
         for case, unit in units.items()
     ]
@@ -175,6 +178,8 @@ def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:
         "confidence": CONFIDENCE,
         "units": "cases" if all(job.unit == job.case for job in jobs) else "patients",
         "number_of_units": len({job.unit for job in jobs}),
+        "number_of_cases": len(jobs),
+        "presumed_complete": [job.case for job in jobs if job.presumed],
         "classes": [entry.label for entry in scoring.classes],
         "tumours": tumours,
         "rows": rows,

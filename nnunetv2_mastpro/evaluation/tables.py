@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from nnunetv2_mastpro.evaluation.metrics import NAMES
 from nnunetv2_mastpro.evaluation.summary import PER_CASE, RATES
-from nnunetv2_mastpro.listing import table
+from nnunetv2_mastpro.listing import some, table
 
 ENOUGH = 8  # cases, below which the intervals are too narrow (docs/decisions.md)
 TITLES = {"Dice": "Dice", "NSD": "NSD", "HD95_mm": "HD95 mm"}
@@ -21,7 +21,7 @@ def describe(result: Mapping) -> list[str]:
         "lower is better for HD95:"
     ]
     lines += table(_class_rows(summary))
-    lines += too_few(result)
+    lines += [*too_few(result), *presumed(result)]
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
@@ -38,6 +38,18 @@ def too_few(result: Mapping) -> list[str]:
         return []
     few = f"{result['number_of_units']} {result['units']}"
     return [f"An interval from {few} misses the true mean more often than it says: take it as a hint."]
+
+
+def presumed(result: Mapping) -> list[str]:
+    """What must be said where cases are scored as wholly annotated and nobody said that they are."""
+    cases = result["presumed_complete"]
+    if not cases:
+        return []
+    return [
+        f"warning: {len(cases)} of {result['number_of_cases']} cases are not in mastpro.cases of dataset.json, though "
+        "others annotate some classes only; they are scored as annotated in whole, so that what their annotators did "
+        f"not look for counts as a false finding ({some(cases)}); --cases FILE says what each annotates"
+    ]
 
 
 def _class_rows(summary: Mapping) -> list[tuple[str, ...]]:

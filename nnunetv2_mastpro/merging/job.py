@@ -78,6 +78,7 @@ def merge(args: Namespace, workers: int) -> int:
                 *notes(images, without, unite),
                 *disputes,
                 *vague(sources, classes),
+                *holes(sources, classes),
                 *(fold_notes(splits, earlier) if earlier or (target.preprocessed / SPLITS).is_file() else ()),
             ]
         )
@@ -167,6 +168,23 @@ def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
     named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
     advice = "without their source's name the knowledge base does not know"
     return [f"note: {advice} {named}; --write-map drafts a map with better names"] if lost else []
+
+
+def holes(sources: Sequence[Source], classes: Classes) -> list[str]:
+    """Dropped labels whose voxels become background in a source that keeps a class which contains others."""
+    lines = []
+    for source in sources:
+        targets, table = classes.targets[source.name], classes.tables[source.name]
+        around = [name for name in classes.ordered([*targets.values()]) if name in classes.parents.values()]
+        lost = [
+            label for label, target in targets.items() if not target and not any(table[v] for v in source.labels[label])
+        ]
+        if around and lost:
+            lines.append(
+                f"note: voxels of {', '.join(lost)} in {source.name} become background, also inside {around[0]}; map "
+                f"what belongs to it to {around[0]}, so that it has no holes"
+            )
+    return lines
 
 
 def stale(target: Target) -> list[str]:

@@ -109,6 +109,14 @@ def channel_names(dataset_json: dict) -> dict:
     return channels
 
 
+def ct_channel(dataset_json: dict) -> int | None:
+    """Number of the first channel whose name says CT, and not PET; None where none does."""
+    for number, name in sorted((int(number), str(name)) for number, name in channel_names(dataset_json).items()):
+        if modality_of({"channel_names": {"0": name}}) == "CT":
+            return number
+    return None
+
+
 def modality_of(dataset_json: dict) -> str:
     """[M] by the channels' names: "CT", "MRI", "PET/CT" and the like, or "" where no channel says."""
     words = [

@@ -8,6 +8,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest
 
 TEXT_KEYS = ("tumor", "organ", "shape", "edge", "modality")
+SECTIONS = ("prompts", "cases", "merge", "convert")  # of "mastpro" in dataset.json; the last two are marks of ours
 KEYS = (*TEXT_KEYS, "sentence", "is_tumor", "host_structures")
 
 
@@ -22,9 +23,11 @@ def read_section(dataset_json: dict, labels: Iterable[str]) -> dict[str, dict]:
         raise MASTProError(
             f'"mastpro" in dataset.json is {_kind(mastpro)}; make it an object such as {{"prompts": {{}}}}'
         )
-    misspelt = [key for key in mastpro if key != "prompts" and closest(key, ("prompts",), cutoff=0.8)]
-    if misspelt:
-        raise MASTProError(f'"mastpro" in dataset.json has the unknown key "{misspelt[0]}"; rename it to "prompts"')
+    for key in mastpro:
+        if key not in SECTIONS:
+            meant = closest(key, SECTIONS)
+            remedy = f'did you mean "{meant}"?' if meant else f"use {' and '.join(SECTIONS[:2])}"
+            raise MASTProError(f'"mastpro" in dataset.json has the unknown key "{key}"; {remedy}')
     section = mastpro.get("prompts", {})
     if not isinstance(section, dict):
         raise MASTProError(

@@ -14,7 +14,7 @@ from nnunetv2_mastpro.anatomy.given import check_hosts
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import channel_names
+from nnunetv2_mastpro.prompts.resolve import ct_channel
 from nnunetv2_mastpro.report.model import Model
 
 
@@ -43,9 +43,8 @@ class Volumes:
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
     """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
-    names = {int(number): str(name) for number, name in (channel_names(dataset_json) or {"0": ""}).items()}
-    number = next((index for index, name in sorted(names.items()) if name.lower() == "ct"), 0)
-    return f"{number:04d}", names[number].lower() == "ct"
+    number = ct_channel(dataset_json)
+    return f"{number or 0:04d}", number is not None
 
 
 def find_cases(model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None) -> list[Case]:

@@ -17,6 +17,7 @@ from nnunetv2_mastpro.report.model import Model, Output, read_model
 from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
 from nnunetv2_mastpro.report.viewer import BUDGET_MB, Embedded, embed
 from nnunetv2_mastpro.report.windows import ct_window, percentile_window
+from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
 
@@ -36,6 +37,7 @@ class Request:
     viewer_cases: int = 10
     workers: int = 2
     command: Sequence[str] = ()
+    cases: Path | None = None  # JSON: what test cases annotate
     pictures: Path | None = None  # folder for the panels as PNG files, besides the page
 
 
@@ -111,7 +113,8 @@ def evaluate_cases(request: Request, model: Model) -> dict | None:
         return None
     from nnunetv2_mastpro.evaluation.evaluate import evaluate
 
-    return evaluate(request.reference, request.predictions, model.dataset_json, workers=request.workers, chill=True)
+    content = with_cases(model.dataset_json, request.cases)
+    return evaluate(request.reference, request.predictions, content, workers=request.workers, chill=True)
 
 
 def ranked(findings: Findings, present: Mapping[str, frozenset[int]]) -> list[tuple[float | None, str, Output]]:
@@ -200,7 +203,11 @@ def host_shares(case: str, volumes: Volumes, model: Model) -> list[dict]:
 
 def notes(findings: Findings, size: int) -> list[str]:
     """What the command says at its end."""
+    from nnunetv2_mastpro.evaluation.tables import presumed
+
     lines = [f"{len(findings.cases)} cases, {len(findings.panels)} panels, {size / 1e6:.1f} MB"]
+    if findings.evaluation is not None:
+        lines += presumed(findings.evaluation)
     if findings.panels_left_out:
         lines.append(f"{findings.panels_left_out} panels were left out (--panels)")
     by_reason: dict[str, list[str]] = {}

@@ -23,6 +23,8 @@ NUMBERS = {  # of the evaluation -> heading, digits
 
 def summary(findings: Findings) -> str:
     """Means with intervals by class, and over tumour types."""
+    from nnunetv2_mastpro.evaluation.tables import presumed
+
     evaluation = findings.evaluation
     if evaluation is None:
         return html.paragraph(NO_REFERENCE)
@@ -41,7 +43,8 @@ def summary(findings: Findings) -> str:
         "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
         "classes that they annotate."
     )
-    return html.table(head, rows, "numbers") + html.paragraph(text, "soft")
+    warned = [html.paragraph(line) for line in presumed(evaluation)]
+    return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
 
 
 def _numbers(told: dict) -> list[str]:

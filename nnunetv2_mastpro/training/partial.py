@@ -3,6 +3,7 @@
 B batch, T classes.
 """
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,7 +24,7 @@ from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, nesting, read_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.ranks import check_batch, gathered
-from nnunetv2_mastpro.training.recipe import ShortRuns
+from nnunetv2_mastpro.training.recipe import EPOCH_ITERATIONS, ShortRuns
 from nnunetv2_mastpro.training.sampling import HostRegion, SampledCases, draw_shares, histogram, repeated, tumors_of
 
 
@@ -116,6 +117,11 @@ class PartialLabels(ShortRuns):
                 "not hold; correct the names, or remove the entries"
             )
 
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        for line in describe_length(self), describe_cases(self.cases, len(self.types)):
+            self.print_to_log_file(line)
+
     def on_train_epoch_start(self) -> None:
         super().on_train_epoch_start()
         self.loss.train()
@@ -165,3 +171,17 @@ class PartialLabels(ShortRuns):
             self.print_to_log_file(
                 f"Mean validation Dice over what each case annotates: {summary['foreground_mean']['Dice']:.4f}"
             )
+
+
+def describe_length(trainer: ShortRuns) -> str:
+    """What the training amounts to, for the log: a variable left in the shell may have shortened it."""
+    steps = f"{trainer.num_epochs} epochs of {trainer.num_iterations_per_epoch} training steps"
+    return f"{steps} (MASTPRO_EPOCH_ITERATIONS is set)" if EPOCH_ITERATIONS in os.environ else steps
+
+
+def describe_cases(cases: Cases, number: int) -> str:
+    """Whether labels are partial, for the log. `number`: of training cases."""
+    if not cases.partial:
+        return f"Partial labels: none by mastpro.cases; in all of {number} training cases every class was looked for."
+    some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)
+    return f"Partial labels: {some_only} of the cases in mastpro.cases annotate some of the classes only."

@@ -18,6 +18,7 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.planned import is_swin
 
+EPOCH_ITERATIONS = "MASTPRO_EPOCH_ITERATIONS"
 NUMBER_LIMIT = 2**32  # what numpy takes as a seed
 EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
 
@@ -73,7 +74,7 @@ class ShortRuns(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
-        iterations, self.seed = read_number("MASTPRO_EPOCH_ITERATIONS", 1), read_number("MASTPRO_SEED", 0)
+        iterations, self.seed = read_number(EPOCH_ITERATIONS, 1), read_number("MASTPRO_SEED", 0)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)  # which has none
         if self.epochs is not None:
