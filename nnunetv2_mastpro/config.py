@@ -114,7 +114,6 @@ class TrainingConfig:
     peft_learning_rate: float = 5e-5  # the paper's
     new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
     added_learning_rate: float = 1e-2  # for that
-    old_types_weight: float = 10.0  # of staying, for the old types, with what the model said before; for that too
     prompt_share: float = 0.1  # of learning_rate for fusion and mask proposal: wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
@@ -140,7 +139,7 @@ class TrainingConfig:
                 raise MASTProError(
                     f"{name}={getattr(self, name)} is not within 0 and 1; correct mastpro.training.{name} in the plans"
                 )
-        for name in ("prompt_share", "balance_weight", "presence_weight", "old_types_weight"):
+        for name in ("prompt_share", "balance_weight", "presence_weight"):
             _at_least(self, name, 0)
         for name in (
             "anatomy_dropout",

@@ -44,7 +44,6 @@ def test_lists_become_tuples():
         ({"training": {"learning_rate": 0}}, "learning_rate=0 is not within 0 and 1; correct mastpro.training.learn"),
         ({"training": {"learning_rate": float("inf")}}, "learning_rate=inf is not within 0 and 1"),
         ({"training": {"balance_weight": -1}}, "balance_weight=-1 is below 0; raise it"),
-        ({"training": {"old_types_weight": -1}}, "old_types_weight=-1 is below 0; raise it"),
         ({"training": {"prompt_share": float("nan")}}, "prompt_share=nan is below 0; raise it"),
     ],
 )

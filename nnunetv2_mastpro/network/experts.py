@@ -155,9 +155,18 @@ class DMoE(nn.Module):
         choices = self.choices(logits, gates, allowed) if self.training else None
         if self.training:
             with torch.no_grad():
-                self.kept = (gates > 0).flatten(2).float().mean(2)
+                self.kept = self.among_all((gates > 0).flatten(2).float().mean(2), types)
         mix = self.mix_chosen if self.routing == "sample" else self.mix_all
         return mix(x, gates.to(x.dtype), types), choices
+
+    def among_all(self, shares: Tensor, types: Sequence[int]) -> Tensor:
+        """(B, E) of the generic experts and those of the types -> of all experts, 0 for the others."""
+        if len(types) == self.num_tasks:
+            return shares
+        every = shares.new_zeros(len(shares), self.kept.shape[1])
+        own = [self.num_generic + t * self.num_specific + i for t in types for i in range(self.num_specific)]
+        columns = torch.tensor([*range(self.num_generic), *own], device=shares.device)
+        return every.index_copy(1, columns, shares)
 
     def allowed(self, task_mask: Tensor) -> Tensor:
         """(B, E) bool: generic experts always, a type's own where its task is on."""

@@ -47,8 +47,9 @@ class MASTProNet(nn.Module):
 
     Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
     that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
-    trained network; each has an offset of its prompt, zero at the start, since all else that reads prompts is shared,
-    and an expert in each of `added_experts`, by stage.
+    trained network, the last classes; each has an offset of its prompt, zero at the start, since all else that reads
+    prompts is shared, and an expert in each of `added_experts`, by stage. Its logit comes from a pass of its own, so
+    that all other logits are those of the network without it.
 
     Ablations are other parts: LearnedPrompts or ShuffledPrompts for `text`, UnreadAnatomy, NoFusion, FixedHead, no
     `experts`.
@@ -98,6 +99,23 @@ class MASTProNet(nn.Module):
             if self.skip_empty and not self.training and not self.anatomy.find(organs, classes)[1].any():
                 return self.nothing_found(image, classes)
             organs = self.anatomy.drop(organs)
+        output = together([self.look_for(image, organs, task_mask, found) for found in self.passes(classes)])
+        logits = output.logits if classes is None else [self.fill_left_out(stage, classes) for stage in output.logits]
+        logits = logits if self.deep_supervision else logits[0]
+        return output._replace(logits=logits) if self.training else logits
+
+    def passes(self, classes: list[int] | None) -> list[list[int] | None]:
+        """The classes of each pass: all but the added types, then for each of these those and it; None is all."""
+        if not self.added:
+            return [classes]
+        kept = list(range(len(self.embeddings))) if classes is None else classes
+        old = [index for index in kept if index not in self.added]
+        return [old] * bool(old) + [[*old, index] for index in kept if index in self.added]
+
+    def look_for(
+        self, image: Tensor, organs: Tensor | None, task_mask: Tensor | None, classes: list[int] | None
+    ) -> TrainingOutput:
+        """One pass, for `classes` alone where they are given. Logits as a list."""
         types = None if classes is None else [self.tumor_classes.index(i) for i in classes if i in self.tumor_classes]
         if task_mask is None:
             task_mask = self.select_tasks(image, organs, classes)
@@ -122,13 +140,8 @@ class MASTProNet(nn.Module):
         kernels = self.head(attended, prompts)  # Eq. 8
         stages = len(kernels.stages) if self.deep_supervision else 1
         logits = [apply_kernel(decoded[-1 - s], kernels.stages[s]) for s in range(stages)]
-        if classes is not None:
-            logits = [self.fill_left_out(stage, classes) for stage in logits]
-        logits = logits if self.deep_supervision else logits[0]
-        if not self.training:
-            return logits
-        presence = kernels.presence[:, int(self.has_background) :]
-        return TrainingOutput(logits, presence, stack_choices(choices, image))
+        choices = stack_choices(choices, image) if self.training else None
+        return TrainingOutput(logits, kernels.presence[:, int(self.has_background) :], choices)
 
     def looked_for(self) -> list[int] | None:
         """The classes that take part where some are left out, else None. Nothing is left out in training."""
@@ -163,7 +176,8 @@ class MASTProNet(nn.Module):
             return hosted
         annotated = everything
         if self.annotated is not None:
-            annotated = self.annotated[:, tumors].to(everything.dtype)
+            places = tumors if classes is None else [classes[place] for place in tumors]
+            annotated = self.annotated[:, places].to(everything.dtype)
         drawn = torch.rand(len(image), 1, device=image.device)
         selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
         return torch.where(drawn < self.host_task_share, hosted, selected)
@@ -213,14 +227,7 @@ class MASTProNet(nn.Module):
         return own
 
     def freeze_all_but(self, classes: Sequence[int]) -> None:
-        """Only what these tumour types own is trained: nothing that another type's output comes from moves.
-
-        Types are then selected and organ masks seen as in evaluation: without old types' experts, or without masks,
-        staying with what was said of the old types would teach the new one's experts to stand in for them.
-        """
-        self.host_task_share, self.annotated_task_share = 1.0, 0.0
-        if self.anatomy is not None:
-            self.anatomy.dropout = 0.0
+        """Only what these tumour types own is trained: nothing that another type's output comes from moves."""
         self.freeze_backbone()
         self.requires_grad_(False)
         for parameter in self.own_parameters(classes):
@@ -250,6 +257,17 @@ class MASTProNet(nn.Module):
             "added prompts": [*self.offsets],
         }
         return {name: parameters for name, parameters in parts.items() if parameters}
+
+
+def together(passes: Sequence[TrainingOutput]) -> TrainingOutput:
+    """All of the first pass, and of each other one the last class, the added type that it is for."""
+    first, *others = passes
+    logits = [
+        torch.cat([stage, *(added.logits[place][:, -1:] for added in others)], 1)
+        for place, stage in enumerate(first.logits)
+    ]
+    presence = torch.cat([first.presence, *(added.presence[:, -1:] for added in others)], 1)
+    return TrainingOutput(logits, presence, passes[-1].choices)
 
 
 def stack_choices(choices: list[Tensor], image: Tensor) -> Tensor:

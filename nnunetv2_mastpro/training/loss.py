@@ -1,9 +1,7 @@
-"""nnU-Net's loss plus category supervision, load balance and, where types are new, staying with the old ones.
+"""nnU-Net's loss plus category supervision and load balance.
 
 B batch, T classes.
 """
-
-from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -12,18 +10,16 @@ from torch import Tensor, nn
 
 from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
-from nnunetv2_mastpro.training.old_types import stay_with
 from nnunetv2_mastpro.training.ranks import mean_over
 
 
 class MASTProLoss(nn.Module):
-    """segmentation + presence_weight * category + balance_weight * balance + old_types_weight * staying with the old.
+    """segmentation + presence_weight * category + balance_weight * balance.
 
     `segmentation` is nnU-Net's own loss. The category term (Sec. 2.2) is binary cross-entropy of the presence
     logits of `supervised` classes; a class that is not seen in a patch with ignored voxels is left out, since it
     may be under them, and so is one that the sample does not annotate by `annotated` (B, T). With `ddp` its mean is
-    over the samples of all processes, and so is load balance. The last term is there where classes are `new`: `before`
-    is then what the network said without them (old_types.py). What a network returns in evaluation gets the
+    over the samples of all processes, and so is load balance. What a network returns in evaluation gets the
     segmentation loss alone.
     """
 
@@ -36,17 +32,13 @@ class MASTProLoss(nn.Module):
         ignore_label: int | None,
         presence_weight: float,
         balance_weight: float,
-        old_types_weight: float = 0.0,
-        new: Sequence[int] = (),
         ddp: bool = False,
     ):
         super().__init__()
         self.segmentation = segmentation
         self.supervised, self.has_regions, self.ignore_label = supervised, has_regions, ignore_label
         self.presence_weight, self.balance_weight, self.ddp = presence_weight, balance_weight, ddp
-        self.old_types_weight, self.new = old_types_weight, [*new]
         self.annotated: Tensor | None = None
-        self.before: Tensor | None = None  # (B, K, spatial)
         self.seen = torch.zeros(0)  # (B, T): classes known to be in the last training batch's samples
 
     def forward(self, output: TrainingOutput | list[Tensor] | Tensor, target: list[Tensor] | Tensor) -> Tensor:
@@ -55,10 +47,6 @@ class MASTProLoss(nn.Module):
             return self.segmentation(output, target)
         full_resolution = target[0] if isinstance(target, (list, tuple)) else target
         loss = self.segmentation(output.logits, target)
-        if self.before is not None:
-            now = output.logits[0] if isinstance(output.logits, (list, tuple)) else output.logits
-            stayed = stay_with(now, self.before, full_resolution, self.new, self.has_regions, self.ddp)
-            loss = loss + self.old_types_weight * stayed
         return (
             loss
             + self.presence_weight * self.category(output.presence, full_resolution)

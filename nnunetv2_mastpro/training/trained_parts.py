@@ -1,10 +1,7 @@
 """Which parameters a training moves, at which rate: all, all but the backbone (PEFT), or what new types own."""
 
-import torch
-
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.mastpro import FIXED_HEAD
-from nnunetv2_mastpro.training.old_types import say_without
 from nnunetv2_mastpro.training.ranks import wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe
 from nnunetv2_mastpro.training.report import describe_network
@@ -83,12 +80,3 @@ class TrainedParts(AdamWRecipe):
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)
-
-    def train_step(self, batch: dict) -> dict:
-        """Where a type is new, the loss also takes what the model says without it."""
-        if self.new_classes and self.mastpro.training.old_types_weight:
-            image = batch["data"].to(self.device, non_blocking=True)
-            with torch.autocast(self.device.type, enabled=self.device.type == "cuda"):  # as nnU-Net's step
-                self.loss.before = say_without(self.bare_network, image, self.new_classes)
-            batch = {**batch, "data": image}
-        return super().train_step(batch)

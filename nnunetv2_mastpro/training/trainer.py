@@ -111,8 +111,6 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
             ignore_label=self.label_manager.ignore_label,
             presence_weight=self.mastpro.training.presence_weight,
             balance_weight=self.mastpro.training.balance_weight,
-            old_types_weight=self.mastpro.training.old_types_weight,
-            new=self.new_classes,
             ddp=self.is_ddp,
         )
 

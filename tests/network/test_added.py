@@ -74,3 +74,23 @@ def test_they_sit_at_every_stage_and_reach_the_logits(make_network, randomize, m
             network.added_experts[stage].up[1].fill_(0.5)
             assert_close(network(image, kidney), before[0], rtol=0, atol=0)
             assert not network(image, lung).equal(before[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_with_every_type_selected_all_others_keep_their_logits(make_network, randomize, make_image, training):
+    """Each added type's logit is as it is without the other one, and the rest as without both."""
+    network = randomize(make_network(classes=GROWN, added=ADDED)).eval()
+    image, said = make_image(), {}
+    with torch.no_grad():
+        for left_out in ([2, 3], [2], [3]):
+            network.left_out = left_out
+            said[tuple(left_out)] = network(image)
+        network.left_out = []
+        found = network.train(training)(image)
+    for stage, logits in enumerate(found.logits if training else found):
+        assert_close(logits[:, :3], said[2, 3][stage][:, :3], rtol=0, atol=0)
+        assert_close(logits[:, 3], said[(3,)][stage][:, 3], rtol=0, atol=0)
+        assert_close(logits[:, 4], said[(2,)][stage][:, 4], rtol=0, atol=0)
+    if training:
+        assert found.presence.shape == (2, 4)
+        assert all(moe.kept.shape == (2, moe.num_generic + 3 * moe.num_specific) for moe in network.experts.values())

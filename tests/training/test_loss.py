@@ -10,7 +10,6 @@ from torch.testing import assert_close
 from nnunetv2_mastpro.network.experts import load_balance
 from nnunetv2_mastpro.network.mastpro import TrainingOutput
 from nnunetv2_mastpro.training.loss import MASTProLoss
-from nnunetv2_mastpro.training.old_types import stay_with
 
 CLASSES, IGNORE = 3, 4
 DICE = {"batch_dice": False, "do_bg": False, "smooth": 1e-5, "ddp": False}
@@ -131,19 +130,6 @@ def test_loss_is_the_sum_of_its_parts(has_regions, presence_weight, balance_weig
         loss(output, target), segmentation + presence_weight * category + balance_weight * load_balance(output.choices)
     )
     assert segmentation != 0
-
-
-@pytest.mark.parametrize("has_regions", [False, True])
-def test_staying_with_the_old_types_is_added(has_regions):
-    """By its weight, of full resolution, where the trainer said what was before."""
-    loss = make_loss(has_regions=has_regions)
-    loss.old_types_weight, loss.new = 3.0, [2]
-    output, target = make_batch(has_regions=has_regions)
-    without = loss(output, target)
-    loss.before = torch.randn(output.logits[0].shape, generator=torch.Generator().manual_seed(9))
-    stayed = stay_with(output.logits[0], loss.before, target[0], [2], has_regions, False)
-    assert stayed > 0.1
-    assert_close(loss(output, target), without + 3 * stayed)
 
 
 def test_without_deep_supervision():
