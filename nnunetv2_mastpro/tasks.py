@@ -25,6 +25,7 @@ class Cases:
     labels: tuple[str, ...]
     annotated: dict[str, tuple[str, ...]]
     sources: dict[str, str]
+    named: frozenset[str] = frozenset()  # cases with an entry
 
     @property
     def partial(self) -> bool:
@@ -38,7 +39,7 @@ class Cases:
 
     def presumed(self, case: str) -> bool:
         """Whether it counts as wholly annotated for want of an entry, where others are not."""
-        return self.partial and case not in self.annotated
+        return self.partial and case not in self.named
 
     def source_of(self, case: str) -> str:
         """The data set that the case comes from."""
@@ -71,6 +72,7 @@ def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
         tuple(labels),
         {case: tuple(entry["annotated"]) for case, entry in section.items() if "annotated" in entry},
         {case: entry["source"] for case, entry in section.items() if "source" in entry},
+        frozenset(section),
     )
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 
@@ -71,3 +72,28 @@ def threads(_) -> dict[str, int]:
 
 def test_one_process_is_this_one():
     assert [entry[2] for entry in each(whats_there, ["HOME"], 1, "look")] == [os.getpid()]
+
+
+def be_killed(number: int) -> int:
+    if number == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path):
+    """As where memory runs out."""
+    code = f"""
+import sys
+sys.path.append({os.path.dirname(__file__)!r})
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.processes import each
+import test_processes
+try:
+    list(each(test_processes.be_killed, range(4), 2, "score cases"))
+except MASTProError as error:
+    assert 'a process of "score cases" was killed' in str(error), error
+    assert "smaller -np" in str(error), error
+else:
+    raise AssertionError("no error")
+"""
+    run_python(code, tmp_path)

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.tasks import NO_SOURCE, nesting, read_cases
+from nnunetv2_mastpro.tasks import NO_SOURCE, nesting, read_cases, with_cases
 
 LABELS = ("liver", "liver_tumor", "kidney_tumor")
 
@@ -53,3 +53,24 @@ def test_nesting_is_a_tumour_in_its_host():
 
     classes = [entry(False, "liver"), entry(True, "liver"), entry(True, "kidney_left", "kidney_right"), entry(True)]
     assert nesting(classes) == [[False] * 4, [True, False, False, False], [False] * 4, [False] * 4]
+
+
+def test_unnamed_cases_are_presumed_complete_where_others_are_not():
+    section = {"a": {"annotated": ["liver"]}, "b": {"source": "One"}}
+    cases = read_cases({"mastpro": {"cases": section}}, ["liver", "liver_tumor"])
+    assert [cases.presumed(name) for name in ("a", "b", "test_1")] == [False, False, True]
+    assert not read_cases({"mastpro": {"cases": {"b": {"source": "One"}}}}, ["liver"]).presumed("test_1")
+
+
+def test_a_file_says_more_of_cases(tmp_path):
+    content = {"mastpro": {"cases": {"a": {"annotated": ["liver"]}}}}
+    file = tmp_path / "cases.json"
+    file.write_text('{"test_1": {"annotated": ["liver_tumor"]}}')
+    cases = read_cases(with_cases(content, file), ["liver", "liver_tumor"])
+    assert cases.annotated == {"a": ("liver",), "test_1": ("liver_tumor",)}
+    assert [*content["mastpro"]["cases"]] == ["a"]
+    assert with_cases(content, None) is content
+    for text, message in (("{", "cannot be read as JSON"), ("[]", "is no object; write")):
+        file.write_text(text)
+        with pytest.raises(MASTProError, match=message):
+            with_cases(content, file)

@@ -84,6 +84,14 @@ def test_maps_of_a_model_with_other_hosts(given, tmp_path, rows, message):
         check_given_maps(argv, HOSTS)
 
 
+def test_maps_of_an_interrupted_run(given, tmp_path):
+    """Some may be of an earlier one, for other hosts."""
+    argv = given(a=[0, 1])
+    (tmp_path / "maps" / "anatomy.json").write_text(json.dumps({"unfinished": True}))
+    with pytest.raises(MASTProError, match="mastpro anatomy was interrupted in .*maps; run it again"):
+        check_given_maps(argv, HOSTS)
+
+
 def test_what_is_nnunets_to_tell_is_passed_over(given, tmp_path):
     wrong = given(a=[9])
     check_given_maps(["mastpro", *wrong[1:]], HOSTS)

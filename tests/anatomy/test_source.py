@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from totalsegmentator.map_to_binary import class_map
 
+from nnunetv2_mastpro.anatomy import masks, totalseg
 from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.anatomy.source import Source
 
@@ -60,3 +61,22 @@ def test_a_host_may_be_named_with_its_task(make_source):
     source.check([case])
     found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
     assert found == {"colon": [3], "total_mr:colon": [3], "esophagus": [1]}
+
+
+@pytest.mark.parametrize(
+    ("channels", "seen"), [({"0": "PET", "1": "CT"}, 1), ({"0": "CT", "1": "CT"}, 0), ({"0": "T1", "1": "T2"}, 0)]
+)
+def test_totalsegmentator_sees_the_ct(tmp_path, host, monkeypatch, channels, seen):
+    asked = []
+    monkeypatch.setattr(totalseg, "check_weights", lambda *arguments: None)
+    monkeypatch.setattr(totalseg, "run_cached", lambda image, *rest: asked.append(image) or (tmp_path, "a"))
+    monkeypatch.setattr(masks, "read_case", lambda *arguments: {})
+    args = Namespace(
+        masks=None, without_masks=False, maker="totalsegmentator", resample=False, fast=False, device="cpu"
+    )
+    source = Source(args, [host(1, "liver")], {"channel_names": channels})
+    case = Case("a", (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"), tmp_path / "maps" / "a.nii.gz")
+    source.check([case])
+    source.read(case)
+    assert asked == [case.images[seen]]
+    assert source.warnings == [f"TotalSegmentator saw channel {seen:04d} of the images"]

@@ -91,6 +91,26 @@ def test_cases(environ, write_dataset, annotated, status, said):
     assert [finding.status for finding in found if said in finding.text] == [status]
 
 
+def test_cases_that_are_not_there(environ, write_dataset):
+    """Training refuses them."""
+    named = {name: {"annotated": ["liver"]} for name in ("a", "b")}
+    folder = write_dataset("nnUNet_raw", mastpro={"cases": named}).parent
+    for part, name in (("imagesTr", "a_0000"), ("labelsTr", "a")):
+        (folder / part).mkdir()
+        (folder / part / f"{name}.nii.gz").touch()
+    (found,) = (finding for finding in check_dataset("4", environ) if finding.status == FAIL)
+    assert f"mastpro.cases names b, which {folder} does not hold" in found.text
+
+
+def test_cases_that_training_does_not_know(environ, write_dataset):
+    """It reads the preprocessed copy, by which every case is wholly annotated."""
+    write_dataset("nnUNet_raw", mastpro={"cases": {"a": {"annotated": ["liver"]}}})
+    write_dataset("nnUNet_preprocessed")
+    found = list(check_dataset("4", environ))[-1]
+    assert found.status == FAIL
+    assert "the mastpro.cases of the raw and the preprocessed dataset.json differ" in found.text
+
+
 def test_bad_section(environ, write_dataset):
     write_dataset("nnUNet_raw", mastpro={"prompts": {"lever": {"tumor": "x"}}})
     write_dataset("nnUNet_preprocessed")

@@ -253,6 +253,22 @@ def test_reference(folders, capsys):
     assert not (folders / "predictions" / "summary.json").exists()
 
 
+def test_what_a_case_does_not_annotate_is_no_false_positive(folders, capsys):
+    path = folders / "predictions" / "dataset.json"
+    cases = {"known": {"annotated": ["kidney_tumor"]}}
+    write_json(path, json.loads(path.read_text()) | {"mastpro": {"cases": cases}})
+    assert postprocess(folders, "-ref", folders / "truth") == 0
+    out = capsys.readouterr().out
+    assert "warning: 1 of 2 cases are not in mastpro.cases" in out
+    (row,) = (line for line in out.splitlines() if line.startswith("liver_tumor") and " -> " in line)
+    assert row.split() == "liver_tumor 1 0.800 -> 0.800 0.16 -> 0.16".split()  # of the case "unknown" alone
+    (folders / "cases.json").write_text(json.dumps({"unknown": {"annotated": ["thing"]}}))
+    assert postprocess(folders, "-ref", folders / "truth", "--cases", folders / "cases.json") == 0
+    out = capsys.readouterr().out
+    assert "warning" not in out
+    assert not [line for line in out.splitlines() if line.startswith("liver_tumor") and " -> " in line]
+
+
 @pytest.mark.slow
 def test_nnunet_goes_on_from_here(folders, run_command):
     """The console script with two processes; nnU-Net's own postprocessing on what it wrote."""

@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.evaluation.evaluate import evaluate
 from nnunetv2_mastpro.evaluation.metrics import score
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
@@ -203,3 +205,23 @@ def test_without_a_tumour_type_the_table_says_so(folders, run_evaluate, capsys):
     shown = capsys.readouterr().out
     assert "No class is a tumour type" in shown
     assert "Lesions" not in shown
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_cases_that_nobody_described_are_told_and_may_be_described(folders, tmp_path, capsys, command):
+    """The test cases of a merged data set, which names its training cases."""
+    path = folders / "predictions" / "dataset.json"
+    content = json.loads(path.read_text())
+    entries = {name: content["mastpro"]["cases"].pop(name) for name in ("p2_a", "p2_b")}
+    path.write_text(json.dumps(content))
+    shutil.copytree(folders / "predictions", folders / "others")
+    predictions = [folders / "predictions", *([folders / "others"] if command == "compare" else [])]
+    given = ["-ref", folders / "labels", "-pred", *predictions, "-np", "1", "-o", tmp_path / "scores"]
+    assert cli.main([command, *map(str, given)]) == 0
+    assert "warning: 2 of 5 cases are not in mastpro.cases" in capsys.readouterr().out
+    (tmp_path / "cases.json").write_text(json.dumps(entries))
+    assert cli.main([command, *map(str, given), "--cases", str(tmp_path / "cases.json")]) == 0
+    assert "warning" not in capsys.readouterr().out
+    if command == "evaluate":
+        rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["rows"]
+        assert not [row for row in rows if row["case"] == "p2_a" and row["class"] == "liver_tumor" and row["annotated"]]

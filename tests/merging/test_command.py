@@ -139,6 +139,25 @@ def test_names_that_need_their_source_are_told(three, capsys):
     assert 'the knowledge base does not know "cancer" (lung_tumor); --write-map' in capsys.readouterr().out
 
 
+def test_holes_that_a_dropped_label_leaves_are_told(three, tmp_path, capsys):
+    boxes = {1: slice(0, 4), 2: slice(4, 6), 3: slice(6, 8)}
+    three.write(
+        "Dataset012_KiTS",
+        {"kidney": 1, "kidney_tumor": 2, "kidney_cyst": 3},
+        {"kits_0": (61, boxes), "kits_1": (62, boxes)},
+    )
+    file = tmp_path / "map.json"
+    sources = {"Dataset012_KiTS": {"labels": {"kidney_cyst": None}}}
+    file.write_text(json.dumps({"sources": sources, "nest": {"kidney": ["kidney_tumor"]}}))
+    assert three.merge("-d", 12, "--map", file, "--folds", 2, "--dry-run") == 0
+    said = "note: voxels of kidney_cyst in Dataset012_KiTS become background, also inside kidney"
+    assert said in capsys.readouterr().out
+    sources["Dataset012_KiTS"]["labels"]["kidney_cyst"] = "kidney"
+    file.write_text(json.dumps({"sources": sources, "nest": {"kidney": ["kidney_tumor"]}}))
+    assert three.merge("-d", 12, "--map", file, "--folds", 2, "--dry-run") == 0
+    assert said not in capsys.readouterr().out
+
+
 def test_classes_of_a_model_come_first(three, tmp_path, capsys):
     prompts = {"lung_tumor": {"sentence": "A spot in the lung.", "is_tumor": True}}
     model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2}, prompts=prompts)

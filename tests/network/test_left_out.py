@@ -170,21 +170,6 @@ def test_only_what_the_new_type_owns_is_trained(make_planned, make_network, rand
     assert {name for name in before if not before[name].equal(after[name])} == trained
 
 
-def test_a_new_type_is_trained_with_what_prediction_sees(make_network, make_image):
-    """Each sample has the types whose host is there, and the masks, whatever else the plans draw."""
-    options = {"hosts": (LIVER, KIDNEYS), "organ_channels": 4, "anatomy_dropout": 1.0, "host_task_share": 0.0}
-    network = make_network(classes=GROWN, added=("lung_tumor",), **options)
-    network.annotated = torch.tensor([[False, False, False, True]] * 2)
-    network.freeze_all_but([NEW])
-    organs = torch.zeros(2, 4, *make_image().shape[2:])
-    organs[0, 0, :4], organs[1, 1] = 1, 1
-    expected = network.eval().select_tasks(make_image(), organs)
-    assert expected.tolist() == [[1, 0, 1], [0, 1, 1]]  # the new type's host is unknown
-    network.train()
-    assert_close(network.select_tasks(make_image(), organs), expected)
-    assert network.anatomy.drop(organs) is organs
-
-
 def test_a_grown_network_compiles_without_graph_breaks(make_network, make_image):
     network = make_network(classes=GROWN, added=("lung_tumor",)).train()
     expected = network(make_image()).logits[0]

@@ -59,14 +59,16 @@ def test_label_by_name_only_is_shown_without_a_warning(write_dataset, capsys, mo
     assert not [warning for warning in recwarn if "knowledge base" in str(warning.message)]
 
 
-def test_raw_copy_is_preferred_else_the_preprocessed_one(write_dataset, capsys):
-    write_dataset({**CONTENT, "labels": {"background": 0, "liver": 1}}, ["nnUNet_raw"])
-    write_dataset({**CONTENT, "labels": {"background": 0, "colon": 1}}, ["nnUNet_preprocessed"])
+def test_the_copy_that_training_reads_is_shown(write_dataset, capsys):
+    prompts = {"liver_tumor": {"sentence": "Only in the raw copy."}}
+    raw, *_ = write_dataset({**CONTENT, "mastpro": {"prompts": prompts}}, ["nnUNet_raw"])
     run("-d", "777")
-    assert capsys.readouterr().out.startswith("liver\n")
-    write_dataset({**CONTENT, "labels": {"background": 0, "aorta": 1}}, ["nnUNet_preprocessed"], "Dataset778_Only")
-    run("-d", "778")
-    assert capsys.readouterr().out.startswith("aorta\n")
+    assert "Only in the raw copy." in capsys.readouterr().out
+    preprocessed, *_ = write_dataset(CONTENT, ["nnUNet_preprocessed"])
+    run("-d", "777")
+    shown = capsys.readouterr().out
+    assert "Only in the raw copy." not in shown
+    assert f"The mastpro sections of {raw} and {preprocessed} differ; training reads the latter" in shown
 
 
 def test_nothing_is_written_unless_asked(write_dataset):

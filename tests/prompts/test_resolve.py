@@ -221,7 +221,15 @@ def test_bad_section(prompts, message):
         resolve_prompts(dataset("liver", prompts=prompts))
 
 
-@pytest.mark.parametrize(("mastpro", "message"), [([], "is a list"), ({"promts": {}}, 'unknown key "promts"; rename')])
+@pytest.mark.parametrize(
+    ("mastpro", "message"),
+    [
+        ([], "is a list"),
+        ({"promts": {}}, 'unknown key "promts"; did you mean "prompts"?'),
+        ({"Case": {}}, 'unknown key "Case"; did you mean "cases"?'),
+        ({"annotated": {}}, 'unknown key "annotated"; use prompts and cases'),
+    ],
+)
 def test_bad_mastpro_object(mastpro, message):
     with pytest.raises(MASTProError, match=message):
         resolve_prompts({**dataset("liver"), "mastpro": mastpro})
