@@ -21,7 +21,8 @@ from text_matters import dice_by_type
 
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 BASE = 520
 LENGTH = DESIGNS[3]  # the tables'

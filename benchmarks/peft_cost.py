@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig, Resolved
 from nnunetv2_mastpro.network.build import build_mastpro
 from nnunetv2_mastpro.network.experts import load_balance
-from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.network.swin import PlannedSwinUNETR, SwinBackbone
 from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
 

@@ -24,7 +24,8 @@ from text_matters import dice_by_type
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 RARE = design.LUNG
 COMMON = [number for number, annotated in enumerate(design.SOURCES.values()) if RARE not in annotated]

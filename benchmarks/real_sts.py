@@ -20,7 +20,8 @@ from statistics import mean, median
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.overlay import write_plans
 from nnunetv2_mastpro.resources import trainers_dir
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 DATASET_ID, DATASET = "502", "Dataset502_SoftTissueSarcoma"
 PLANS, OVERLAY, CONFIGURATION = "nnUNetPlansSts", "sts_small", "3d_fullres"

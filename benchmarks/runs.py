@@ -25,7 +25,8 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import find_executable, shell_line
 from nnunetv2_mastpro.resources import nnunet_folder, trainers_dir
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 
 def find_own_trainers(environ: dict[str, str]) -> dict[str, str]:

@@ -22,7 +22,8 @@ import torch
 
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 TYPES = design.TYPES
 

@@ -27,7 +27,8 @@ from nnunetv2_mastpro.demo.phantom import TUMOR_TYPES
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.steps import State, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import run_steps
 
 
 def run(design: Design, data: Path, out: Path, mode: str, rate: float | None, seed: int) -> None:

@@ -21,7 +21,8 @@ from cells import DESIGNS
 from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.results import read_dice
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, run_steps
+from nnunetv2_mastpro.state import State
+from nnunetv2_mastpro.steps import Step, run_steps
 
 LENGTH = DESIGNS[3]  # the tables'
 VARIANTS = {

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.steps import State, Step, read_training_log, run_steps, same_work
+from nnunetv2_mastpro.state import State, same_work
+from nnunetv2_mastpro.steps import Step, read_training_log, run_steps
 
 SETTINGS = {"seed": 0}
 

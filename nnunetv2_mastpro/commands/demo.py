@@ -60,7 +60,8 @@ def run_models(folder: Path, seed: int, models: list, design) -> None:
     """The demo of a design with these models; the first is the one that the demo is about."""
     from nnunetv2_mastpro.demo import pipeline
     from nnunetv2_mastpro.demo.design import Layout
-    from nnunetv2_mastpro.steps import State, run_steps, spell
+    from nnunetv2_mastpro.state import State
+    from nnunetv2_mastpro.steps import run_steps, spell
 
     if not 0 <= seed < 2**32:
         raise MASTProError(f"--seed {seed} is not within 0 and {2**32 - 1}; give another")

@@ -61,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.recipes import sequence
     from nnunetv2_mastpro.recipes.experiment import load_recipe
-    from nnunetv2_mastpro.steps import State, run_steps
+    from nnunetv2_mastpro.state import State
+    from nnunetv2_mastpro.steps import run_steps
 
     experiment = load_recipe(args.name)
     choices = choose(args, experiment)

@@ -4,7 +4,6 @@ B batch, T classes, K outputs, D text width, S supervised stages.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,20 +13,13 @@ from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
 from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
 from nnunetv2_mastpro.network.head import FixedHead, MaskProposal, apply_kernel
 from nnunetv2_mastpro.network.inject import AdaptedSite
+from nnunetv2_mastpro.network.output import TrainingOutput, stack_choices, together
 from nnunetv2_mastpro.network.text import LearnedPrompts, SentencePrompts
 from nnunetv2_mastpro.network.unet import UNetBackbone
 
 CLEARLY_NOT = -10.0  # logit where the network is not run; nnU-Net sums logits in half precision
 FIXED_HEAD = "fixed head"  # the name of the part
 LEFT_OUT = -20.0  # below the lowest logit: a probability under e^-20, which leaves a float32 sum of them as it is
-
-
-class TrainingOutput(NamedTuple):
-    """What the loss needs: logits first, full resolution first, so that nnU-Net can index them."""
-
-    logits: list[Tensor] | Tensor  # per supervised stage (B, outputs, spatial), or one tensor
-    presence: Tensor  # (B, T): is the class in the patch
-    choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of; no site without experts
 
 
 class MASTProNet(nn.Module):
@@ -257,19 +249,3 @@ class MASTProNet(nn.Module):
             "added prompts": [*self.offsets],
         }
         return {name: parameters for name, parameters in parts.items() if parameters}
-
-
-def together(passes: Sequence[TrainingOutput]) -> TrainingOutput:
-    """All of the first pass, and of each other one the last class, the added type that it is for."""
-    first, *others = passes
-    logits = [
-        torch.cat([stage, *(added.logits[place][:, -1:] for added in others)], 1)
-        for place, stage in enumerate(first.logits)
-    ]
-    presence = torch.cat([first.presence, *(added.presence[:, -1:] for added in others)], 1)
-    return TrainingOutput(logits, presence, passes[-1].choices)
-
-
-def stack_choices(choices: list[Tensor], image: Tensor) -> Tensor:
-    """(sites, 3, groups, experts) of what the sites' experts gave, on the image's device."""
-    return torch.stack(choices) if choices else image.new_zeros(0, 3, 0, 0)

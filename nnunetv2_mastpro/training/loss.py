@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.network.experts import load_balance
-from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.training.ranks import mean_over
 
 

@@ -11,7 +11,7 @@ from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.dataset import write_volume
 from nnunetv2_mastpro.demo.report import dice_rows, text_table
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
-from nnunetv2_mastpro.steps import State
+from nnunetv2_mastpro.state import State
 
 NAN = float("nan")
 

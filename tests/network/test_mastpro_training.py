@@ -10,7 +10,7 @@ from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.network.experts import load_balance
-from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.network.output import TrainingOutput
 
 ONE_TYPE_EACH = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # liver_tumor in the first sample, kidney_tumor in the second
 ORGANS = {"liver": False, "spleen": False, "kidney": False}

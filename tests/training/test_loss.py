@@ -8,7 +8,7 @@ from nnunetv2.training.loss.dice import MemoryEfficientSoftDiceLoss
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.network.experts import load_balance
-from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.training.loss import MASTProLoss
 
 CLASSES, IGNORE = 3, 4

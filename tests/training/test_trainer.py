@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import MASTProConfig, TrainingConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.network.mastpro import TrainingOutput
+from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
