@@ -3,7 +3,7 @@
     mastpro add-tumour -m MODEL -d 12 -n WithColonPlans
 
 The data set's labels are the model's, in its order and with its values, then the new type. The result predicts old and
-new types; while MASTPRO_TASKS does not name the new one, the old types' logits are the model's, to the bit. Plans,
+new types; the old types' logits stay the model's, to the bit, since prediction has a pass for each added type. Plans,
 preprocessing and training are nnU-Net's own commands, each printed as it runs. Run it again after an interruption: it
 goes on where it was. `mastpro pack` then writes the new type to a file.
 """
