@@ -42,5 +42,5 @@ def run(args: argparse.Namespace) -> int:
         maps = " -prev_stage_predictions MAPS"
     print(f"nnUNetv2_predict_from_modelfolder -m {args.output} -f {args.fold} -i IMAGES -o PREDICTIONS{maps}")
     if len(args.packs) > 1:
-        print("Each type says what it says alone, in a pass of its own; where two claim a voxel the larger logit has it.")
+        print("Each type says what it says alone; where two claim a voxel, the larger logit has it.")
     return 0
