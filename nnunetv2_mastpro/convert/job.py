@@ -17,6 +17,7 @@ from nnunetv2_mastpro.convert.table import Case, Dataset, find
 from nnunetv2_mastpro.convert.volumes import rewrite_labels, write_volume
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.resources import nnunet_folder
 
@@ -42,10 +43,16 @@ def convert(args: Namespace, workers: int) -> int:
         raise MASTProError(f"-i {args.input} is no folder; give the unpacked download of {dataset.name}")
     target = find_target(args.output, args.identifier, dataset)
     mark = {"name": dataset.name, "folder": str(args.input.resolve())}
+    cases = sorted(dataset.module.find_cases(args.input, dataset, args.trust_size), key=lambda case: case.name)
     if target.exists():
+        made = {path.name for path in (target / "labelsTr").iterdir()}
+        new = [case.name for case in cases if f"{case.name}.nii.gz" not in made]
+        if new:
+            raise MASTProError(
+                f"{target} is there and lacks {some(new)}; remove it to convert anew, or give another -d"
+            )
         print(f"finished earlier: {target}")
         return 0
-    cases = sorted(dataset.module.find_cases(args.input, dataset, args.trust_size), key=lambda case: case.name)
     scratch = open_scratch(target, mark)
     jobs = [Job(case, dataset, scratch, args.copy) for case in cases]
     for _ in each(convert_case, jobs, workers, f"convert {dataset.name}"):

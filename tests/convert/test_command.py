@@ -1,6 +1,7 @@
 """What the command refuses, and how it goes on after an interruption."""
 
 import os
+import shutil
 import sys
 
 import numpy as np
@@ -119,6 +120,10 @@ def test_a_truncated_file_ends_the_run_and_a_repaired_one_goes_on(downloads, cap
     capsys.readouterr()
     assert downloads.convert("LiTS") == 0
     assert "finished earlier" in capsys.readouterr().out
+    for kind in ("segmentation", "volume"):  # as where a second batch was unpacked later
+        shutil.copy(path.with_name(f"{kind}-1.nii"), path.with_name(f"{kind}-2.nii"))
+    assert downloads.convert("LiTS") == 2
+    assert "Dataset011_LiTS is there and lacks LiTS_2; remove it" in capsys.readouterr().err
 
 
 def test_a_linked_image_is_read_through(downloads, capsys):
