@@ -118,7 +118,7 @@ def test_new_types_alone_are_trained_on_every_rank(matrix):
 
 
 def test_new_types_are_learnt_on_two_ranks_as_on_one(matrix):
-    """Staying with the old types too: of the voxels of all samples, though samples differ in what is new."""
+    """Of the voxels of all samples, though samples differ in what is new."""
     assert_same_loss_and_gradients(matrix["added_shares_alone"], matrix["added_shares"])
 
 
