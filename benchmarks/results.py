@@ -2,8 +2,9 @@
 
     python -m benchmarks.results OUT [OUT ...] [--file docs/results.md]
 
-OUT is a folder that the table modules wrote. table1.md goes between <!-- table1:start --> and <!-- table1:end -->; a
-table without marks gets a section of its own at the end. Commit, command, hardware and date are the table's own.
+OUT is a folder that the table modules wrote, such as docs/tables, whose cells are those of docs/results.md: copied into
+OUT/cells they are not run again. table1.md goes between <!-- table1:start --> and <!-- table1:end -->; a table without
+marks gets a section of its own at the end. Commit, command, hardware and date are the table's own.
 """
 
 import argparse
