@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +17,17 @@ def check_new(path: Path) -> None:
         raise MASTProError(f"{path} is there already; give -o another file, or move it away")
     if not path.parent.is_dir():
         raise MASTProError(f"{path.parent} is no folder; make it, or give -o a file in one that is there")
+
+
+def read_object(path: Path, name: str, repair: str, form: str) -> dict:
+    """A JSON object. Raises MASTProError: `name` cannot be read, and how to `repair` it, or what `form` it lacks."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MASTProError(f"{name} cannot be read as JSON ({error}); {repair}") from error
+    if not isinstance(content, dict):
+        raise MASTProError(f"{name} {form}")
+    return content
 
 
 def write_atomically(contents: Mapping[Path, bytes]) -> None:

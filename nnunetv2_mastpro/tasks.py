@@ -6,12 +6,12 @@ A case that the section of dataset.json does not name has all classes annotated,
 """
 
 import copy
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import read_object
 from nnunetv2_mastpro.listing import closest
 
 KEYS = ("source", "annotated")
@@ -36,6 +36,14 @@ class Cases:
         """Per class, whether the case's annotators looked for it."""
         known = self.annotated.get(case, self.labels)
         return tuple(label in known for label in self.labels)
+
+    def number_partial(self) -> int:
+        """How many cases lack the annotation of some class."""
+        return sum(not all(self.annotated_in(case)) for case in self.annotated)
+
+    def not_among(self, there: Iterable[str]) -> list[str]:
+        """Cases that are named and are not there: misspelt, they would count as wholly annotated."""
+        return sorted({*self.annotated} - {*there})
 
     def presumed(self, case: str) -> bool:
         """Whether it counts as wholly annotated for want of an entry, where others are not."""
@@ -83,12 +91,8 @@ def with_cases(dataset_json: dict, file: Path | None) -> dict:
     """
     if file is None:
         return dataset_json
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MASTProError(f"--cases {file} cannot be read as JSON ({error}); give a file of such a form") from error
-    if not isinstance(entries, dict):
-        raise MASTProError(f'--cases {file} is no object; write {{"CASE": {{"annotated": ["CLASS"]}}}}')
+    form = 'is no object; write {"CASE": {"annotated": ["CLASS"]}}'
+    entries = read_object(file, f"--cases {file}", "give a file of such a form", form)
     content = copy.deepcopy(dataset_json)
     content.setdefault("mastpro", {}).setdefault("cases", {}).update(entries)
     return content

@@ -44,9 +44,8 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             yield Finding(WARN, f"{found}: no experts of their own", 'set "is_tumor": true in mastpro.prompts')
         yield from (Finding(WARN, note) for note in notes)
         if cases.partial:
-            some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)
-            text = f"mastpro.cases: {some_only} of {len(cases.annotated)} named cases annotate some of the classes only"
-            yield Finding(OK, text)
+            counts = f"{cases.number_partial()} of {len(cases.annotated)} named cases"
+            yield Finding(OK, f"mastpro.cases: {counts} annotate some of the classes only")
         yield from check_case_names(path.parent, content, cases)
     yield from check_plans(dataset, environ)
     yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
@@ -66,7 +65,7 @@ def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Find
         there = training_files(folder, content) if (folder / "imagesTr").is_dir() or "dataset" in content else {}
     except (OSError, KeyError, AssertionError):
         return  # nnU-Net's own check of the data set tells it better
-    missing = sorted({*cases.annotated} - {*there})
+    missing = cases.not_among(there)
     if there and missing:
         text = f"mastpro.cases names {some(missing)}, which {folder} does not hold"
         yield Finding(FAIL, text, "correct the names, or remove the entries; training refuses them")

@@ -6,20 +6,14 @@ import json
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.files import read_object, write_atomically
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_with_entries
 from nnunetv2_mastpro.prompts.section import read_section
 
 
 def read_dataset_json(path: Path) -> dict:
     """A dataset.json as a dict. Raises MASTProError where it cannot be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MASTProError(f"{path} cannot be read as JSON ({error}); repair it") from error
-    if not isinstance(content, dict):
-        raise MASTProError(f"{path} holds no JSON object; write it as nnU-Net's dataset format says")
-    return content
+    return read_object(path, str(path), "repair it", "holds no JSON object; write it as nnU-Net's dataset format says")
 
 
 def write_section(paths: list[Path]) -> list[Path]:

@@ -46,9 +46,8 @@ class MASTProLoss(nn.Module):
         if not isinstance(output, TrainingOutput):
             return self.segmentation(output, target)
         full_resolution = target[0] if isinstance(target, (list, tuple)) else target
-        loss = self.segmentation(output.logits, target)
         return (
-            loss
+            self.segmentation(output.logits, target)
             + self.presence_weight * self.category(output.presence, full_resolution)
             + self.balance_weight * self.balance(output.choices)
         )

@@ -110,7 +110,7 @@ class PartialLabels(ShortRuns):
     def check_cases(self) -> None:
         """Raise MASTProError where dataset.json names a case that is not there: misspelt, it would count as whole."""
         there = self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)
-        missing = sorted({*self.cases.annotated} - {*there})
+        missing = self.cases.not_among(there)
         if missing:
             raise MASTProError(
                 f"mastpro.cases in dataset.json names {some(missing)}, which {self.preprocessed_dataset_folder} does "
@@ -183,5 +183,4 @@ def describe_cases(cases: Cases, number: int) -> str:
     """Whether labels are partial, for the log. `number`: of training cases."""
     if not cases.partial:
         return f"Partial labels: none by mastpro.cases; in all of {number} training cases every class was looked for."
-    some_only = sum(not all(cases.annotated_in(case)) for case in cases.annotated)
-    return f"Partial labels: {some_only} of the cases in mastpro.cases annotate some of the classes only."
+    return f"Partial labels: {cases.number_partial()} of the cases in mastpro.cases annotate some of the classes only."

@@ -35,7 +35,9 @@ def test_a_demo_runs_and_goes_on_where_it_ended(finished, capsys):
     record = json.loads((finished / "demo.json").read_text())["steps"]
     train = record["train_mastpro"]["command"]
     assert train[:6] == ["nnUNetv2_train", "500", "3d_fullres", "0", "-p", "MASTProPlans"]
-    assert (finished / "index.html").is_file()
+    page = (finished / "index.html").read_text()
+    assert "mean of tumour types" in page
+    assert "are not in mastpro.cases" not in page  # unseen cases annotate all, which the demo says
     assert len(list((finished / "predictions" / "mastpro").glob("*.nii.gz"))) == 2
     assert "nnUNet_raw" not in os.environ
     command.run_models(finished, 3, [MODEL], SHORT)
