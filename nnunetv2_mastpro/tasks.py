@@ -2,7 +2,8 @@
 
     "mastpro": {"cases": {"liver_001": {"source": "Dataset003_Liver", "annotated": ["liver", "liver_tumor"]}}}
 
-A case that the section of dataset.json does not name has all classes annotated, and no source.
+A case that the section of dataset.json does not name has all classes annotated, and no source. "test_cases" is of the
+same form, and evaluation alone reads it.
 """
 
 import copy
@@ -85,16 +86,20 @@ def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
 
 
 def with_cases(dataset_json: dict, file: Path | None) -> dict:
-    """dataset.json with the entries of a file of the section's form, of test cases, say. Raises MASTProError.
+    """dataset.json with its test cases among the cases, and the entries of a file of the section's form.
 
-    The entries themselves are checked by `read_cases`.
+    The entries themselves are checked by `read_cases`. Raises MASTProError.
     """
-    if file is None:
-        return dataset_json
     form = 'is no object; write {"CASE": {"annotated": ["CLASS"]}}'
-    entries = read_object(file, f"--cases {file}", "give a file of such a form", form)
+    entries = {} if file is None else read_object(file, f"--cases {file}", "give a file of such a form", form)
+    mastpro = dataset_json.get("mastpro", {})
+    tests = mastpro.get("test_cases", {}) if isinstance(mastpro, dict) else {}
+    if not isinstance(tests, dict):
+        raise MASTProError(f"mastpro.test_cases in dataset.json is {tests!r}; make it an object, one entry per case")
+    if not tests and not entries:
+        return dataset_json
     content = copy.deepcopy(dataset_json)
-    content.setdefault("mastpro", {}).setdefault("cases", {}).update(entries)
+    content.setdefault("mastpro", {}).setdefault("cases", {}).update({**tests, **entries})
     return content
 
 

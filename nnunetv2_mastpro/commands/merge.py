@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="cases that this data set has too, by name, get its folds: for one that pretrains the other's model",
     )
+    parser.add_argument(
+        "--test",
+        action="store_true",
+        help="merge labelled test cases (imagesTs, labelsTs) too, without those that a source trains on; later merges "
+        "into the same -o then do so by themselves",
+    )
     parser.add_argument("--prefix", action="store_true", help="put the source's id before case names: D003_liver_7")
     parser.add_argument(
         "--link", action="store_true", help="link the images into imagesTr instead of naming their paths"

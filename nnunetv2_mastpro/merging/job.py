@@ -26,6 +26,7 @@ from nnunetv2_mastpro.merging.mapping import Mapping, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
 from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources
 from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
+from nnunetv2_mastpro.merging.unseen import check_tests, merge_tests
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
 from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.processes import each
@@ -48,6 +49,8 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("-o is missing; give the id of the merged data set")
     target = find_target(args.output, args.name)
     sources = read_sources(args.datasets)
+    if args.test:
+        check_tests(target, sources)
     if target.name in [source.name for source in sources]:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
     mapping = read_mapping(args.map, sources) if args.map else Mapping()
@@ -60,8 +63,11 @@ def merge(args: Namespace, workers: int) -> int:
     merged, without = merge_cases(sources, images, scans, classes, mapping, args.prefix, unite)
     if not merged:
         raise MASTProError("no case annotates a class that is kept; correct the map")
-    disputes = compare(merged, classes, workers)
-    content = make_dataset_json(target, sources, classes, merged, args.link)
+    tests, about_tests = [], []
+    if args.test or target.tests:
+        tests, about_tests = merge_tests(sources, merged, scans, classes, mapping, args, workers)
+    disputes = compare([*merged, *tests], classes, workers)
+    content = make_dataset_json(target, sources, classes, merged, args.link, tests)
     content = with_prompts(content, base.classes) if base else content
     earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
@@ -75,6 +81,7 @@ def merge(args: Namespace, workers: int) -> int:
         "\n".join(
             [
                 *describe(sources, scans, classes, mapping),
+                *about_tests,
                 *notes(images, without, unite),
                 *disputes,
                 *vague(sources, classes),
@@ -87,7 +94,7 @@ def merge(args: Namespace, workers: int) -> int:
         print("dry run: nothing was written")
         return 0
     redo = stale(target)
-    write_merged(target, content, splits, merged, classes, workers)
+    write_merged(target, content, splits, merged, classes, workers, tests)
     print(
         "\n".join(
             [

@@ -20,6 +20,7 @@ from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.resources import nnunet_folder
 
 SPLITS = "splits_final.json"
+TEST_FOLDERS = ("imagesTs", "labelsTs")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,11 @@ class Target:
     def values(self) -> dict[str, int]:
         """Of the classes of an earlier merge."""
         return self.earlier["mastpro"][MARK]["values"] if self.earlier else {}
+
+    @property
+    def tests(self) -> bool:
+        """Whether the earlier merge has test cases, which a later one then has too."""
+        return bool(self.earlier) and "test_cases" in self.earlier["mastpro"]
 
 
 def find_target(identifier: int, name: str | None) -> Target:
@@ -61,13 +67,19 @@ def find_target(identifier: int, name: str | None) -> Target:
         mark = mastpro.get(MARK) if isinstance(mastpro, dict) else None
         if not isinstance(mark, dict) or "values" not in mark:
             raise MASTProError(f"{raw} is there and was not written by mastpro merge; give another -o or -n")
-        if any(not image.is_symlink() for image in (raw / "imagesTr").glob("*")):
-            raise MASTProError(f"{raw / 'imagesTr'} holds more than the links of a merge; move the images away")
+        for folder in (raw / "imagesTr", *[raw / "imagesTs"] * ("test_cases" in mastpro)):
+            if any(not image.is_symlink() for image in folder.glob("*")):
+                raise MASTProError(f"{folder} holds more than the links of a merge; move the images away")
     return Target(full, raw, preprocessed / full, earlier)
 
 
 def make_dataset_json(
-    target: Target, sources: Sequence[Source], classes: Classes, merged: Sequence[MergedCase], link: bool
+    target: Target,
+    sources: Sequence[Source],
+    classes: Classes,
+    merged: Sequence[MergedCase],
+    link: bool,
+    tests: Sequence[MergedCase] = (),
 ) -> dict:
     """dataset.json; what else an earlier one says in "mastpro" stays."""
     first, earlier = sources[0].content, target.earlier or {}
@@ -80,7 +92,7 @@ def make_dataset_json(
     mark = {
         "sources": [source.name for source in sources],
         "values": classes.values,
-        "duplicates": {case.name: list(case.origins) for case in merged if len(case.origins) > 1},
+        "duplicates": {case.name: list(case.origins) for case in (*merged, *tests) if len(case.origins) > 1},
     }
     content = {
         "channel_names": {str(number): name for number, name in enumerate(sources[0].channels)},
@@ -102,9 +114,13 @@ def make_dataset_json(
             }
             for case in merged
         }
-    cases = {case.name: {"source": case.source, "annotated": list(case.annotated)} for case in merged}
-    mastpro = {**earlier.get("mastpro", {}), **({"prompts": prompts} if prompts else {}), "cases": cases, MARK: mark}
-    return {**content, "mastpro": mastpro}
+    mastpro = {name: kept for name, kept in earlier.get("mastpro", {}).items() if name != "test_cases"}
+    mastpro |= {**({"prompts": prompts} if prompts else {}), "cases": _entries(merged), MARK: mark}
+    return {**content, "mastpro": {**mastpro, **({"test_cases": _entries(tests)} if tests else {})}}
+
+
+def _entries(merged: Sequence[MergedCase]) -> dict:
+    return {case.name: {"source": case.source, "annotated": list(case.annotated)} for case in merged}
 
 
 def refer(image: str, folder: Path) -> str:
@@ -115,7 +131,13 @@ def refer(image: str, folder: Path) -> str:
 
 
 def write_merged(
-    target: Target, content: dict, splits: list[dict], merged: Sequence[MergedCase], classes: Classes, workers: int
+    target: Target,
+    content: dict,
+    splits: list[dict],
+    merged: Sequence[MergedCase],
+    classes: Classes,
+    workers: int,
+    tests: Sequence[MergedCase] = (),
 ) -> None:
     """All of it, first under another name; of an earlier merge other folders stay. dataset.json comes last.
 
@@ -124,22 +146,26 @@ def write_merged(
     _remove_leftovers(target.raw)
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
     try:
-        (scratch / "labelsTr").mkdir(parents=True)
-        jobs = [
-            Rewrite(case.raw, case.annotated_by, classes, scratch / "labelsTr" / _file(case, content))
-            for case in merged
-        ]
+        jobs = []
+        for name, cases in {"labelsTr": merged, **({"labelsTs": tests} if tests else {})}.items():
+            (scratch / name).mkdir(parents=True)
+            files = [scratch / name / _file(case, content) for case in cases]
+            jobs += [
+                Rewrite(case.raw, case.annotated_by, classes, file) for case, file in zip(cases, files, strict=True)
+            ]
         for _ in each(rewrite, jobs, workers, "write labels"):
             pass
         if "dataset" not in content:
             _link(merged, scratch / "imagesTr", content["file_ending"])
+        if tests:
+            _link(tests, scratch / "imagesTs", content["file_ending"])
         (scratch / "dataset.json").write_text(_json(content), encoding="utf-8")
         target.preprocessed.mkdir(parents=True, exist_ok=True)
         write_atomically({target.preprocessed / SPLITS: _json(splits).encode()})
         if target.earlier is None:
             os.replace(scratch, target.raw)
         else:
-            _replace(scratch, target.raw)
+            _replace(scratch, target.raw, ("labelsTr", "imagesTr", *TEST_FOLDERS * (bool(tests) or target.tests)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -175,9 +201,9 @@ def _link(merged: Sequence[MergedCase], folder: Path, ending: str) -> None:
             (folder / f"{case.name}_{channel:04d}{ending}").symlink_to(os.path.abspath(image))
 
 
-def _replace(scratch: Path, raw: Path) -> None:
-    """Labels, links to images and dataset.json, in the place of the earlier ones."""
-    for name in ("labelsTr", "imagesTr"):
+def _replace(scratch: Path, raw: Path, folders: Sequence[str]) -> None:
+    """These folders and dataset.json, in the place of the earlier ones."""
+    for name in folders:
         if (raw / name).exists():
             os.replace(raw / name, scratch / f"earlier_{name}")
         if (scratch / name).exists():

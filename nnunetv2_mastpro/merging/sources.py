@@ -9,14 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_name, training_files
+from nnunetv2_mastpro.datasets import dataset_name, image_files, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.resources import nnunet_folder
-from nnunetv2_mastpro.tasks import Cases, read_cases
+from nnunetv2_mastpro.tasks import Cases, read_cases, with_cases
 
 READER = "overwrite_image_reader_writer"
 MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
@@ -24,7 +24,7 @@ MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
 
 @dataclass(frozen=True)
 class RawCase:
-    """A training case and its files."""
+    """A labelled case and its files."""
 
     source: str
     name: str
@@ -40,7 +40,10 @@ class RawCase:
 
 @dataclass(frozen=True)
 class Source:
-    """A data set. `labels`: values of each foreground label, in the order of its values; `cases`: as dataset.json."""
+    """A data set. `labels`: values of each foreground label, in the order of its values; `cases`: as dataset.json.
+
+    `files`: its training cases, `tests`: those of imagesTs that have a label in labelsTs.
+    """
 
     name: str
     folder: Path
@@ -49,6 +52,7 @@ class Source:
     ignore_value: int | None
     cases: Cases
     files: tuple[RawCase, ...]
+    tests: tuple[RawCase, ...] = ()
 
     @property
     def declared(self) -> list[int]:
@@ -95,7 +99,7 @@ def read_source(name: str) -> Source:
     folder = nnunet_folder("nnUNet_raw") / name
     content = read_dataset_json(folder / "dataset.json")
     try:
-        cases = read_cases(content, foreground_labels(content))
+        cases = read_cases(with_cases(content, None), foreground_labels(content))
         read_section(content, cases.labels)
         channel_names(content)
     except MASTProError as error:
@@ -105,7 +109,8 @@ def read_source(name: str) -> Source:
     values = {label: _values(value) for label, value in content["labels"].items()}
     ignore = values.get("ignore", (None,))[0]
     labels = {label: values[label] for label in sorted(cases.labels, key=lambda label: values[label])}
-    return Source(name, folder, content, labels, ignore, cases, _files(name, folder, content))
+    tests = _tests(name, folder, content)
+    return Source(name, folder, content, labels, ignore, cases, _files(name, folder, content), tests)
 
 
 def _values(value: int | list[int]) -> tuple[int, ...]:
@@ -126,6 +131,15 @@ def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
     return tuple(
         RawCase(name, case, tuple(map(str, one["images"])), str(one["label"]), reader) for case, one in found.items()
     )
+
+
+def _tests(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
+    ending = content["file_ending"]
+    labels = {path.name.removesuffix(ending): path for path in (folder / "labelsTs").glob(f"*{ending}")}
+    images = image_files(folder / "imagesTs", ending) if labels else {}
+    found = {case: tuple(map(str, paths)) for case, paths in images.items() if case in labels}
+    reader = _reader(content, next(iter(found.values()))[0]) if found else None
+    return tuple(RawCase(name, case, paths, str(labels[case]), reader) for case, paths in found.items())
 
 
 def _reader(content: dict, example: str) -> type:

@@ -8,7 +8,8 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest
 
 TEXT_KEYS = ("tumor", "organ", "shape", "edge", "modality")
-SECTIONS = ("prompts", "cases", "merge", "convert")  # of "mastpro" in dataset.json; the last two are marks of ours
+# of "mastpro" in dataset.json; the last two are marks of ours
+SECTIONS = ("prompts", "cases", "test_cases", "merge", "convert")
 KEYS = (*TEXT_KEYS, "sentence", "is_tumor", "host_structures")
 
 

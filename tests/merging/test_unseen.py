@@ -1,0 +1,151 @@
+"""`mastpro merge --test`: the sources' labelled test cases."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.tasks import read_cases, with_cases
+
+from .conftest import COLON, KIDNEY, LIVER, SHAPE, check_refused, write
+
+BOX = slice(3, 7)
+
+
+def add_tests(sources, name, cases, value=1):
+    """`cases`: name -> seed of the image."""
+    for case, seed in cases.items():
+        for part in ("imagesTs", "labelsTs"):
+            (sources.raw / name / part).mkdir(exist_ok=True)
+        label = np.zeros(SHAPE, np.uint8)
+        label[2:8, 2:8, BOX] = value
+        image = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+        write(image, sources.raw / name / "imagesTs" / f"{case}_0000.nii.gz")
+        write(label, sources.raw / name / "labelsTs" / f"{case}.nii.gz")
+
+
+@pytest.fixture
+def tested(three):
+    add_tests(three, LIVER, {"liver_50": 50, "liver_51": 51})
+    add_tests(three, KIDNEY, {"kidney_60": 60})
+    (three.raw / KIDNEY / "labelsTs" / "kidney_61.nii.gz").write_bytes(b"of no image")
+    return three
+
+
+def values(sources, case):
+    return np.unique(sitk.GetArrayFromImage(sitk.ReadImage(sources.merged.folder / "labelsTs" / f"{case}.nii.gz")))
+
+
+def test_test_cases_have_merged_labels_and_say_who_annotated_what(tested, capsys):
+    assert tested.merge("-d", 3, 6, 10, "--test") == 0
+    content = tested.merged.content
+    assert content["numTraining"] == len(content["dataset"]) == len(content["mastpro"]["cases"]) == 16
+    assert content["mastpro"]["test_cases"] == {
+        "liver_50": {"source": LIVER, "annotated": ["liver", "liver_tumor"]},
+        "liver_51": {"source": LIVER, "annotated": ["liver", "liver_tumor"]},
+        "kidney_60": {"source": KIDNEY, "annotated": ["kidney_tumor"]},
+    }
+    assert {path.name: path.resolve() for path in (tested.merged.folder / "imagesTs").iterdir()} == {
+        f"{case}_0000.nii.gz": (tested.raw / name / "imagesTs" / f"{case}_0000.nii.gz").resolve()
+        for case, name in (("liver_50", LIVER), ("liver_51", LIVER), ("kidney_60", KIDNEY))
+    }
+    assert values(tested, "liver_50").tolist() == [0, 1]
+    assert values(tested, "kidney_60").tolist() == [0, 3]
+    assert f"test cases: 3 ({LIVER} 2, {KIDNEY} 1)" in capsys.readouterr().out.splitlines()
+    assert not read_cases(content, list(content["labels"])[1:]).sources.keys() & {"kidney_60"}  # training's
+    known = read_cases(with_cases(content, None), list(content["labels"])[1:])
+    assert known.annotated["kidney_60"] == ("kidney_tumor",)
+
+
+def test_without_the_option_test_cases_stay_where_they_are(tested):
+    assert tested.merge("-d", 3, 6) == 0
+    assert "test_cases" not in tested.merged.content["mastpro"]
+    assert sorted(path.name for path in tested.merged.folder.iterdir()) == ["dataset.json", "labelsTr"]
+
+
+def test_what_a_source_trains_on_is_no_test_case(tested, capsys):
+    add_tests(tested, COLON, {"colon_70": 3, "colon_71": 71}, value=1)  # colon_70 is the image of liver_3
+    path = tested.raw.parent / "map.json"
+    path.write_text(json.dumps({"sources": {LIVER: {"patients": "^liver_5?([0-9])"}}}))  # liver_51 is of liver_1
+    assert tested.merge("-d", 3, 6, 10, "--test", "--map", path) == 0
+    assert sorted(tested.merged.content["mastpro"]["test_cases"]) == ["colon_71", "kidney_60"]
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: test cases")]
+    assert "a source trains on their image or patient" in line
+    for expected in (f"liver_50 of {LIVER}", f"liver_51 of {LIVER}", f"colon_70 of {COLON}"):
+        assert expected in line
+
+
+def test_evaluation_leaves_out_what_a_test_case_does_not_annotate(tested, tmp_path, capsys):
+    assert tested.merge("-d", 3, 6, "--test") == 0
+    predictions = tmp_path / "predictions"
+    predictions.mkdir()
+    for case in ("liver_50", "liver_51", "kidney_60"):
+        label = np.zeros(SHAPE, np.uint8)
+        label[2:8, 2:8, BOX] = 1
+        label[0, 0, 0] = 3  # a kidney tumour, of which the liver cases say nothing
+        write(label, predictions / f"{case}.nii.gz")
+    arguments = ["-ref", tested.merged.folder / "labelsTs", "-pred", predictions, "-d", 900, "-o", tmp_path / "out"]
+    assert cli.main(["evaluate", *map(str, arguments), "-np", "1"]) == 0
+    result = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    classes = result["summary"]["classes"]
+    assert (classes["kidney_tumor"]["annotated"], classes["kidney_tumor"]["left_out"]) == (1, 2)
+    assert (classes["liver"]["annotated"], classes["liver"]["Dice"]["mean"]) == (2, 1.0)
+    assert result["presumed_complete"] == []
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_later_merge_makes_them_anew(tested):
+    assert tested.merge("-d", 3, 6, "--test") == 0
+    add_tests(tested, COLON, {"colon_80": 80})
+    assert tested.merge("-d", 3, 10, "--map", dropped(tested)) == 0
+    assert sorted(tested.merged.content["mastpro"]["test_cases"]) == ["colon_80", "liver_50", "liver_51"]
+    names = sorted(path.name for path in (tested.merged.folder / "labelsTs").iterdir())
+    assert names == ["colon_80.nii.gz", "liver_50.nii.gz", "liver_51.nii.gz"]
+    assert values(tested, "colon_80").tolist() == [0, 3]
+
+
+def dropped(sources):
+    """Colon's class in the place of the kidney's, whose source is left out."""
+    path = sources.raw.parent / "colon.json"
+    path.write_text(json.dumps({"sources": {COLON: {"labels": {"colon cancer": "kidney_tumor"}}}}))
+    return path
+
+
+def test_a_merged_source_hands_its_test_cases_on(tested):
+    assert tested.merge("-d", 3, 6, "--test") == 0
+    assert tested.merge("-d", 900, 10, "--test", output="901", name="Again") == 0
+    content = json.loads((tested.raw / "Dataset901_Again" / "dataset.json").read_text())
+    assert content["mastpro"]["test_cases"]["kidney_60"] == {"source": KIDNEY, "annotated": ["kidney_tumor"]}
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ("none", "no source has cases in imagesTs whose labels are in labelsTs"),
+        ("name", "test cases have the names of training cases: liver_2"),
+        ("values", "holds the labels 7, which its dataset.json does not declare"),
+        ("folder", "labelsTs is there and was not written by mastpro merge --test"),
+        ("files", "imagesTs holds more than the links of a merge"),
+        ("section", "mastpro.test_cases in dataset.json is [], make it an object"),
+    ],
+)
+def test_refusals(three, capsys, setting, match):
+    datasets = ["-d", 3, 6]
+    if setting in ("folder", "files"):
+        add_tests(three, LIVER, {"liver_50": 50})
+        assert three.merge(*datasets, *(["--test"] if setting == "files" else [])) == 0
+        (three.merged.folder / "labelsTs").mkdir(exist_ok=True)
+        if setting == "files":
+            (three.merged.folder / "imagesTs" / "mine_0000.nii.gz").write_bytes(b"")
+    elif setting == "name":
+        add_tests(three, KIDNEY, {"liver_2": 50})
+    elif setting == "values":
+        add_tests(three, KIDNEY, {"kidney_50": 50}, value=7)
+    elif setting == "section":
+        file = three.raw / LIVER / "dataset.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "mastpro": {"test_cases": []}}))
+        match = "mastpro.test_cases in dataset.json is []; make it an object"
+    capsys.readouterr()
+    check_refused(three, capsys, [*datasets, "--test"], match)
