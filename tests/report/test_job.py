@@ -262,3 +262,12 @@ def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     assert run(*arguments(folders, output, "--pictures", file)) == 2
     assert f"--pictures {file} is a file; give a folder" in capsys.readouterr().err
     assert not output.exists()
+
+
+def test_a_class_counts_where_the_test_cases_annotate_it(folders, tmp_path):
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({f"case_{name}": {"annotated": ["liver_tumor"]} for name in "ab"}))
+    assert run(*arguments(folders, tmp_path / "report", "-ref", folders.reference, "--cases", file)) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    counts = re.findall(r">(\d of \d)<", page)
+    assert counts == ["3 of 3", "1 of 1"]  # liver and lung tumours

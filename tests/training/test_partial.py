@@ -11,7 +11,9 @@ from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.tasks import Cases
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStockPartial
+from nnunetv2_mastpro.training.partial import describe_cases
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
@@ -145,3 +147,15 @@ def test_an_unknown_class_is_told_before_anything_is_made(make_trainer, dataset_
     with pytest.raises(MASTProError, match='did you mean "liver_tumor"'):
         make_trainer(initialize=False)
     assert not list((tmp_path / "nnUNet_results").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("annotated", "told"),
+    [
+        ({}, "none by mastpro.cases; in all of 7 training cases every class was looked for."),
+        ({"a": ("liver",)}, "1 of the cases in mastpro.cases annotate some of the classes only."),
+    ],
+)
+def test_the_log_says_whether_labels_are_partial(annotated, told):
+    cases = Cases(("liver", "liver_tumor"), annotated, {}, frozenset(annotated))
+    assert describe_cases(cases, 7) == f"Partial labels: {told}"
