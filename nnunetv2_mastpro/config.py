@@ -32,7 +32,8 @@ class NetworkConfig:
     attention_dim: int = 128
     attention_heads: int = 4
     kernel_hidden: int = 128
-    anatomy_features: int = 16  # of the small encoder of organ masks
+    anatomy_encoder: str = "small"  # of organ masks, trained; "swin": pretrained and frozen, beside SwinUNETR
+    anatomy_features: int = 16  # of the small one
     ablate: tuple[str, ...] = ()  # parts that are replaced: text, anatomy, experts, text_shuffled
 
     def __post_init__(self):
@@ -62,6 +63,7 @@ class NetworkConfig:
             )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))
+        _one_of(self, "anatomy_encoder", ("small", "swin"))
         if self.router == "joint" and not self.specific_experts:
             raise MASTProError(
                 "router='joint' is for types with experts of their own, but specific_experts=0; "

@@ -37,6 +37,7 @@ def test_lists_become_tuples():
         ({"network": {"encoder_stages": 1}}, "mastpro.network.encoder_stages=1 in the plans has the wrong type"),
         ({"network": {"top_k_generic": 5}}, "top_k_generic=5 exceeds generic_experts=4; lower mastpro.network.top_k_g"),
         ({"network": {"routing": "voxel"}}, "routing='voxel' is not one of token, sample; correct mastpro.network.r"),
+        ({"network": {"anatomy_encoder": "vit"}}, "anatomy_encoder='vit' is not one of small, swin; correct mastpro.n"),
         ({"network": {"router": "none"}}, "router='none' is not one of split, joint"),
         ({"network": {"router": "joint", "specific_experts": 0}}, "specific_experts=0; give router 'split'"),
         ({"network": {"attention_dim": 30}}, "attention_dim=30 is not a multiple of attention_heads=4; change one"),

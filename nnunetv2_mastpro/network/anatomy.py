@@ -3,6 +3,7 @@
 B batch, L channels of the host-organ map, T classes, A attention width, H heads, N bottleneck voxels.
 """
 
+import copy
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -56,25 +57,64 @@ class UnreadAnatomy(HostTable):
         """No prompt."""
 
 
-class AnatomyEncoder(HostTable):
-    """E_a^t, Eq. 2, from the one-hot channels that nnU-Net makes of a host-organ map.
+class SmallEncoder(nn.Sequential):
+    """Two convolutions on a mask and its coordinates, trained with the rest."""
 
-    A class without a host, and every class of a sample whose channels are all empty, gets a learned "unknown" token; an
-    empty host beside others is told as absent. In training a sample's channels are all emptied with probability
-    `dropout`. No parameter depends on L or T.
-    """
-
-    def __init__(self, *, table: Tensor, axes: int, dim: int, heads: int, features: int, dropout: float):
-        super().__init__(table)
-        self.dropout = dropout
+    def __init__(self, *, axes: int, features: int):
         conv = {2: nn.Conv2d, 3: nn.Conv3d}[axes]
-        self.encode = nn.Sequential(
+        super().__init__(
             conv(1 + axes, features, 3, stride=2, padding=1),
             nn.GELU(),
             conv(features, 2 * features, 3, padding=1),
             nn.GELU(),
         )
-        self.project = nn.Linear(2 * features, dim)
+        self.width = 2 * features
+
+    def forward(self, hosts: Tensor, occupied: Tensor) -> Tensor:
+        """hosts (B, T, spatial) of {0, 1}, occupied: their share of voxels twice as fine as the bottleneck's, of which
+        this encoder is made -> (B T, width).
+        """
+        axes = [torch.linspace(-1, 1, size, device=hosts.device) for size in occupied.shape[2:]]
+        places = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+        masks = occupied.flatten(0, 1).unsqueeze(1)  # (B T, 1, ...)
+        return super().forward(torch.cat([masks, masks * places], 1)).flatten(2).mean(2)  # GAP
+
+
+class FrozenSwin(nn.Module):
+    """A Swin transformer, pretrained on images and never trained here, that sees a mask at half resolution.
+
+    `swin`: that of the SwinUNETR backbone, copied with one input channel. Its weights come from the file that
+    `mastpro weights` is given; `pretrained`, in the checkpoint, tells that they came.
+    """
+
+    def __init__(self, *, swin: nn.Module, normalize: bool, width: int):
+        super().__init__()
+        self.swin, self.normalize, self.width = copy.deepcopy(swin), normalize, width
+        proj = swin.patch_embed.proj
+        self.swin.patch_embed.proj = nn.Conv3d(1, proj.out_channels, proj.kernel_size, proj.stride)
+        self.register_buffer("pretrained", torch.tensor(False))
+        self.requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, hosts: Tensor, occupied: Tensor) -> Tensor:
+        """hosts (B, T, spatial) of {0, 1}; `occupied` is for SmallEncoder -> (B T, width)."""
+        masks = nn.functional.avg_pool3d(hosts, 2).flatten(0, 1).unsqueeze(1)
+        return self.swin(masks, self.normalize)[-1].flatten(2).mean(2)  # GAP
+
+
+class AnatomyEncoder(HostTable):
+    """E_a^t, Eq. 2, from the one-hot channels that nnU-Net makes of a host-organ map.
+
+    `encode`: SmallEncoder, or FrozenSwin, the paper's kind. A class without a host, and every class of a sample whose
+    channels are all empty, gets a learned "unknown" token; an empty host beside others is told as absent. In training a
+    sample's channels are all emptied with probability `dropout`. No parameter depends on L or T.
+    """
+
+    def __init__(self, *, table: Tensor, encode: nn.Module, dim: int, heads: int, dropout: float):
+        super().__init__(table)
+        self.dropout = dropout
+        self.encode = encode
+        self.project = nn.Linear(encode.width, dim)
         self.unknown = nn.Parameter(torch.randn(dim))
         self.strength = nn.Parameter(torch.full((heads,), GUIDANCE))
 
@@ -91,13 +131,9 @@ class AnatomyEncoder(HostTable):
         resize = {2: nn.functional.adaptive_avg_pool2d, 3: nn.functional.adaptive_avg_pool3d}[len(grid)]
         # sums of {0, 1} are exact, so that neither more channels nor other values of the maps change what is pooled
         hosts = torch.einsum("bl...,tl->bt...", organs.to(self.table.dtype), self.hosted_by(classes)).clamp(max=1)
-        occupied = resize(hosts.to(self.table.dtype), [2 * size for size in grid])  # (B, T, ...), share of a voxel
-        places = torch.stack(
-            torch.meshgrid(*[torch.linspace(-1, 1, 2 * size, device=organs.device) for size in grid], indexing="ij")
-        )
-        masks = occupied.flatten(0, 1).unsqueeze(1)  # (B T, 1, ...)
-        encoded = self.encode(torch.cat([masks, masks * places], 1)).flatten(2).mean(2)  # GAP, (B T, 2 features)
-        tokens = self.project(encoded).unflatten(0, occupied.shape[:2])  # (B, T, A)
+        hosts = hosts.to(self.table.dtype)
+        occupied = resize(hosts, [2 * size for size in grid])  # (B, T, ...), share of a voxel
+        tokens = self.project(self.encode(hosts, occupied)).unflatten(0, occupied.shape[:2])  # (B, T, A)
         tokens = torch.where(known.unsqueeze(2), tokens, self.unknown.to(tokens.dtype))
         outside = (1 - resize(occupied, grid).flatten(2)) * known.unsqueeze(2)  # (B, T, N)
         return AnatomyPrompts(tokens, -self.strength.view(1, -1, 1, 1) * outside.unsqueeze(1))

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from nnunetv2_mastpro.network.added import AddedExperts
-from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, FrozenSwin, SmallEncoder, UnreadAnatomy
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
 from nnunetv2_mastpro.network.head import FixedHead, MaskProposal
@@ -114,12 +114,20 @@ def make_anatomy(backbone, network, resolved, organ_channels: int, dropout: floa
         return UnreadAnatomy(table)
     return AnatomyEncoder(
         table=table,
-        axes=backbone.axes,
+        encode=make_mask_encoder(backbone, network),
         dim=network.attention_dim,
         heads=network.attention_heads,
-        features=network.anatomy_features,
         dropout=dropout,
     )
+
+
+def make_mask_encoder(backbone, network) -> nn.Module:
+    """Eq. 2. Raises ValueError for a Swin encoder beside another backbone, of which it has the sizes."""
+    if network.anatomy_encoder == "small":
+        return SmallEncoder(axes=backbone.axes, features=network.anatomy_features)
+    if not hasattr(backbone, "swinViT"):
+        raise ValueError("anatomy_encoder 'swin' has the sizes of a SwinUNETR backbone, and this one is a U-Net")
+    return FrozenSwin(swin=backbone.swinViT, normalize=backbone.normalize, width=backbone.bottleneck_dim)
 
 
 def make_prompted(

@@ -53,6 +53,11 @@ def check_network(configuration: dict, network: NetworkConfig) -> None:
     reason = refuse(configuration)
     if reason:
         raise MASTProError(f"{reason} (in the plans)")
+    if network.anatomy_encoder == "swin" and not is_swin(configuration):
+        raise MASTProError(
+            "anatomy_encoder 'swin' has the sizes of a SwinUNETR backbone, and the planned network is none; set "
+            "mastpro.network.anatomy_encoder in the plans to 'small', or lay --overlay swinunetr over the plans"
+        )
     kwargs = configuration["architecture"]["arch_kwargs"]
     features, chosen = kwargs.get("features_per_stage"), (network.encoder_stages, network.decoder_stages)
     try:

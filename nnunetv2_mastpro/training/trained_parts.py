@@ -65,6 +65,12 @@ class TrainedParts(AdamWRecipe):
     def decide_what_is_trained(self) -> None:
         """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
         training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
+        encoder = getattr(self.bare_network.anatomy, "encode", None)
+        if not getattr(encoder, "pretrained", True):
+            raise MASTProError(
+                "mastpro.network.anatomy_encoder is 'swin', which is never trained, but no weights of it were given; "
+                "give a file that mastpro weights --from model_swinvit.pt makes to -pretrained_weights"
+            )
         if self.current_epoch == 0 and pretrained:
             self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
         elif self.current_epoch == 0 and training.new_types:

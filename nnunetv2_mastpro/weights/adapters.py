@@ -13,10 +13,10 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.packs.state import hash_tensors
+from nnunetv2_mastpro.weights.sources import ANATOMY, BACKBONE
 
 NAME = "checkpoint_adapters.safetensors"
 FORMAT = "nnunetv2_mastpro adapters 1"
-BACKBONE = "backbone."
 WANTED = f"give the {NAME} of a PEFT training"
 
 
@@ -43,7 +43,7 @@ def write_adapters(
 
     weights = network.state_dict()
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
-    buffers = {name for name, _ in network.named_buffers() if not name.startswith(BACKBONE)}
+    buffers = {name for name, _ in network.named_buffers() if not name.startswith((BACKBONE, ANATOMY))}
     names = [name for name in weights if name in trained | buffers]
     told = {key: init_args[key] for key in ("plans", "configuration", "fold", "dataset_json")}
     metadata = {

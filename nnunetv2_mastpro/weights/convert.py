@@ -22,10 +22,10 @@ from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.recipe import read_number
 from nnunetv2_mastpro.training.setup import check_network, resolve
 from nnunetv2_mastpro.weights.read import Weights
-from nnunetv2_mastpro.weights.sources import BACKBONE, recognise
+from nnunetv2_mastpro.weights.sources import ANATOMY, BACKBONE, SWIN, recognise
 
 TRAINER = "nnUNetTrainerMASTPro"
-OF_THE_DATA_SET = ("embeddings", "trained")  # set here, from no source
+SET_HERE = ("embeddings", "trained", f"{ANATOMY}pretrained")
 
 
 def percent(share: float) -> str:
@@ -94,17 +94,21 @@ def fill(network: MASTProNet, classes: Sequence[ClassSpec], given: Weights) -> R
     loaded: set[int] = set()
     ignored: dict[str, int] = {}
     for name, tensor in given.state.items():
-        place = own.get(names.get(name))
-        if place is None or place.shape != tensor.shape:
+        places = [own.get(place) for place in places_of(names.get(name, ""), names)]
+        fitting = [place for place in places if place is not None and place.shape == tensor.shape]
+        if not fitting:
             ignored[name] = tensor.numel()
-            continue
-        with torch.no_grad():
-            place.copy_(tensor)
-        loaded.add(id(place))
+        for place in fitting:
+            with torch.no_grad():
+                place.copy_(tensor)
+            loaded.add(id(place))
+    frozen = [tensor for name, tensor in own.items() if name.startswith(ANATOMY) and isinstance(tensor, Parameter)]
+    if f"{ANATOMY}pretrained" in own and all(id(tensor) in loaded for tensor in frozen):
+        network.anatomy.encode.pretrained.fill_(True)
     first: dict[int, str] = {}
     for name, tensor in own.items():
         first.setdefault(id(tensor), name)
-    sizes = {name: own[name].numel() for name in first.values() if name not in OF_THE_DATA_SET}
+    sizes = {name: own[name].numel() for name in first.values() if name not in SET_HERE}
     matched = {name: size for name, size in sizes.items() if id(own[name]) in loaded}
     backbone = [name for name in sizes if name.startswith(BACKBONE) and isinstance(own[name], Parameter)]
     return Receipt(
@@ -117,6 +121,14 @@ def fill(network: MASTProNet, classes: Sequence[ClassSpec], given: Weights) -> R
         share=_share(matched, [name for name in backbone if name.startswith(source.covers)], sizes),
         whole=_share(matched, backbone, sizes),
     )
+
+
+def places_of(name: str, names: Mapping[str, str]) -> list[str]:
+    """Where a tensor goes: one of the Swin transformer also into a frozen encoder of organ masks, which the file itself
+    does not have.
+    """
+    twin = name.replace(SWIN, f"{ANATOMY}swin.", 1)
+    return [name] if twin == name or twin in names.values() else [name, twin]
 
 
 def _share(matched: Mapping[str, int], names: Sequence[str], sizes: Mapping[str, int]) -> float:

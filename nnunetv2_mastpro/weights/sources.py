@@ -18,6 +18,7 @@ from nnunetv2_mastpro.weights.read import Weights
 
 BACKBONE = "backbone."
 SWIN = "backbone.swinViT."
+ANATOMY = "anatomy.encode."  # where a frozen encoder of organ masks is
 Names = dict[str, str] | None  # of the file -> of the network; what the network lacks of them is ignored
 
 

@@ -2,10 +2,16 @@
 
 import dataclasses
 import json
+import warnings
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", FutureWarning)
+    from monai.networks.nets import SwinUNETR
 
 pytestmark = pytest.mark.slow
 
@@ -56,3 +62,41 @@ def test_fine_tuning_keeps_the_backbone(lab, trained):
     tuned = lab.train(kind, "-pretrained_weights", str(source), trainer="nnUNetTrainerMASTPro_1epoch", fold="1")
     (log,) = (tuned / "fold_1").glob("training_log_*.txt")
     assert "The backbone is frozen" in log.read_text()
+
+
+def with_frozen_encoder(plans):
+    plans["mastpro"]["network"]["anatomy_encoder"] = "swin"
+    return few_features(plans)
+
+
+def test_the_frozen_encoder_of_organ_masks_comes_from_a_file(lab, trained, tmp_path):
+    """model_swinvit.pt, as MONAI writes it, to training and prediction: the encoder is the file's throughout."""
+    kind = dataclasses.replace(trained[0], plans="SwinMasks")
+    lab.command("mastpro", "plan", "-d", "701", "-p", "SwinSmall", "--anatomy", "-n", "SwinAnatomy")
+    lab.write_plans(kind.dataset, "SwinAnatomy", kind.plans, with_frozen_encoder)
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    raw = lab.workspace.raw / kind.dataset
+    for image in sorted([*(raw / "imagesTr").iterdir(), *(raw / "imagesTs").iterdir()]):
+        size = sitk.ReadImage(image)
+        organs = sitk.GetImageFromArray(np.full(sitk.GetArrayFromImage(size).shape, 91, np.uint8))  # the host, a skull
+        organs.CopyInformation(size)
+        sitk.WriteImage(organs, masks / image.name.replace("_0000", ""))
+    lab.command("mastpro", "anatomy", "-d", "701", "-p", kind.plans, "--masks", masks)
+    swin = SwinUNETR(in_channels=1, out_channels=2, feature_size=12)
+    torch.save({"state_dict": swin.swinViT.state_dict()}, tmp_path / "model_swinvit.pt")
+    names = ("-d", "701", "-p", kind.plans, "-c", "3d_fullres")
+    refused = lab.command(*lab.train_arguments(kind), rc=None)
+    assert refused.returncode != 0
+    assert "mastpro weights --from model_swinvit.pt" in refused.stderr
+    lab.command("mastpro", "weights", "--from", tmp_path / "model_swinvit.pt", *names, "-o", tmp_path / "start.pth")
+    results = lab.train(kind, "-pretrained_weights", str(tmp_path / "start.pth"))
+    weights = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    for name, tensor in swin.swinViT.state_dict().items():
+        assert torch.equal(weights[f"anatomy.encode.swin.{name}"], tensor), name
+    name = "layers1.0.blocks.0.mlp.linear1.weight"
+    assert not torch.equal(weights[f"backbone.swinViT.{name}"], swin.swinViT.state_dict()[name])  # trained
+    lab.command("mastpro", "anatomy", "-d", "701", "-i", lab.images(kind.dataset), "-o", tmp_path / "maps",
+                "--masks", masks)  # fmt: skip
+    lab.predict(kind, tmp_path / "out", "-prev_stage_predictions", tmp_path / "maps", "-npp", "0", "-nps", "0")
+    assert len([*(tmp_path / "out").glob("*.nii.gz")]) == len([*lab.images(kind.dataset).iterdir()])

@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import HostValue
-from nnunetv2_mastpro.network.anatomy import GUIDANCE, AnatomyEncoder
+from nnunetv2_mastpro.network.anatomy import GUIDANCE, AnatomyEncoder, SmallEncoder
 
 CLASSES = {"liver": False, "liver_tumor": True, "kidney_tumor": True, "sarcoma": True}
 HOSTS = (  # the liver hosts two classes, the kidney has two values, the sarcoma lives anywhere
@@ -25,7 +25,8 @@ LIVER, KIDNEY, SARCOMA = [0, 1], 2, 3
 def make_encoder(randomize):
     def make(axes=3, dropout=0.0) -> AnatomyEncoder:
         torch.manual_seed(0)
-        return randomize(AnatomyEncoder(table=TABLE, axes=axes, dim=8, heads=2, features=3, dropout=dropout))
+        encode = SmallEncoder(axes=axes, features=3)
+        return randomize(AnatomyEncoder(table=TABLE, encode=encode, dim=8, heads=2, dropout=dropout))
 
     return make
 
@@ -84,7 +85,7 @@ def test_guidance_is_zero_where_nothing_is_known(make_encoder, make_organs):
 
 
 def test_guidance_starts_strong():
-    encoder = AnatomyEncoder(table=TABLE, axes=2, dim=8, heads=2, features=3, dropout=0)
+    encoder = AnatomyEncoder(table=TABLE, encode=SmallEncoder(axes=2, features=3), dim=8, heads=2, dropout=0)
     assert_close(encoder.strength, torch.full((2,), GUIDANCE))
 
 

@@ -134,6 +134,11 @@ def test_stages_that_the_network_lacks(stages, said):
         check_network(planned, NetworkConfig(**stages))
 
 
+def test_a_frozen_swin_encoder_of_masks_beside_a_unet():
+    with pytest.raises(MASTProError, match="or lay --overlay swinunetr over the plans"):
+        check_network(configuration([16, 16], [[1, 1], [2, 2], [2, 2]]), NetworkConfig(anatomy_encoder="swin"))
+
+
 @pytest.fixture
 def run_folder(tmp_path, plans, dataset_json):
     """Results of a run of these plans, and its block."""
