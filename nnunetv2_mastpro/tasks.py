@@ -17,6 +17,7 @@ from nnunetv2_mastpro.listing import closest
 
 KEYS = ("source", "annotated")
 NO_SOURCE = "this data set"
+TESTS = "test_cases"
 
 
 @dataclass(frozen=True)
@@ -71,12 +72,9 @@ def nesting(classes: Sequence) -> list[list[bool]]:
 
 def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
     """Checked `dataset_json["mastpro"]["cases"]`. Raises MASTProError for an unknown key or class, or a wrong type."""
-    mastpro = dataset_json.get("mastpro", {})
-    section = mastpro.get("cases", {}) if isinstance(mastpro, dict) else mastpro
-    if not isinstance(section, dict):
-        raise MASTProError(f"mastpro.cases in dataset.json is {section!r}; make it an object, one entry per case")
+    section, tests = section_of(dataset_json, "cases"), section_of(dataset_json, TESTS)
     for case, entry in section.items():
-        _check_entry(case, entry, labels)
+        _check_entry(TESTS if tests.get(case) is entry else "cases", case, entry, labels)
     return Cases(
         tuple(labels),
         {case: tuple(entry["annotated"]) for case, entry in section.items() if "annotated" in entry},
@@ -85,26 +83,39 @@ def read_cases(dataset_json: dict, labels: Sequence[str]) -> Cases:
     )
 
 
-def with_cases(dataset_json: dict, file: Path | None) -> dict:
+def with_cases(dataset_json: dict, file: Path | None = None, reference: Path | None = None) -> dict:
     """dataset.json with its test cases among the cases, and the entries of a file of the section's form.
 
-    The entries themselves are checked by `read_cases`. Raises MASTProError.
+    The test cases are those of the dataset.json beside the folder `reference` where that has some, and the same labels:
+    a model keeps a copy of what was there when it was trained. The entries themselves are checked by `read_cases`.
+    Raises MASTProError.
     """
     form = 'is no object; write {"CASE": {"annotated": ["CLASS"]}}'
     entries = {} if file is None else read_object(file, f"--cases {file}", "give a file of such a form", form)
-    mastpro = dataset_json.get("mastpro", {})
-    tests = mastpro.get("test_cases", {}) if isinstance(mastpro, dict) else {}
-    if not isinstance(tests, dict):
-        raise MASTProError(f"mastpro.test_cases in dataset.json is {tests!r}; make it an object, one entry per case")
-    if not tests and not entries:
-        return dataset_json
     content = copy.deepcopy(dataset_json)
-    content.setdefault("mastpro", {}).setdefault("cases", {}).update({**tests, **entries})
+    beside = None if reference is None else reference.absolute().parent / "dataset.json"
+    if beside is not None and beside.is_file():
+        theirs = read_object(beside, f"{beside}", "repair it", "is no object; repair it")
+        tests = section_of(theirs, TESTS)
+        if tests and theirs.get("labels") == content.get("labels"):
+            content.setdefault("mastpro", {})[TESTS] = tests
+    cases, tests = section_of(content, "cases"), section_of(content, TESTS)
+    if tests or entries:
+        content.setdefault("mastpro", {})["cases"] = {**cases, **tests, **entries}
     return content
 
 
-def _check_entry(case: str, entry: object, labels: Sequence[str]) -> None:
-    where = f'mastpro.cases["{case}"] in dataset.json'
+def section_of(dataset_json: dict, name: str) -> dict:
+    """An object of "mastpro", {} where there is none. Raises MASTProError for anything else."""
+    mastpro = dataset_json.get("mastpro", {})
+    section = mastpro.get(name, {}) if isinstance(mastpro, dict) else mastpro
+    if not isinstance(section, dict):
+        raise MASTProError(f"mastpro.{name} in dataset.json is {section!r}; make it an object, one entry per case")
+    return section
+
+
+def _check_entry(section: str, case: str, entry: object, labels: Sequence[str]) -> None:
+    where = f'mastpro.{section}["{case}"] in dataset.json'
     if not isinstance(entry, dict):
         raise MASTProError(f"{where} is {entry!r}; make it an object with keys among {', '.join(KEYS)}")
     for key in entry:

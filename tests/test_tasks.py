@@ -69,7 +69,7 @@ def test_a_file_says_more_of_cases(tmp_path):
     cases = read_cases(with_cases(content, file), ["liver", "liver_tumor"])
     assert cases.annotated == {"a": ("liver",), "test_1": ("liver_tumor",)}
     assert [*content["mastpro"]["cases"]] == ["a"]
-    assert with_cases(content, None) is content
+    assert with_cases(content) == content
     for text, message in (("{", "cannot be read as JSON"), ("[]", "is no object; write")):
         file.write_text(text)
         with pytest.raises(MASTProError, match=message):

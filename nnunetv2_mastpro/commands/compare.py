@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     result = compare(
         args.reference,
         predictions,
-        with_cases(find_dataset_json(args.dataset, args.predictions, args.reference), args.cases),
+        with_cases(find_dataset_json(args.dataset, args.predictions, args.reference), args.cases, args.reference),
         tolerance_mm=args.tolerance_mm,
         workers=workers,
         lesion_overlap=args.lesion_overlap,

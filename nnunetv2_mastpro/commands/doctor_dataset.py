@@ -18,7 +18,7 @@ from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
-from nnunetv2_mastpro.tasks import Cases, read_cases
+from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases
 
 
 def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -31,11 +31,13 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
                 continue
             content = read_dataset_json(path)
             prompts, notes = _resolve(content, path.parent.name)
-            cases = read_cases(content, [prompt.label for prompt in prompts])
+            labels = [prompt.label for prompt in prompts]
+            cases = read_cases(content, labels)
+            read_cases(with_cases(content), labels)  # test cases too
         except MASTProError as error:
             yield Finding(FAIL, str(error))
             continue
-        sections[name] = content.get("mastpro")
+        sections[name] = {key: value for key, value in content.get("mastpro", {}).items() if key != TESTS}
         tumors = sum(prompt.is_tumor for prompt in prompts)
         found = f"{path}: {len(prompts)} classes, {tumors} of them tumours"
         if tumors:
@@ -52,7 +54,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
     if not sections:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
-        raw, preprocessed = ((section or {}).get("cases") for section in sections.values())
+        raw, preprocessed = (section.get("cases") for section in sections.values())
         remedy = "training reads the preprocessed one: copy the section there"
         level = WARN if raw == preprocessed else FAIL  # then a class that nobody looked for may count as background
         what = "mastpro sections" if raw == preprocessed else "mastpro.cases"

@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     result = evaluate(
         args.reference,
         args.prediction,
-        with_cases(find_dataset_json(args.dataset, [args.prediction], args.reference), args.cases),
+        with_cases(find_dataset_json(args.dataset, [args.prediction], args.reference), args.cases, args.reference),
         tolerance_mm=args.tolerance_mm,
         workers=workers,
         lesion_overlap=args.lesion_overlap,

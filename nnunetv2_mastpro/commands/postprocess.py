@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     model = read_model(args.predictions)
     jobs = make_jobs(args, model)
     labels = [entry.label for entry in model.resolved.classes]
-    cases = read_cases(with_cases(model.dataset_json, args.cases), labels)
+    cases = read_cases(with_cases(model.dataset_json, args.cases, args.reference), labels)
     for _ in each(check_case, jobs, workers, "check cases"):
         pass
     before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None

@@ -120,7 +120,10 @@ def group_cases(merged: Sequence[MergedCase], scans: Table[Key, Scan], mapping: 
     """Case -> group that has to stay in one fold: cases of a patient, and of one image."""
     marks = {
         case.name: [
-            mark for raw in case.raw for mark in (mapping.patient_of(raw.source, raw.name), scans[raw.key].digest)
+            mark
+            for raw in case.raw
+            for mark in (mapping.patient_of(raw.source, raw.name), scans[raw.key].digest)
+            if mark is not None
         ]
         for case in merged
     }

@@ -63,10 +63,10 @@ def merge(args: Namespace, workers: int) -> int:
     merged, without = merge_cases(sources, images, scans, classes, mapping, args.prefix, unite)
     if not merged:
         raise MASTProError("no case annotates a class that is kept; correct the map")
-    tests, about_tests = [], []
+    tests, about_tests = None, []
     if args.test or target.tests:
         tests, about_tests = merge_tests(sources, merged, scans, classes, mapping, args, workers)
-    disputes = compare([*merged, *tests], classes, workers)
+    disputes = compare([*merged, *(tests or ())], classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link, tests)
     content = with_prompts(content, base.classes) if base else content
     earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)

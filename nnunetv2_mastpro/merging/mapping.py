@@ -44,13 +44,13 @@ class Mapping:
     def of(self, source: str) -> SourceMap:
         return self.sources.get(source, SourceMap())
 
-    def patient_of(self, source: str, case: str) -> tuple[str, str]:
-        """(source or nothing, patient); the case itself where no expression finds one."""
+    def patient_of(self, source: str, case: str) -> tuple[str, str] | None:
+        """(source or nothing, patient); None where no expression finds one."""
         for scope, pattern in ((source, self.of(source).patients), ("", self.patients)):
             found = pattern.search(case) if pattern else None
             if found and found.group(1):
                 return scope, found.group(1)
-        return f"{source}/", case
+        return None
 
 
 def read_mapping(path: Path, sources: list[Source]) -> Mapping:

@@ -18,6 +18,7 @@ from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.resources import nnunet_folder
+from nnunetv2_mastpro.tasks import TESTS
 
 SPLITS = "splits_final.json"
 TEST_FOLDERS = ("imagesTs", "labelsTs")
@@ -39,8 +40,8 @@ class Target:
 
     @property
     def tests(self) -> bool:
-        """Whether the earlier merge has test cases, which a later one then has too."""
-        return bool(self.earlier) and "test_cases" in self.earlier["mastpro"]
+        """Whether the earlier merge was asked for test cases, as a later one then is."""
+        return bool(self.earlier) and bool(self.earlier["mastpro"][MARK].get("tests"))
 
 
 def find_target(identifier: int, name: str | None) -> Target:
@@ -67,7 +68,7 @@ def find_target(identifier: int, name: str | None) -> Target:
         mark = mastpro.get(MARK) if isinstance(mastpro, dict) else None
         if not isinstance(mark, dict) or "values" not in mark:
             raise MASTProError(f"{raw} is there and was not written by mastpro merge; give another -o or -n")
-        for folder in (raw / "imagesTr", *[raw / "imagesTs"] * ("test_cases" in mastpro)):
+        for folder in (raw / "imagesTr", *[raw / "imagesTs"] * bool(mark.get("tests"))):
             if any(not image.is_symlink() for image in folder.glob("*")):
                 raise MASTProError(f"{folder} holds more than the links of a merge; move the images away")
     return Target(full, raw, preprocessed / full, earlier)
@@ -79,9 +80,9 @@ def make_dataset_json(
     classes: Classes,
     merged: Sequence[MergedCase],
     link: bool,
-    tests: Sequence[MergedCase] = (),
+    tests: Sequence[MergedCase] | None = None,
 ) -> dict:
-    """dataset.json; what else an earlier one says in "mastpro" stays."""
+    """dataset.json; what else an earlier one says in "mastpro" stays. `tests`: None where they are not merged."""
     first, earlier = sources[0].content, target.earlier or {}
     prompts: dict[str, dict] = {}
     for source in sources:
@@ -92,7 +93,8 @@ def make_dataset_json(
     mark = {
         "sources": [source.name for source in sources],
         "values": classes.values,
-        "duplicates": {case.name: list(case.origins) for case in (*merged, *tests) if len(case.origins) > 1},
+        "duplicates": {case.name: list(case.origins) for case in (*merged, *(tests or ())) if len(case.origins) > 1},
+        **({} if tests is None else {"tests": True}),
     }
     content = {
         "channel_names": {str(number): name for number, name in enumerate(sources[0].channels)},
@@ -114,9 +116,10 @@ def make_dataset_json(
             }
             for case in merged
         }
-    mastpro = {name: kept for name, kept in earlier.get("mastpro", {}).items() if name != "test_cases"}
-    mastpro |= {**({"prompts": prompts} if prompts else {}), "cases": _entries(merged), MARK: mark}
-    return {**content, "mastpro": {**mastpro, **({"test_cases": _entries(tests)} if tests else {})}}
+    mastpro = {**earlier.get("mastpro", {}), **({"prompts": prompts} if prompts else {}), "cases": _entries(merged)}
+    if tests is not None:
+        mastpro[TESTS] = _entries(tests)
+    return {**content, "mastpro": {**mastpro, MARK: mark}}
 
 
 def _entries(merged: Sequence[MergedCase]) -> dict:
@@ -137,7 +140,7 @@ def write_merged(
     merged: Sequence[MergedCase],
     classes: Classes,
     workers: int,
-    tests: Sequence[MergedCase] = (),
+    tests: Sequence[MergedCase] | None = None,
 ) -> None:
     """All of it, first under another name; of an earlier merge other folders stay. dataset.json comes last.
 
@@ -147,7 +150,7 @@ def write_merged(
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
     try:
         jobs = []
-        for name, cases in {"labelsTr": merged, **({"labelsTs": tests} if tests else {})}.items():
+        for name, cases in {"labelsTr": merged, **({} if tests is None else {"labelsTs": tests})}.items():
             (scratch / name).mkdir(parents=True)
             files = [scratch / name / _file(case, content) for case in cases]
             jobs += [
@@ -157,7 +160,7 @@ def write_merged(
             pass
         if "dataset" not in content:
             _link(merged, scratch / "imagesTr", content["file_ending"])
-        if tests:
+        if tests is not None:
             _link(tests, scratch / "imagesTs", content["file_ending"])
         (scratch / "dataset.json").write_text(_json(content), encoding="utf-8")
         target.preprocessed.mkdir(parents=True, exist_ok=True)
@@ -165,7 +168,7 @@ def write_merged(
         if target.earlier is None:
             os.replace(scratch, target.raw)
         else:
-            _replace(scratch, target.raw, ("labelsTr", "imagesTr", *TEST_FOLDERS * (bool(tests) or target.tests)))
+            _replace(scratch, target.raw, ("labelsTr", "imagesTr", *(() if tests is None else TEST_FOLDERS)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -198,7 +201,7 @@ def _link(merged: Sequence[MergedCase], folder: Path, ending: str) -> None:
     folder.mkdir()
     for case in merged:
         for channel, image in enumerate(case.raw[0].images):
-            (folder / f"{case.name}_{channel:04d}{ending}").symlink_to(os.path.abspath(image))
+            (folder / f"{case.name}_{channel:04d}{ending}").symlink_to(os.path.realpath(image))
 
 
 def _replace(scratch: Path, raw: Path, folders: Sequence[str]) -> None:

@@ -42,7 +42,7 @@ class RawCase:
 class Source:
     """A data set. `labels`: values of each foreground label, in the order of its values; `cases`: as dataset.json.
 
-    `files`: its training cases, `tests`: those of imagesTs that have a label in labelsTs.
+    `files`: its training cases, `tests`: those of labelsTs; imagesTs may lack their images.
     """
 
     name: str
@@ -99,7 +99,7 @@ def read_source(name: str) -> Source:
     folder = nnunet_folder("nnUNet_raw") / name
     content = read_dataset_json(folder / "dataset.json")
     try:
-        cases = read_cases(with_cases(content, None), foreground_labels(content))
+        cases = read_cases(with_cases(content), foreground_labels(content))
         read_section(content, cases.labels)
         channel_names(content)
     except MASTProError as error:
@@ -109,8 +109,9 @@ def read_source(name: str) -> Source:
     values = {label: _values(value) for label, value in content["labels"].items()}
     ignore = values.get("ignore", (None,))[0]
     labels = {label: values[label] for label in sorted(cases.labels, key=lambda label: values[label])}
-    tests = _tests(name, folder, content)
-    return Source(name, folder, content, labels, ignore, cases, _files(name, folder, content), tests)
+    files = _files(name, folder, content)
+    tests = _tests(name, folder, content["file_ending"], files[0].reader)
+    return Source(name, folder, content, labels, ignore, cases, files, tests)
 
 
 def _values(value: int | list[int]) -> tuple[int, ...]:
@@ -133,13 +134,12 @@ def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
     )
 
 
-def _tests(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
-    ending = content["file_ending"]
-    labels = {path.name.removesuffix(ending): path for path in (folder / "labelsTs").glob(f"*{ending}")}
+def _tests(name: str, folder: Path, ending: str, reader: type) -> tuple[RawCase, ...]:
+    labels = {path.name.removesuffix(ending): path for path in sorted((folder / "labelsTs").glob(f"*{ending}"))}
     images = image_files(folder / "imagesTs", ending) if labels else {}
-    found = {case: tuple(map(str, paths)) for case, paths in images.items() if case in labels}
-    reader = _reader(content, next(iter(found.values()))[0]) if found else None
-    return tuple(RawCase(name, case, paths, str(labels[case]), reader) for case, paths in found.items())
+    return tuple(
+        RawCase(name, case, tuple(map(str, images.get(case, ()))), str(path), reader) for case, path in labels.items()
+    )
 
 
 def _reader(content: dict, example: str) -> type:

@@ -15,12 +15,13 @@ from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.mapping import Mapping
 from nnunetv2_mastpro.merging.output import TEST_FOLDERS, Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
+from nnunetv2_mastpro.merging.splits import join
 from nnunetv2_mastpro.merging.voxels import Scan
 
 
 def check_tests(target: Target, sources: Sequence[Source]) -> None:
     """Raise MASTProError where --test has nothing to merge, or would write into folders of others."""
-    if not any(source.tests for source in sources):
+    if not any(case.images for source in sources for case in source.tests):
         raise MASTProError("--test: no source has cases in imagesTs whose labels are in labelsTs; leave --test out")
     for folder in () if target.tests else (target.raw / name for name in TEST_FOLDERS):
         if folder.exists():
@@ -38,31 +39,56 @@ def merge_tests(
 ) -> tuple[list[MergedCase], list[str]]:
     """The test cases, and what the user should know of them. `scans`: of all training cases.
 
-    Left out are test cases whose image or patient some source trains on. Raises MASTProError for bad files, and where a
-    name is a training case's.
+    Raises MASTProError for bad files, where a name is a training case's, and where --test leaves no case.
     """
     unite = args.duplicates == "unite"
-    tested = [replace(source, files=source.tests) for source in sources if source.tests]
+    tested = [replace(source, files=tuple(case for case in source.tests if case.images)) for source in sources]
     found = scan_cases(tested, workers, args.prefix, unite)
-
-    def marks(case: RawCase, scan: Scan) -> set:
-        return {mapping.patient_of(case.source, case.name), scan.digest}
-
-    seen = {mark for source in sources for case in source.files for mark in marks(case, scans[case.key])}
-    known = [case for source in tested for case in source.files if marks(case, found[case.key]) & seen]
-    unseen = [replace(source, files=tuple(case for case in source.files if case not in known)) for source in tested]
-    tests, without = merge_cases(unseen, same_images(unseen, found), found, classes, mapping, args.prefix, unite)
+    left_out = {
+        "imagesTs lacks their images": [case for source in sources for case in source.tests if not case.images],
+        "a source trains on their image or patient": seen_in_training(sources, tested, scans, found, mapping),
+        "mastpro.test_cases does not say what they annotate, and others of their source annotate some classes only": [
+            case
+            for source in tested
+            for case in source.files
+            if source.cases.presumed(case.name) and mapping.of(source.name).annotated is None
+        ],
+    }
+    without = {case.key for cases in left_out.values() for case in cases}
+    kept = [replace(source, files=tuple(case for case in source.files if case.key not in without)) for source in tested]
+    tests, useless = merge_cases(kept, same_images(kept, found), found, classes, mapping, args.prefix, unite)
+    reasons = {
+        **{why: [f"{case.name} of {case.source}" for case in cases] for why, cases in left_out.items()},
+        "they annotate no class that is kept": useless,
+    }
+    lines = [f"test cases left out, since {why}: {some(names)}" for why, names in reasons.items() if names]
+    if args.test and not tests:
+        raise MASTProError(f"--test: no test case is left: {'; '.join(lines)}; leave --test out")
     taken = sorted({case.name for case in tests} & {case.name for case in training})
     if taken:
         raise MASTProError(
-            f"test cases have the names of training cases: {some(taken)}; --prefix puts the source before all names"
+            f"test cases have the names of training cases: {some(taken)}; rename the files, or, where they are of two "
+            "sources, put the source before all names with --prefix"
         )
     counts = Counter(case.raw[0].source for case in tests)
-    lines = [f"test cases: {len(tests)} ({', '.join(f'{name} {count}' for name, count in counts.items())})"]
-    for why, cases in (
-        ("a source trains on their image or patient", [f"{case.name} of {case.source}" for case in known]),
-        ("they annotate no class that is kept", without),
-    ):
-        if cases:
-            lines.append(f"warning: test cases left out, since {why}: {some(cases)}")
-    return tests, lines
+    told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
+    return tests, [f"test cases: {told}", *(f"warning: {line}" for line in lines)]
+
+
+def seen_in_training(
+    sources: Sequence[Source],
+    tested: Sequence[Source],
+    scans: Table[Key, Scan],
+    found: Table[Key, Scan],
+    mapping: Mapping,
+) -> list[RawCase]:
+    """Test cases that share image or patient with a training case, also by way of other test cases."""
+    marks: dict[tuple, list] = {}
+    for training, some_sources, digests in ((True, sources, scans), (False, tested, found)):
+        for source in some_sources:
+            for case in source.files:
+                told = (digests[case.key].digest, mapping.patient_of(case.source, case.name))
+                marks[training, case] = [mark for mark in told if mark is not None]
+    groups = join([*marks], marks)
+    trained = {group for (training, _), group in groups.items() if training}
+    return [case for (training, case), group in groups.items() if not training and group in trained]

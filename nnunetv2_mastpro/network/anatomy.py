@@ -95,6 +95,10 @@ class FrozenSwin(nn.Module):
         self.register_buffer("pretrained", torch.tensor(False))
         self.requires_grad_(False)
 
+    def train(self, mode: bool = True) -> "FrozenSwin":
+        """As nn.Module; always in evaluation, so that nothing is dropped at random."""
+        return super().train(False)
+
     @torch.no_grad()
     def forward(self, hosts: Tensor, occupied: Tensor) -> Tensor:
         """hosts (B, T, spatial) of {0, 1}; `occupied` is for SmallEncoder -> (B T, width)."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
-from nnunetv2_mastpro.config import ClassSpec
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -79,10 +79,11 @@ def read_pack(path: Path) -> Pack:
 
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
-    own = model.config.to_dict()["network"]
-    differing = [name for name in own if pack.network.get(name) != own[name]]
+    own, defaults = (config.to_dict()["network"] for config in (model.config, MASTProConfig()))
+    theirs = {**defaults, **pack.network}  # a pack may be older than a setting
+    differing = [name for name in own if theirs[name] != own[name]]
     if differing:
-        told = ", ".join(f"{name}={pack.network.get(name)} ({own[name]} in the model)" for name in differing)
+        told = ", ".join(f"{name}={theirs[name]} ({own[name]} in the model)" for name in differing)
         raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
     configuration = model.checkpoint["init_args"]["configuration"]
     for name, theirs, ours in (

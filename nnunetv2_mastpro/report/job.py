@@ -113,7 +113,7 @@ def evaluate_cases(request: Request, model: Model) -> dict | None:
         return None
     from nnunetv2_mastpro.evaluation.evaluate import evaluate
 
-    content = with_cases(model.dataset_json, request.cases)
+    content = with_cases(model.dataset_json, request.cases, request.reference)
     return evaluate(request.reference, request.predictions, content, workers=request.workers, chill=True)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.network.anatomy import AnatomyEncoder
+from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, FrozenSwin
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.text import ShuffledPrompts
 
@@ -26,6 +26,8 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield f"Everything is trained ({reason})."
     else:
         yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
+    if isinstance(getattr(network.anatomy, "encode", None), FrozenSwin):
+        yield "The encoder of organ masks is frozen (anatomy_encoder swin)."
     sites = ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
     yield f"Stages with experts: {sites or 'none, so no expert_usage.json is written'}"
     if network.added_experts:

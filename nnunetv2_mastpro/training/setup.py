@@ -53,10 +53,13 @@ def check_network(configuration: dict, network: NetworkConfig) -> None:
     reason = refuse(configuration)
     if reason:
         raise MASTProError(f"{reason} (in the plans)")
-    if network.anatomy_encoder == "swin" and not is_swin(configuration):
+    if network.anatomy_encoder == "swin" and not (
+        is_swin(configuration) and configuration.get("previous_stage") == ANATOMY_STAGE
+    ):
         raise MASTProError(
-            "anatomy_encoder 'swin' has the sizes of a SwinUNETR backbone, and the planned network is none; set "
-            "mastpro.network.anatomy_encoder in the plans to 'small', or lay --overlay swinunetr over the plans"
+            "anatomy_encoder 'swin' reads organ masks beside a SwinUNETR backbone, and the plans lack one of both; set "
+            "mastpro.network.anatomy_encoder in them to 'small', or make plans by mastpro plan --anatomy --overlay "
+            "swinunetr"
         )
     kwargs = configuration["architecture"]["arch_kwargs"]
     features, chosen = kwargs.get("features_per_stage"), (network.encoder_stages, network.decoder_stages)

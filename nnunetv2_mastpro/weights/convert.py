@@ -25,7 +25,8 @@ from nnunetv2_mastpro.weights.read import Weights
 from nnunetv2_mastpro.weights.sources import ANATOMY, BACKBONE, SWIN, recognise
 
 TRAINER = "nnUNetTrainerMASTPro"
-SET_HERE = ("embeddings", "trained", f"{ANATOMY}pretrained")
+PRETRAINED = f"{ANATOMY}pretrained"  # a frozen encoder of organ masks has the weights of a file
+SET_HERE = ("embeddings", "trained", PRETRAINED)
 
 
 def percent(share: float) -> str:
@@ -102,9 +103,10 @@ def fill(network: MASTProNet, classes: Sequence[ClassSpec], given: Weights) -> R
             with torch.no_grad():
                 place.copy_(tensor)
             loaded.add(id(place))
-    frozen = [tensor for name, tensor in own.items() if name.startswith(ANATOMY) and isinstance(tensor, Parameter)]
-    if f"{ANATOMY}pretrained" in own and all(id(tensor) in loaded for tensor in frozen):
-        network.anatomy.encode.pretrained.fill_(True)
+    if PRETRAINED in own:
+        frozen = [tensor for name, tensor in own.items() if name.startswith(ANATOMY) and isinstance(tensor, Parameter)]
+        sound = given.state.get(PRETRAINED, given.state.get("trained", True))
+        own[PRETRAINED].fill_(bool(sound) and all(id(tensor) in loaded for tensor in frozen))
     first: dict[int, str] = {}
     for name, tensor in own.items():
         first.setdefault(id(tensor), name)

@@ -135,7 +135,7 @@ def test_stages_that_the_network_lacks(stages, said):
 
 
 def test_a_frozen_swin_encoder_of_masks_beside_a_unet():
-    with pytest.raises(MASTProError, match="or lay --overlay swinunetr over the plans"):
+    with pytest.raises(MASTProError, match="or make plans by mastpro plan --anatomy --overlay swinunetr"):
         check_network(configuration([16, 16], [[1, 1], [2, 2], [2, 2]]), NetworkConfig(anatomy_encoder="swin"))
 
 
