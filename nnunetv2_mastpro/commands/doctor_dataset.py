@@ -23,7 +23,7 @@ from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases
 
 def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The prompts of the raw copy of dataset.json, of the preprocessed copy, and whether the two agree."""
-    sections = {}
+    sections, bad = {}, False
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         try:
             path = _dataset_json(dataset, environ.get(name))
@@ -35,6 +35,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             cases = read_cases(content, labels)
             read_cases(with_cases(content), labels)  # test cases too
         except MASTProError as error:
+            bad = True
             yield Finding(FAIL, str(error))
             continue
         sections[name] = {key: value for key, value in content.get("mastpro", {}).items() if key != TESTS}
@@ -51,7 +52,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
         yield from check_case_names(path.parent, content, cases)
     yield from check_plans(dataset, environ)
     yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
-    if not sections:
+    if not sections and not bad:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
         raw, preprocessed = (section.get("cases") for section in sections.values())
@@ -67,6 +68,9 @@ def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Find
         there = training_files(folder, content) if (folder / "imagesTr").is_dir() or "dataset" in content else {}
     except (OSError, KeyError, AssertionError):
         return  # nnU-Net's own check of the data set tells it better
+    lost = [str(path) for one in there.values() for path in (*one["images"], one["label"]) if not path.is_file()]
+    if lost and (folder / "labelsTr").is_dir():  # the preprocessed copy's paths are the raw one's
+        yield Finding(FAIL, f"{folder} names files that are not there: {some(lost)}", "restore them, or merge anew")
     missing = cases.not_among(there)
     if there and missing:
         text = f"mastpro.cases names {some(missing)}, which {folder} does not hold"

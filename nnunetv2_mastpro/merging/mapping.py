@@ -53,6 +53,17 @@ class Mapping:
         return None
 
 
+def check_patients(mapping: Mapping, sources: list[Source]) -> None:
+    """Raise MASTProError for an expression that finds no patient in any case: all would count as patients apart."""
+    scopes = {f'"patients" of {source.name}': ([source], mapping.of(source.name).patients) for source in sources}
+    for where, (among, pattern) in {**scopes, '"patients"': (sources, mapping.patients)}.items():
+        cases = [case.name for source in among for case in (*source.files, *source.tests)]
+        if pattern and not any((found := pattern.search(case)) and found.group(1) for case in cases):
+            raise MASTProError(
+                f"{where} in the map, {pattern.pattern!r}, finds no patient in cases such as {cases[0]}; correct it"
+            )
+
+
 def read_mapping(path: Path, sources: list[Source]) -> Mapping:
     """Raises MASTProError for what is no YAML or JSON, an unknown key, source, label or a wrong type."""
     content = _object(_load(path), f"{path}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.cases import MergedCase
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import MARK, READER, Source
@@ -69,8 +70,9 @@ def find_target(identifier: int, name: str | None) -> Target:
         if not isinstance(mark, dict) or "values" not in mark:
             raise MASTProError(f"{raw} is there and was not written by mastpro merge; give another -o or -n")
         for folder in (raw / "imagesTr", *[raw / "imagesTs"] * bool(mark.get("tests"))):
-            if any(not image.is_symlink() for image in folder.glob("*")):
-                raise MASTProError(f"{folder} holds more than the links of a merge; move the images away")
+            own = [path.name for path in sorted(folder.glob("*")) if not path.is_symlink()]
+            if own:
+                raise MASTProError(f"{folder} holds more than the links of a merge: {some(own)}; move the images away")
     return Target(full, raw, preprocessed / full, earlier)
 
 

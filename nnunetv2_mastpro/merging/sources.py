@@ -16,7 +16,7 @@ from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.resources import nnunet_folder
-from nnunetv2_mastpro.tasks import Cases, read_cases, with_cases
+from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, section_of, with_cases
 
 READER = "overwrite_image_reader_writer"
 MARK = "merge"  # mastpro.merge of dataset.json: what a later merge has to know
@@ -110,6 +110,9 @@ def read_source(name: str) -> Source:
     ignore = values.get("ignore", (None,))[0]
     labels = {label: values[label] for label in sorted(cases.labels, key=lambda label: values[label])}
     files = _files(name, folder, content)
+    both = [case.name for case in files if case.name in section_of(content, TESTS)]
+    if both:
+        raise MASTProError(f"mastpro.test_cases of source {name} names training cases: {some(both)}; see mastpro.cases")
     tests = _tests(name, folder, content["file_ending"], files[0].reader)
     return Source(name, folder, content, labels, ignore, cases, files, tests)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping as Table
 from collections.abc import Sequence
 from dataclasses import replace
 
+from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.cases import Key, MergedCase, merge_cases, same_images, scan_cases
@@ -70,9 +71,18 @@ def merge_tests(
             f"test cases have the names of training cases: {some(taken)}; rename the files, or, where they are of two "
             "sources, put the source before all names with --prefix"
         )
+    lines += [f"{count} test images of {name} have no labels" for name, count in without_labels(sources).items()]
     counts = Counter(case.raw[0].source for case in tests)
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
     return tests, [f"test cases: {told}", *(f"warning: {line}" for line in lines)]
+
+
+def without_labels(sources: Sequence[Source]) -> dict[str, int]:
+    """How many cases of imagesTs labelsTs lacks, by source; they are not merged."""
+    ending = sources[0].content["file_ending"]
+    named = {source.name: {case.name for case in source.tests} for source in sources}
+    found = {source.name: {*image_files(source.folder / "imagesTs", ending)} - named[source.name] for source in sources}
+    return {name: len(cases) for name, cases in found.items() if cases}
 
 
 def seen_in_training(

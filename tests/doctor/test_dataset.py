@@ -102,6 +102,25 @@ def test_cases_that_are_not_there(environ, write_dataset):
     assert f"mastpro.cases names b, which {folder} does not hold" in found.text
 
 
+def test_images_that_are_no_longer_where_a_merge_found_them(environ, write_dataset):
+    """The preprocessed copy has the raw one's paths, which nnU-Net reads from the raw folder."""
+    where = {"a": {"images": ["../elsewhere/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}
+    folder = write_dataset("nnUNet_raw", dataset=where).parent
+    write_dataset("nnUNet_preprocessed", dataset=where)
+    (folder / "labelsTr").mkdir()
+    (folder / "labelsTr" / "a.nii.gz").touch()
+    (found,) = (finding for finding in check_dataset("4", environ) if finding.status == FAIL)
+    assert "names files that are not there" in found.text
+    assert "elsewhere/a_0000.nii.gz" in found.text
+
+
+def test_bad_test_cases(environ, write_dataset):
+    write_dataset("nnUNet_raw", mastpro={"test_cases": {"t": {"annotated": ["lever"]}}})
+    (found,) = check_dataset("4", environ)
+    assert found.status == FAIL
+    assert 'mastpro.test_cases["t"] in dataset.json: "lever" is no class' in found.text
+
+
 def test_cases_that_training_does_not_know(environ, write_dataset):
     """It reads the preprocessed copy, by which every case is wholly annotated."""
     write_dataset("nnUNet_raw", mastpro={"cases": {"a": {"annotated": ["liver"]}}})

@@ -8,7 +8,7 @@ import yaml
 
 from nnunetv2_mastpro import cli
 
-from .conftest import KIDNEY, LIVER, write_model
+from .conftest import KIDNEY, LIVER, check_refused, write_model
 
 RULES = f"""
 sources:
@@ -262,3 +262,19 @@ def test_one_name_of_two_meanings_is_refused(three, merge_by, capsys):
     assert merge_by(rules, "-d", 12, 13, 6) == 0
     assert [*three.merged.content["labels"]] == ["background", "lung", "pancreas", "kidney_tumor"]
     assert KIDNEY in three.merged.content["mastpro"]["merge"]["sources"]
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (
+            {"patients": "^([A-Z0-9]+-[0-9]+)"},
+            "\"patients\" in the map, '^([A-Z0-9]+-[0-9]+)', finds no patient in cases such as",
+        ),
+        ({"sources": {LIVER: {"patients": "^kidney_(.)"}}}, f'"patients" of {LIVER} in the map'),
+    ],
+)
+def test_an_expression_that_finds_no_patient_is_refused(three, capsys, content, match):
+    path = three.raw.parent / "map.json"
+    path.write_text(json.dumps(content))
+    check_refused(three, capsys, ["-d", 3, 6, "--map", path], match)

@@ -69,6 +69,12 @@ def test_test_cases_have_merged_labels_and_say_who_annotated_what(tested, capsys
     assert known.annotated["kidney_60"] == ("kidney_tumor",)
 
 
+def test_images_without_labels_are_told(tested, capsys):
+    (tested.raw / LIVER / "labelsTs" / "liver_51.nii.gz").unlink()
+    assert tested.merge("-d", 3, 6, "--test") == 0
+    assert f"warning: 1 test images of {LIVER} have no labels" in capsys.readouterr().out.splitlines()
+
+
 def test_without_the_option_test_cases_stay_where_they_are(tested):
     assert tested.merge("-d", 3, 6) == 0
     assert "test_cases" not in tested.merged.content["mastpro"]
@@ -210,10 +216,11 @@ def test_damaged_test_images_are_beside_the_point_without_the_option(tested):
             "seen",
             "no test case is left: test cases left out, since a source trains on their image or patient: kidney_50",
         ),
+        ("training", f"mastpro.test_cases of source {KIDNEY} names training cases: kidney_3"),
         ("class", 'mastpro.test_cases["kidney_9"] in dataset.json: "kidny" is no class of the data set'),
         ("values", "holds the labels 7, which its dataset.json does not declare"),
         ("folder", "labelsTs is there and was not written by mastpro merge --test"),
-        ("files", "imagesTs holds more than the links of a merge"),
+        ("files", "imagesTs holds more than the links of a merge: mine_0000.nii.gz; move"),
         ("section", "mastpro.test_cases in dataset.json is [], make it an object"),
     ],
 )
@@ -238,6 +245,8 @@ def test_refusals(three, capsys, setting, match):
         add_tests(three, KIDNEY, {"kidney_50": 50})
     elif setting == "seen":
         add_tests(three, KIDNEY, {"kidney_50": 13})
+    elif setting == "training":
+        say(three, KIDNEY, {"kidney_3": {"annotated": ["kidney_tumor"]}})
     elif setting == "class":
         say(three, KIDNEY, {"kidney_9": {"annotated": ["kidny"]}})
     elif setting == "values":
