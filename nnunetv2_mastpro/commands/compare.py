@@ -77,7 +77,7 @@ def named(folders: Sequence[Path], names: Sequence[str] | None) -> dict[str, Pat
 
 def markdown(result: Mapping) -> list[str]:
     """The differences as a table, and what it shows."""
-    from nnunetv2_mastpro.evaluation.tables import presumed, too_few
+    from nnunetv2_mastpro.evaluation.tables import doubts, too_few
 
     first = next(iter(result["predictions"]))
     rows = [("metric", "class", "name", "cases", first, "value", "difference", "interval", "p", "p (Holm)")]
@@ -107,7 +107,7 @@ def markdown(result: Mapping) -> list[str]:
         f"{result['tolerance_mm']:g} mm; p of Wilcoxon's signed-rank test. Unpaired: only one of both has the score.",
         "Dice and NSD are better when higher, HD95 and false findings when lower.",
         *too_few(result),
-        *presumed(result),
+        *doubts(result),
         "",
         *lines,
     ]

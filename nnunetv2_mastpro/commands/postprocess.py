@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
 
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
-    from nnunetv2_mastpro.evaluation.tables import presumed
+    from nnunetv2_mastpro.evaluation.tables import doubts
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import each, number_of_processes
     from nnunetv2_mastpro.tasks import read_cases, with_cases
@@ -69,8 +69,9 @@ def run(args: argparse.Namespace) -> int:
             for case in scores[0]
         }
         names = [job.case for job in jobs]
-        unsaid = {"number_of_cases": len(names), "presumed_complete": [name for name in names if cases.presumed(name)]}
-        lines += [*describe_scores(*scores), *presumed(unsaid)]
+        unsaid = [name for name in names if cases.presumed(name)]
+        found = {"number_of_cases": len(names), "presumed_complete": unsaid, "unexpected": []}
+        lines += [*describe_scores(*scores), *doubts(found)]
     copies = {args.output / name: (args.predictions / name).read_bytes() for name in COPIED}
     write_atomically({**copies, args.output / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
     print("\n".join([*lines, f"wrote {args.output}"]))

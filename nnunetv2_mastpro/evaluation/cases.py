@@ -93,6 +93,7 @@ def score_case(job: Job) -> list[dict]:
     spacing_mm = [float(step) for step in properties["spacing"]]
     kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
     has_ignored, rows = not np.all(kept), []
+    told = {v for entry, known in zip(job.scoring.classes, job.annotated, strict=True) if known for v in entry.values}
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
         row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
         if annotated:
@@ -101,6 +102,7 @@ def score_case(job: Job) -> list[dict]:
             masks = [np.isin(reference, entry.values) & kept, np.isin(prediction, predicted) & kept]
             row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
             row["has_ignored"] = has_ignored
+        row["unexpected"] = not annotated and bool(np.isin(reference, [v for v in entry.values if v not in told]).any())
         rows.append({**dict.fromkeys(MEASURED), **row})
     return rows
 

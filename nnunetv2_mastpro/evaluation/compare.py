@@ -3,8 +3,8 @@
 `compare` gives a JSON-ready dict:
 
     reference, predictions   {name: folder}, the first is what the others are compared with
-    tolerance_mm, lesion_overlap, confidence, units, number_of_units, number_of_cases, presumed_complete, classes,
-    tumours                  as in evaluate.py
+    tolerance_mm, lesion_overlap, confidence, units, number_of_units, number_of_cases, presumed_complete, unexpected,
+    classes, tumours         as in evaluate.py
     summaries                {name: summary of evaluate.py}
     differences              per metric, other and class: class (None: mean of classes), metric, name, first, mean_first
                              and mean in the cases that both have, difference (name minus first) with low and high,
@@ -30,7 +30,7 @@ from nnunetv2_mastpro.listing import some
 
 SHARED = (
     *("tolerance_mm", "lesion_overlap", "confidence", "units", "number_of_units", "number_of_cases"),
-    *("presumed_complete", "classes", "tumours"),
+    *("presumed_complete", "unexpected", "classes", "tumours"),
 )
 
 

@@ -7,13 +7,14 @@
     number_of_units          all of them, whatever they annotate
     number_of_cases
     presumed_complete        cases that count as wholly annotated since mastpro.cases, which has others, lacks them
+    unexpected               cases whose reference holds a class that they do not annotate by dataset.json
     classes, tumours         labels in the order of the network's outputs; those that are tumours
     rows                     per case and class: case, unit (patient), source (None: not known), class, annotated;
                              Dice, NSD, HD95_mm (conventions: metrics.py), has_reference, has_prediction,
                              has_ignored (voxels that are not scored), reference_ml, prediction_ml; of tumours
                              lesions, lesions_found, lesions_predicted, lesions_false, false_lesions_ml (volume of
                              the false lesions), and bands: the four counts by size (lesions.py). All None where the
-                             case does not annotate the class
+                             case does not annotate the class; unexpected: then, whether the reference holds it
     summary                  see summary.py: classes, macro, sources; numbers are {"mean", "low", "high", "cases"}
 """
 
@@ -180,6 +181,7 @@ def assemble(jobs: Sequence[Job], scored: Sequence[Sequence[dict]]) -> dict:
         "number_of_units": len({job.unit for job in jobs}),
         "number_of_cases": len(jobs),
         "presumed_complete": [job.case for job in jobs if job.presumed],
+        "unexpected": sorted({row["case"] for row in rows if row["unexpected"]}),
         "classes": [entry.label for entry in scoring.classes],
         "tumours": tumours,
         "rows": rows,

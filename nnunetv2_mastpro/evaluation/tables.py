@@ -21,7 +21,7 @@ def describe(result: Mapping) -> list[str]:
         "lower is better for HD95:"
     ]
     lines += table(_class_rows(summary))
-    lines += [*too_few(result), *presumed(result)]
+    lines += [*too_few(result), *doubts(result)]
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
@@ -40,15 +40,23 @@ def too_few(result: Mapping) -> list[str]:
     return [f"An interval from {few} misses the true mean more often than it says: take it as a hint."]
 
 
-def presumed(result: Mapping) -> list[str]:
-    """What must be said where cases are scored as wholly annotated and nobody said that they are."""
+def doubts(result: Mapping) -> list[str]:
+    """What must be said where it is not known what a case annotates, or where its reference says otherwise."""
+    lines, cases = [], result["unexpected"]
+    if cases:
+        lines.append(
+            f"warning: the references of {len(cases)} of {result['number_of_cases']} cases hold classes that these do "
+            f"not annotate, by dataset.json, and that are not scored ({some(cases)}); is -d the data set of the labels?"
+        )
     cases = result["presumed_complete"]
     if not cases:
-        return []
+        return lines
     return [
-        f"warning: {len(cases)} of {result['number_of_cases']} cases are not in mastpro.cases of dataset.json, though "
-        "others annotate some classes only; they are scored as annotated in whole, so that what their annotators did "
-        f"not look for counts as a false finding ({some(cases)}); --cases FILE says what each annotates"
+        *lines,
+        f"warning: {len(cases)} of {result['number_of_cases']} cases are not in mastpro.cases or test_cases of "
+        "dataset.json, though others annotate some classes only; they are scored as annotated in whole, so that what "
+        f"their annotators did not look for counts as a false finding ({some(cases)}); --cases FILE says what each "
+        "annotates",
     ]
 
 

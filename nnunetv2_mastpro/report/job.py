@@ -203,11 +203,11 @@ def host_shares(case: str, volumes: Volumes, model: Model) -> list[dict]:
 
 def notes(findings: Findings, size: int) -> list[str]:
     """What the command says at its end."""
-    from nnunetv2_mastpro.evaluation.tables import presumed
+    from nnunetv2_mastpro.evaluation.tables import doubts
 
     lines = [f"{len(findings.cases)} cases, {len(findings.panels)} panels, {size / 1e6:.1f} MB"]
     if findings.evaluation is not None:
-        lines += presumed(findings.evaluation)
+        lines += doubts(findings.evaluation)
     if findings.panels_left_out:
         lines.append(f"{findings.panels_left_out} panels were left out (--panels)")
     by_reason: dict[str, list[str]] = {}

@@ -23,7 +23,7 @@ NUMBERS = {  # of the evaluation -> heading, digits
 
 def summary(findings: Findings) -> str:
     """Means with intervals by class, and over tumour types."""
-    from nnunetv2_mastpro.evaluation.tables import presumed
+    from nnunetv2_mastpro.evaluation.tables import doubts
 
     evaluation = findings.evaluation
     if evaluation is None:
@@ -43,7 +43,7 @@ def summary(findings: Findings) -> str:
         "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
         "classes that they annotate."
     )
-    warned = [html.paragraph(line) for line in presumed(evaluation)]
+    warned = [html.paragraph(line) for line in doubts(evaluation)]
     return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
 
 

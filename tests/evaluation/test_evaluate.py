@@ -225,3 +225,20 @@ def test_cases_that_nobody_described_are_told_and_may_be_described(folders, tmp_
     if command == "evaluate":
         rows = json.loads((tmp_path / "scores" / "evaluation.json").read_text())["rows"]
         assert not [row for row in rows if row["case"] == "p2_a" and row["class"] == "liver_tumor" and row["annotated"]]
+
+
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+def test_labels_of_another_data_set_are_told(folders, write_label, tmp_path, capsys, command):
+    """Their values are known here and mean something else: classes that the case does not annotate."""
+    file = folders / "labels" / "p2_a.nii.gz"
+    values = sitk.GetArrayFromImage(sitk.ReadImage(file))
+    values[0, 0, :3] = 2  # a liver tumour, for which nobody looked
+    write_label(file, values)
+    shutil.copytree(folders / "predictions", folders / "others")
+    predictions = [folders / "predictions", *([folders / "others"] if command == "compare" else [])]
+    given = ["-ref", folders / "labels", "-pred", *predictions, "-np", "1", "-o", tmp_path / "scores"]
+    assert cli.main([command, *map(str, given)]) == 0
+    told = "warning: the references of 1 of 5 cases hold classes that these do not annotate, by dataset.json, and that"
+    assert told in capsys.readouterr().out
+    name = "evaluation" if command == "evaluate" else "comparison"
+    assert json.loads((tmp_path / "scores" / f"{name}.json").read_text())["unexpected"] == ["p2_a"]
