@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
 
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
-    from nnunetv2_mastpro.evaluation.tables import doubts
+    from nnunetv2_mastpro.evaluation.tables import presumed
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import each, number_of_processes
     from nnunetv2_mastpro.tasks import read_cases, with_cases
@@ -70,8 +70,7 @@ def run(args: argparse.Namespace) -> int:
         }
         names = [job.case for job in jobs]
         unsaid = [name for name in names if cases.presumed(name)]
-        found = {"number_of_cases": len(names), "presumed_complete": unsaid, "unexpected": []}
-        lines += [*describe_scores(*scores), *doubts(found)]
+        lines += [*describe_scores(*scores), *presumed(unsaid, len(names))]
     copies = {args.output / name: (args.predictions / name).read_bytes() for name in COPIED}
     write_atomically({**copies, args.output / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
     print("\n".join([*lines, f"wrote {args.output}"]))

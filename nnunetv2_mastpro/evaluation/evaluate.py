@@ -32,7 +32,7 @@ from nnunetv2_mastpro.evaluation.statistics import CONFIDENCE
 from nnunetv2_mastpro.evaluation.summary import summarise
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.merging.mapping import patient_pattern
+from nnunetv2_mastpro.merging.mapping import find_patient, patient_pattern
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.tasks import nesting, read_cases
 
@@ -212,10 +212,9 @@ def _values(value: int | Sequence[int]) -> tuple[int, ...]:
 def _units(patients: str | None, cases: Sequence[str]) -> dict[str, str]:
     """Case -> patient, as mastpro merge: the case itself where the expression finds none."""
     pattern = patient_pattern(patients, "--patients")
-    found = {case: pattern and pattern.search(case) for case in cases}
-    if pattern and not any(found.values()):
+    if pattern and not any(map(pattern.search, cases)):
         raise MASTProError(f"--patients {patients!r} finds no patient in the cases, such as {cases[0]}; correct it")
-    units = {case: match.group(1) if match and match.group(1) else case for case, match in found.items()}
+    units = {case: find_patient(pattern, case) or case for case in cases}
     if len(cases) > 1 and len({*units.values()}) == 1:
         raise MASTProError(
             f'--patients {patients!r} finds one patient, "{units[cases[0]]}", in all {len(cases)} cases; give one '

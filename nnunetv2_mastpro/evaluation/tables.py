@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from nnunetv2_mastpro.evaluation.metrics import NAMES
 from nnunetv2_mastpro.evaluation.summary import PER_CASE, RATES
@@ -48,15 +48,17 @@ def doubts(result: Mapping) -> list[str]:
             f"warning: the references of {len(cases)} of {result['number_of_cases']} cases hold classes that these do "
             f"not annotate, by dataset.json, and that are not scored ({some(cases)}); is -d the data set of the labels?"
         )
-    cases = result["presumed_complete"]
+    return [*lines, *presumed(result["presumed_complete"], result["number_of_cases"])]
+
+
+def presumed(cases: Sequence[str], total: int) -> list[str]:
+    """What must be said where `cases` are scored as wholly annotated and nobody said that they are."""
     if not cases:
-        return lines
+        return []
     return [
-        *lines,
-        f"warning: {len(cases)} of {result['number_of_cases']} cases are not in mastpro.cases or test_cases of "
-        "dataset.json, though others annotate some classes only; they are scored as annotated in whole, so that what "
-        f"their annotators did not look for counts as a false finding ({some(cases)}); --cases FILE says what each "
-        "annotates",
+        f"warning: {len(cases)} of {total} cases are not in mastpro.cases or test_cases of dataset.json, though others "
+        "annotate some classes only; they are scored as annotated in whole, so that what their annotators did not look "
+        f"for counts as a false finding ({some(cases)}); --cases FILE says what each annotates"
     ]
 
 

@@ -116,15 +116,13 @@ def voxels(scans: Table[Key, Scan], case: RawCase, classes: Classes) -> Counter:
     return counts
 
 
+def marks_of(case: RawCase, scans: Table[Key, Scan], mapping: Mapping) -> list:
+    """What ties a case to others: its patient, where one is found, and its image."""
+    marks = (mapping.patient_of(case.source, case.name), scans[case.key].digest)
+    return [mark for mark in marks if mark is not None]
+
+
 def group_cases(merged: Sequence[MergedCase], scans: Table[Key, Scan], mapping: Mapping) -> dict[str, int]:
     """Case -> group that has to stay in one fold: cases of a patient, and of one image."""
-    marks = {
-        case.name: [
-            mark
-            for raw in case.raw
-            for mark in (mapping.patient_of(raw.source, raw.name), scans[raw.key].digest)
-            if mark is not None
-        ]
-        for case in merged
-    }
+    marks = {case.name: [mark for raw in case.raw for mark in marks_of(raw, scans, mapping)] for case in merged}
     return join([case.name for case in merged], marks)

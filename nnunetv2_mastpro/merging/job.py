@@ -24,7 +24,7 @@ from nnunetv2_mastpro.merging.classes import Classes, make_classes
 from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, check_patients, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
-from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources
+from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources, with_tests
 from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.unseen import check_tests, merge_tests
 from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
@@ -49,6 +49,8 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError("-o is missing; give the id of the merged data set")
     target = find_target(args.output, args.name)
     sources = read_sources(args.datasets)
+    if args.test or target.tests:
+        sources = [with_tests(source) for source in sources]
     if args.test:
         check_tests(target, sources)
     if target.name in [source.name for source in sources]:

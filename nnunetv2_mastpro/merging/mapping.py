@@ -47,9 +47,9 @@ class Mapping:
     def patient_of(self, source: str, case: str) -> tuple[str, str] | None:
         """(source or nothing, patient); None where no expression finds one."""
         for scope, pattern in ((source, self.of(source).patients), ("", self.patients)):
-            found = pattern.search(case) if pattern else None
-            if found and found.group(1):
-                return scope, found.group(1)
+            found = find_patient(pattern, case)
+            if found:
+                return scope, found
         return None
 
 
@@ -58,7 +58,7 @@ def check_patients(mapping: Mapping, sources: list[Source]) -> None:
     scopes = {f'"patients" of {source.name}': ([source], mapping.of(source.name).patients) for source in sources}
     for where, (among, pattern) in {**scopes, '"patients"': (sources, mapping.patients)}.items():
         cases = [case.name for source in among for case in (*source.files, *source.tests)]
-        if pattern and not any((found := pattern.search(case)) and found.group(1) for case in cases):
+        if pattern and not any(find_patient(pattern, case) for case in cases):
             raise MASTProError(
                 f"{where} in the map, {pattern.pattern!r}, finds no patient in cases such as {cases[0]}; correct it"
             )
@@ -164,6 +164,12 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise MASTProError(f"{where} is {value!r}; make it a list of classes, at least one")
     return tuple(dict.fromkeys(_text(one, where) for one in value))
+
+
+def find_patient(pattern: re.Pattern | None, case: str) -> str | None:
+    """What the pattern's group finds in a case's name."""
+    found = pattern.search(case) if pattern else None
+    return (found.group(1) or None) if found else None
 
 
 def patient_pattern(value: object, where: str) -> re.Pattern | None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2_mastpro.datasets import dataset_name, image_files, training_files
@@ -42,7 +42,7 @@ class RawCase:
 class Source:
     """A data set. `labels`: values of each foreground label, in the order of its values; `cases`: as dataset.json.
 
-    `files`: its training cases, `tests`: those of labelsTs; imagesTs may lack their images.
+    `files`: its training cases, `tests`: those of imagesTs and labelsTs, once `with_tests` has looked for them.
     """
 
     name: str
@@ -113,8 +113,7 @@ def read_source(name: str) -> Source:
     both = [case.name for case in files if case.name in section_of(content, TESTS)]
     if both:
         raise MASTProError(f"mastpro.test_cases of source {name} names training cases: {some(both)}; see mastpro.cases")
-    tests = _tests(name, folder, content["file_ending"], files[0].reader)
-    return Source(name, folder, content, labels, ignore, cases, files, tests)
+    return Source(name, folder, content, labels, ignore, cases, files)
 
 
 def _values(value: int | list[int]) -> tuple[int, ...]:
@@ -137,12 +136,16 @@ def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:
     )
 
 
-def _tests(name: str, folder: Path, ending: str, reader: type) -> tuple[RawCase, ...]:
-    labels = {path.name.removesuffix(ending): path for path in sorted((folder / "labelsTs").glob(f"*{ending}"))}
-    images = image_files(folder / "imagesTs", ending) if labels else {}
-    return tuple(
-        RawCase(name, case, tuple(map(str, images.get(case, ()))), str(path), reader) for case, path in labels.items()
+def with_tests(source: Source) -> Source:
+    """With its test cases: no images, or an empty label, where the other of the two folders lacks the case."""
+    ending, reader = source.content["file_ending"], source.files[0].reader
+    labels = {path.name.removesuffix(ending): path for path in (source.folder / "labelsTs").glob(f"*{ending}")}
+    images = image_files(source.folder / "imagesTs", ending)
+    tests = tuple(
+        RawCase(source.name, case, tuple(map(str, images.get(case, ()))), str(labels.get(case, "")), reader)
+        for case in sorted({*images, *labels})
     )
+    return replace(source, tests=tests)
 
 
 def _reader(content: dict, example: str) -> type:

@@ -8,10 +8,9 @@ from collections.abc import Mapping as Table
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.merging.cases import Key, MergedCase, merge_cases, same_images, scan_cases
+from nnunetv2_mastpro.merging.cases import Key, MergedCase, marks_of, merge_cases, same_images, scan_cases
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.mapping import Mapping
 from nnunetv2_mastpro.merging.output import TEST_FOLDERS, Target
@@ -22,7 +21,7 @@ from nnunetv2_mastpro.merging.voxels import Scan
 
 def check_tests(target: Target, sources: Sequence[Source]) -> None:
     """Raise MASTProError where --test has nothing to merge, or would write into folders of others."""
-    if not any(case.images for source in sources for case in source.tests):
+    if not any(case.images and case.label for source in sources for case in source.tests):
         raise MASTProError("--test: no source has cases in imagesTs whose labels are in labelsTs; leave --test out")
     for folder in () if target.tests else (target.raw / name for name in TEST_FOLDERS):
         if folder.exists():
@@ -43,7 +42,9 @@ def merge_tests(
     Raises MASTProError for bad files, where a name is a training case's, and where --test leaves no case.
     """
     unite = args.duplicates == "unite"
-    tested = [replace(source, files=tuple(case for case in source.tests if case.images)) for source in sources]
+    tested = [
+        replace(source, files=tuple(case for case in source.tests if case.images and case.label)) for source in sources
+    ]
     found = scan_cases(tested, workers, args.prefix, unite)
     left_out = {
         "imagesTs lacks their images": [case for source in sources for case in source.tests if not case.images],
@@ -71,18 +72,11 @@ def merge_tests(
             f"test cases have the names of training cases: {some(taken)}; rename the files, or, where they are of two "
             "sources, put the source before all names with --prefix"
         )
-    lines += [f"{count} test images of {name} have no labels" for name, count in without_labels(sources).items()]
+    unlabelled = Counter(case.source for source in sources for case in source.tests if not case.label)
+    lines += [f"{count} test images of {name} have no labels" for name, count in unlabelled.items()]
     counts = Counter(case.raw[0].source for case in tests)
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
     return tests, [f"test cases: {told}", *(f"warning: {line}" for line in lines)]
-
-
-def without_labels(sources: Sequence[Source]) -> dict[str, int]:
-    """How many cases of imagesTs labelsTs lacks, by source; they are not merged."""
-    ending = sources[0].content["file_ending"]
-    named = {source.name: {case.name for case in source.tests} for source in sources}
-    found = {source.name: {*image_files(source.folder / "imagesTs", ending)} - named[source.name] for source in sources}
-    return {name: len(cases) for name, cases in found.items() if cases}
 
 
 def seen_in_training(
@@ -93,12 +87,12 @@ def seen_in_training(
     mapping: Mapping,
 ) -> list[RawCase]:
     """Test cases that share image or patient with a training case, also by way of other test cases."""
-    marks: dict[tuple, list] = {}
-    for training, some_sources, digests in ((True, sources, scans), (False, tested, found)):
-        for source in some_sources:
-            for case in source.files:
-                told = (digests[case.key].digest, mapping.patient_of(case.source, case.name))
-                marks[training, case] = [mark for mark in told if mark is not None]
+    marks = {
+        (training, case): marks_of(case, seen, mapping)
+        for training, among, seen in ((True, sources, scans), (False, tested, found))
+        for source in among
+        for case in source.files
+    }
     groups = join([*marks], marks)
     trained = {group for (training, _), group in groups.items() if training}
     return [case for (training, case), group in groups.items() if not training and group in trained]

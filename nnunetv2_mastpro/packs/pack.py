@@ -80,10 +80,10 @@ def read_pack(path: Path) -> Pack:
 def check_fits(pack: Pack, model: Model) -> None:
     """Raise MASTProError unless the pack was trained on just this base, with networks of these sizes."""
     own, defaults = (config.to_dict()["network"] for config in (model.config, MASTProConfig()))
-    theirs = {**defaults, **pack.network}  # a pack may be older than a setting
-    differing = [name for name in own if theirs[name] != own[name]]
+    packed = {**defaults, **pack.network}  # a pack may be older than a setting
+    differing = [name for name in own if packed[name] != own[name]]
     if differing:
-        told = ", ".join(f"{name}={theirs[name]} ({own[name]} in the model)" for name in differing)
+        told = ", ".join(f"{name}={packed[name]} ({own[name]} in the model)" for name in differing)
         raise MASTProError(f"{pack.path} was trained with {told}; give packs that were trained on {model.folder}")
     configuration = model.checkpoint["init_args"]["configuration"]
     for name, theirs, ours in (

@@ -280,6 +280,7 @@ def test_the_frozen_encoder_stays_as_it_is(with_frozen_encoder, image, organs):
     output = network(torch.cat([image, organs], 1))
     output.logits[0].square().mean().backward()
     assert network.anatomy.project.weight.grad.any()
+    assert not any(module.training for module in network.anatomy.encode.modules())
     optimizer.step()
     after = network.anatomy.state_dict()
     assert all(torch.equal(after[key], before[key]) for key in before if key.startswith("encode."))

@@ -77,6 +77,16 @@ def test_packs_of_other_sizes(make_model, make_pack, tmp_path, options, message,
         unpack(model_of(make_model()), [pack], tmp_path / "new", "0")
 
 
+def test_a_pack_older_than_a_setting_fits(make_model, make_pack, tmp_path, model_of):
+    """It was trained with what is the setting's default now."""
+    base = make_model()
+    _, pack = make_pack(base, "lung_tumor")
+    network = {name: value for name, value in read_pack(pack).network.items() if name != "anatomy_encoder"}
+    damage(pack, network=json.dumps(network))
+    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    assert (tmp_path / "new" / "fold_0").is_dir()
+
+
 def test_a_pack_of_another_base_names_both(make_model, make_pack, tmp_path, model_of):
     other = make_model("other", seed=3)
     _, pack = make_pack(other, "lung_tumor")

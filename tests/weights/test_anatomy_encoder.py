@@ -44,7 +44,7 @@ def encoder_of(file):
 
 
 @pytest.mark.parametrize("write", [write_swinvit, write_full])
-def test_a_file_of_one_channel_fills_backbone_and_encoder(write_plans, convert, swin, tmp_path, write):
+def test_a_file_of_one_channel_fills_backbone_and_encoder(write_plans, convert, swin, tmp_path, write, counts):
     start, text = convert(write(swin, tmp_path / "source.pt"), write_plans(change=anatomical), CONFIGURATION)
     found, pretrained = encoder_of(start)
     assert pretrained
@@ -54,7 +54,8 @@ def test_a_file_of_one_channel_fills_backbone_and_encoder(write_plans, convert, 
         assert torch.equal(found[key], tensor), key
     assert torch.equal(torch.load(start)["network_weights"]["backbone.swinViT.layers1.0.blocks.0.attn.qkv.weight"],
                        expected["layers1.0.blocks.0.attn.qkv.weight"])  # fmt: skip
-    assert "anatomy.encode" not in text.partition("re-initialised")[2]
+    told, own = counts(text), torch.load(start)["network_weights"]
+    assert told["loaded"] + told["re-initialised"] == len(own) - len(["embeddings", "trained", "pretrained"])
 
 
 def test_a_file_of_two_channels_is_no_encoder_of_masks(write_plans, convert, tmp_path):
@@ -62,6 +63,8 @@ def test_a_file_of_two_channels_is_no_encoder_of_masks(write_plans, convert, tmp
     plans = write_plans(change=two_channels, channel_names={"0": "CT", "1": "PET"})
     start, _ = convert(write_full(swin, tmp_path / "source.pt"), plans, CONFIGURATION)
     assert not encoder_of(start)[1]
+    again, _ = convert(start, plans, CONFIGURATION, output="again.pth")  # all of it matches, and it is random still
+    assert not encoder_of(again)[1]
 
 
 def test_one_channel_of_masks_beside_two_of_images(write_plans, convert, swin, tmp_path):
@@ -81,7 +84,8 @@ def test_another_mastpro_checkpoint_brings_its_own(write_plans, build, convert, 
     name = "layers4.0.blocks.1.mlp.linear1.weight"
     with torch.no_grad():
         network.get_parameter("backbone.swinViT." + name).add_(1)
-    torch.save({"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": "x"}, source)
+    weights = dict(sorted(network.state_dict().items()))  # the encoder's before the backbone's
+    torch.save({"network_weights": weights, "init_args": init_args, "trainer_name": "x"}, source)
     found, pretrained = encoder_of(convert(source, file, CONFIGURATION)[0])
     assert pretrained
     assert torch.equal(found[name], network.state_dict()[ENCODER + name])
