@@ -91,6 +91,8 @@ def test_the_frozen_encoder_of_organ_masks_comes_from_a_file(lab, trained, tmp_p
     assert "mastpro weights --from model_swinvit.pt" in refused.stderr
     lab.command("mastpro", "weights", "--from", tmp_path / "model_swinvit.pt", *names, "-o", tmp_path / "start.pth")
     results = lab.train(kind, "-pretrained_weights", str(tmp_path / "start.pth"))
+    logs = [log.read_text() for log in (results / "fold_0").glob("training_log_*.txt")]  # the refused one's, too
+    assert any("The encoder of organ masks is frozen" in text for text in logs)
     weights = torch.load(results / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     for name, tensor in swin.swinViT.state_dict().items():
         assert torch.equal(weights[f"anatomy.encode.swin.{name}"], tensor), name
