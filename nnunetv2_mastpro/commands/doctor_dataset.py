@@ -69,7 +69,9 @@ def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Find
     except (OSError, KeyError, AssertionError):
         return  # nnU-Net's own check of the data set tells it better
     lost = [str(path) for one in there.values() for path in (*one["images"], one["label"]) if not path.is_file()]
-    if lost and (folder / "labelsTr").is_dir():  # the preprocessed copy's paths are the raw one's
+    lost = lost if (folder / "labelsTr").is_dir() else []  # the preprocessed copy's paths are the raw one's
+    lost += [str(path) for path in sorted((folder / "imagesTs").glob("*")) if not path.exists()]  # merge --test links
+    if lost:
         yield Finding(FAIL, f"{folder} names files that are not there: {some(lost)}", "restore them, or merge anew")
     missing = cases.not_among(there)
     if there and missing:

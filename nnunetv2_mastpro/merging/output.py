@@ -170,9 +170,17 @@ def write_merged(
         if target.earlier is None:
             os.replace(scratch, target.raw)
         else:
+            if tests is not None and not target.tests:  # or a next run would take the folders for the user's own
+                write_atomically({target.raw / "dataset.json": _json(_marked(target.earlier)).encode()})
             _replace(scratch, target.raw, ("labelsTr", "imagesTr", *(() if tests is None else TEST_FOLDERS)))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _marked(earlier: dict) -> dict:
+    """A dataset.json that says that test cases are merged, as `Target.tests` reads it."""
+    mastpro = earlier["mastpro"]
+    return {**earlier, "mastpro": {**mastpro, MARK: {**mastpro[MARK], "tests": True}}}
 
 
 def _remove_leftovers(raw: Path) -> None:

@@ -102,6 +102,17 @@ def test_cases_that_are_not_there(environ, write_dataset):
     assert f"mastpro.cases names b, which {folder} does not hold" in found.text
 
 
+def test_a_test_image_whose_link_leads_nowhere(environ, write_dataset):
+    folder = write_dataset("nnUNet_raw").parent / "imagesTs"
+    folder.mkdir()
+    (folder / "a_0000.nii.gz").touch()
+    (folder / "b_0000.nii.gz").symlink_to(folder / "a_0000.nii.gz")
+    assert FAIL not in statuses(check_dataset("4", environ))
+    (folder / "a_0000.nii.gz").unlink()
+    (found,) = (finding for finding in check_dataset("4", environ) if finding.status == FAIL)
+    assert f"names files that are not there: {folder / 'b_0000.nii.gz'}" in found.text
+
+
 def test_images_that_are_no_longer_where_a_merge_found_them(environ, write_dataset):
     """The preprocessed copy has the raw one's paths, which nnU-Net reads from the raw folder."""
     where = {"a": {"images": ["../elsewhere/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}}

@@ -1,7 +1,9 @@
 """`mastpro merge --test`: the sources' labelled test cases."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -154,6 +156,24 @@ def dropped(sources):
     path = sources.raw.parent / "colon.json"
     path.write_text(json.dumps({"sources": {COLON: {"labels": {"colon cancer": "kidney_tumor"}}}}))
     return path
+
+
+def test_a_first_run_with_the_option_that_was_interrupted_can_be_run_again(tested, monkeypatch):
+    assert tested.merge("-d", 3, 6, 10) == 0
+    moved = []
+
+    def replace(source, target, rename=os.replace):
+        if moved[-1:] == ["labelsTs"]:
+            raise KeyboardInterrupt
+        rename(source, target)
+        moved.append(Path(target).name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        assert tested.merge("-d", 3, 6, 10, "--test") == 130
+    assert (tested.merged.folder / "labelsTs").is_dir()
+    assert tested.merge("-d", 3, 6, 10, "--test") == 0
+    assert len(tested.merged.content["mastpro"]["test_cases"]) == 3
 
 
 def test_a_merged_source_hands_its_test_cases_on(tested):
