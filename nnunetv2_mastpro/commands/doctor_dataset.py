@@ -68,15 +68,21 @@ def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Find
         there = training_files(folder, content) if (folder / "imagesTr").is_dir() or "dataset" in content else {}
     except (OSError, KeyError, AssertionError):
         return  # nnU-Net's own check of the data set tells it better
-    lost = [str(path) for one in there.values() for path in (*one["images"], one["label"]) if not path.is_file()]
-    lost = lost if (folder / "labelsTr").is_dir() else []  # the preprocessed copy's paths are the raw one's
-    lost += [str(path) for path in sorted((folder / "imagesTs").glob("*")) if not path.exists()]  # merge --test links
-    if lost:
-        yield Finding(FAIL, f"{folder} names files that are not there: {some(lost)}", "restore them, or merge anew")
+    yield from check_files(folder, there)
     missing = cases.not_among(there)
     if there and missing:
         text = f"mastpro.cases names {some(missing)}, which {folder} does not hold"
         yield Finding(FAIL, text, "correct the names, or remove the entries; training refuses them")
+
+
+def check_files(folder: Path, there: Mapping[str, Mapping]) -> Iterator[Finding]:
+    """Whether the files of training cases are there, and what the links of merge --test in imagesTs lead to."""
+    lost = [path for path in sorted((folder / "imagesTs").glob("*")) if not path.exists()]
+    if (folder / "labelsTr").is_dir():  # the preprocessed copy's paths are the raw one's
+        lost += [path for one in there.values() for path in (*one["images"], one["label"]) if not path.is_file()]
+    if lost:
+        told = some([str(path) for path in lost])
+        yield Finding(FAIL, f"{folder} names files that are not there: {told}", "restore them, or merge anew")
 
 
 def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
