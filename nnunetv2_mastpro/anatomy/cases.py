@@ -62,11 +62,8 @@ def predicted_cases(images: Path, output: Path, ending: str) -> list[Case]:
     return found
 
 
-def dataset_cases(name: str, dataset_json: dict, ending: str) -> list[Case]:
-    """Of training and test images; maps go to anatomyTr and anatomyTs."""
-    from nnunetv2.paths import nnUNet_raw
-
-    raw = Path(nnUNet_raw.get(), name)
+def dataset_cases(raw: Path, dataset_json: dict, ending: str) -> list[Case]:
+    """Of training and test images of the data set in `raw`; maps go to anatomyTr and anatomyTs."""
     cases = [
         Case(case, tuple(entry["images"]), raw / "anatomyTr" / f"{case}{ending}")
         for case, entry in sorted(training_files(raw, dataset_json).items())

@@ -5,10 +5,12 @@ It hands on no values but those that the model expects, so organ masks in the pl
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,10 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
 
     argv: of this process; another command than nnU-Net's, and what nnU-Net itself refuses, is passed over.
     """
-    images, folder = (_folder(argv, option) for option in ("-i", OPTION))
-    if not argv or not Path(argv[0]).name.startswith(COMMAND) or images is None or folder is None:
+    if not argv or not Path(argv[0]).name.startswith(COMMAND):
         return
-    if not images.is_dir():
+    images, folder = _folders(Path(argv[0]).name, argv[1:])
+    if images is None or folder is None or not images.is_dir():
         return
     if not folder.is_dir():
         raise MASTProError(f"{OPTION} {folder} is no folder; {REMEDY}")
@@ -50,15 +52,14 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
         raise MASTProError(
             f"the map {target} has {read_geometry(target)}, its image {image.name} has {read_geometry(image)}; {REMEDY}"
         )
-    for target in [*pairs][:READ_WHOLE]:
-        _check_values(target, hosts)
+    check_values(pairs, hosts)
 
 
 def check_hosts(folder: Path, hosts: Sequence[HostValue], remedy: str = REMEDY) -> None:
     """Raise MASTProError where the maps' folder says that they were made for other hosts, as of a model with fewer."""
     made, wanted = hosts_of(folder), table_of(hosts)
     if made is not None and any(made.get(value) != structures for value, structures in wanted.items()):
-        raise MASTProError(f"{folder} has the hosts {_names(made)}, the model {_names(wanted)}; {remedy}")
+        raise MASTProError(f"{folder} has maps for {_names(made)}, wanted are {_names(wanted)}; {remedy}")
 
 
 def table_of(hosts: Sequence[HostValue]) -> dict[int, frozenset[str]]:
@@ -103,23 +104,31 @@ def moved(pairs: Mapping[Path, Path]) -> Iterator[Path]:
     return (target for target, image in pairs.items() if not read_geometry(target).agrees(read_geometry(image)))
 
 
-def _check_values(target: Path, hosts: Sequence[HostValue]) -> None:
+def check_values(maps: Iterable[Path], hosts: Sequence[HostValue], remedy: str = REMEDY) -> None:
+    """Raise MASTProError where one of the first maps holds values that no host has, as organ masks do."""
     import SimpleITK as sitk
 
     known = table_of(hosts)
-    found = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(target)))).tolist()
-    strange = [f"{value:g}" for value in found if value and value not in known]
-    if strange:
-        raise MASTProError(f"{target} holds {some(strange)}, a map of this model only 0 and {_names(known)}; {REMEDY}")
+    for target in islice(maps, READ_WHOLE):
+        found = np.unique(sitk.GetArrayFromImage(sitk.ReadImage(str(target)))).tolist()
+        strange = [f"{value:g}" for value in found if value and value not in known]
+        if strange:
+            raise MASTProError(f"{target} holds {some(strange)}, a map only 0 and {_names(known)}; {remedy}")
 
 
 def _names(structures: Mapping[int, frozenset[str]]) -> str:
     return ", ".join(f"{value} ({' + '.join(sorted(names))})" for value, names in structures.items())
 
 
-def _folder(argv: Sequence[str], option: str) -> Path | None:
-    value = next((value for name, value in zip(argv, argv[1:], strict=False) if name == option), None)
-    return None if value is None else Path(value)
+def _folders(command: str, argv: Sequence[str]) -> tuple[Path | None, Path | None]:
+    """Images and maps, in all spellings that the command's parser takes; None where they are not given."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("-i", type=Path)
+    parser.add_argument(OPTION, dest="maps", type=Path)
+    if command == COMMAND:  # with -p, no beginning of -prev_stage_predictions will do
+        parser.add_argument("-p")
+    given, _ = parser.parse_known_args(argv)
+    return given.i, given.maps
 
 
 def _ending(images: Path) -> str:

@@ -25,6 +25,7 @@ from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest, some, table
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, anatomy_data, plans_files
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
+from nnunetv2_mastpro.resources import nnunet_folder
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
@@ -58,6 +59,12 @@ def make_maps(args: Namespace) -> int:
         raise MASTProError("-i and -o go together: images to be predicted, and where their maps go")
     if args.fast and not args.maker:
         raise MASTProError("--fast is for --run totalsegmentator; leave it out where --masks gives the masks")
+    if args.lacking_is_absent and args.masks is None:
+        raise MASTProError("--lacking-is-absent is for --masks; leave it out")
+    if args.plans is not None and args.images is not None:
+        raise MASTProError("-p is for the preprocessed form of a data set; leave it out with -i and -o")
+    if args.output is not None and args.output.exists() and not args.output.is_dir():
+        raise MASTProError(f"-o {args.output} is a file; give a folder for the maps")
     if args.model is not None and args.images is None:
         raise MASTProError("-m is for images to be predicted; give them with -i and -o")
     dataset_json, name, hosts = read_model(args.model) if args.model else read_dataset(args.dataset)
@@ -65,10 +72,11 @@ def make_maps(args: Namespace) -> int:
     if args.images is not None:
         cases = predicted_cases(args.images, args.output, ending)
     else:
-        cases = dataset_cases(name, dataset_json, ending)
+        cases = dataset_cases(nnunet_folder("nnUNet_raw") / name, dataset_json, ending)
     source = Source(args, hosts, dataset_json)
     source.check(cases)
-    manager, forms = training_forms(name, args.plans, cases) if args.images is None else (None, [])
+    plans = args.plans or "MASTProPlans"
+    manager, forms = training_forms(name, plans, cases) if args.images is None else (None, [])
     check_folders(cases, hosts, ending)
     tally = write_maps(cases, source, hosts, args.dilate_mm)
     print("\n".join([*describe(tally, hosts, foreground_labels(dataset_json), len(cases)), *source.warnings]))
@@ -77,7 +85,7 @@ def make_maps(args: Namespace) -> int:
     for line in write_preprocessed(manager, forms, hosts, cases) if manager else ():
         print(line)
     if args.images is None and manager is None:
-        print(f"no plans {args.plans} of {name} yet: run mastpro plan -d {name} --anatomy, then this command again")
+        print(f"no plans {plans} of {name} yet: run mastpro plan -d {name} --anatomy, then this command again")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 FOLDER/CASE.nii.gz          as `TotalSegmentator --ml` writes it, task "total", of MR images "total_mr"
 FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE; "total_mr" of MR images may lie here, too
-FOLDER/CASE/STRUCTURE.nii.gz  binary
+FOLDER/CASE/STRUCTURE.nii.gz  binary; it goes before the others
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ def of_mri(structure: str) -> str:
 
 
 def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path, list[str]]:
-    """file -> the structures to look for in it: binary files where the case has a folder, else multi-label ones."""
+    """file -> the structures to look for in it: the structure's binary file, else a multi-label one."""
     found: dict[Path, list[str]] = {}
     for structure in structures:
         task, name = split_structure(structure)
         places = {DEFAULT_TASK: [""], MR_TASK: [MR_TASK, ""]}.get(task, [task])
-        stems = [folder / case / name] if (folder / case).is_dir() else [folder / place / case for place in places]
+        stems = [folder / case / name, *(folder / place / case for place in places)]
         paths = (stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS)
         path = next((path for path in paths if path.is_file()), None)
         if path is not None:

@@ -1,7 +1,7 @@
 """Host-organ maps in nnU-Net's preprocessed geometry, for training, and the check that all are there and sound.
 
 They lie beside the preprocessed images, in <data_identifier>_anatomy, with anatomy.json: the table of values, and each
-map's values, so that thousands can be checked in seconds.
+map's values and size as a file, so that thousands can be checked in seconds, and maps of another origin are noticed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import some
 
 INDEX = "anatomy.json"
 
@@ -75,7 +76,8 @@ def write_training_maps(
         properties = load_pickle(str(data_folder / f"{case}.pkl"))
         made = preprocess_map(read_map(case), properties, data_shape(data_folder, case), plans_manager, configuration)
         dataset_class.save_seg(np.ascontiguousarray(made), str(folder / case))
-        index[case] = {"values": sorted({*np.unique(made).tolist()} - {0})}
+        values, size = sorted({*np.unique(made).tolist()} - {0}), map_file(folder, case).stat().st_size
+        index[case] = {"values": values, "bytes": size}
         on_case()
     content = json.dumps({"hosts": host_rows(hosts), "cases": index}, indent=1)
     write_atomically({folder / INDEX: content.encode()})
@@ -100,14 +102,19 @@ def data_shape(data_folder: Path, case: str) -> tuple[int, ...]:
     return np.load(data_folder / f"{case}.npz")["data"].shape[1:]
 
 
-def map_shape(folder: Path, case: str) -> tuple[int, ...]:
-    """Of a map as it was saved."""
+def map_file(folder: Path, case: str) -> Path:
+    """As nnU-Net saves it."""
     file = folder / f"{case}.b2nd"
-    if file.is_file():
+    return file if file.is_file() else file.with_suffix(".npz")
+
+
+def map_shape(file: Path) -> tuple[int, ...]:
+    """Of a map as it was saved."""
+    if file.suffix == ".b2nd":
         import blosc2
 
         return tuple(int(n) for n in blosc2.open(urlpath=str(file), mode="r").shape)
-    return np.load(folder / f"{case}.npz")["seg"].shape
+    return np.load(file)["seg"].shape
 
 
 def check_training_maps(
@@ -126,19 +133,23 @@ def check_training_maps(
         raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {remedy}")
     allowed = {host.value for host in hosts}
     files = {path.name for path in folder.iterdir()}
+    missing = [case for case in cases if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}]
+    if missing:
+        raise MASTProError(f"{folder} has no map for {some(missing)}; {remedy}")
     for case in cases:
-        if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}:
-            raise MASTProError(f"{folder} has no map for {case}; {remedy}")
+        file = map_file(folder, case)
         try:
-            values = known[case]["values"]
+            values, size = known[case]["values"], known[case]["bytes"]
         except (KeyError, TypeError) as error:
             raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
         try:
-            have, want = map_shape(folder, case), data_shape(data_folder, case)
+            have, want = map_shape(file), data_shape(data_folder, case)
         except Exception as error:  # whatever the libraries raise for a torn file
             raise MASTProError(f"the map for {case} in {folder} cannot be read ({error}); {remedy}") from error
         if have != want:
             raise MASTProError(f"the map for {case} in {folder} has the shape {have}, its image {want}; {remedy}")
+        if file.stat().st_size != size:
+            raise MASTProError(f"{file} is not the file that mastpro anatomy wrote; {remedy}")
         if not allowed.issuperset(values):
             raise MASTProError(
                 f"the map for {case} in {folder} has the values {values}, known are {sorted(allowed)}; {remedy}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from nnunetv2_mastpro.anatomy import masks, totalseg
 from nnunetv2_mastpro.anatomy.cases import Case
+from nnunetv2_mastpro.anatomy.preprocessed import INDEX
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
@@ -42,6 +43,8 @@ class Source:
             raise MASTProError(f"--masks {folder} is no folder; give one that holds a mask per case")
         if folder.resolve() in {case.target.parent.resolve() for case in cases}:
             raise MASTProError(f"--masks {folder} is where the maps go, which would overwrite the masks; give another")
+        if (folder / INDEX).is_file():  # their values would be taken for TotalSegmentator's numbers
+            raise MASTProError(f"--masks {folder} holds maps that mastpro anatomy made; give the masks of organs")
         images = {case.images[0].resolve().parent for case in cases}
         labels = {path.with_name(path.name.replace("images", "labels")) for path in images}
         if folder.resolve() in images | labels:
@@ -50,7 +53,8 @@ class Source:
         sought = tuple(self.sought.values())
         found = [self._found(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases]
         held = set().union(*found)
-        lacking_cases = [case.name for case, structures in zip(cases, found, strict=True) if not structures]
+        by_case = {case.name: {*names} for case, names in zip(cases, found, strict=True)}
+        lacking_cases = [name for name, structures in by_case.items() if not structures]
         if not held:
             raise MASTProError(
                 f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
@@ -63,11 +67,27 @@ class Source:
                 f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
                 f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
             )
+        self._check_complete(by_case, held)
         if lacking_cases:
             first = lacking_cases[0]
             self.warnings.append(
                 f"warning: no mask in {folder} for {some(lacking_cases, 10)} "
                 f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
+            )
+
+    def _check_complete(self, by_case: Mapping[str, set[str]], held: set[str]) -> None:
+        """Raise MASTProError where a case has masks, but not all that others have: an organ without one is absent."""
+        partial = {name: held - names for name, names in by_case.items() if names and names != held}
+        if partial and not self.args.lacking_is_absent:
+            named = some([f"{name} ({', '.join(sorted(names))})" for name, names in partial.items()], 10)
+            raise MASTProError(
+                f"--masks {self.args.masks} lacks structures that it has for other cases: {named}; give their masks, "
+                "or --lacking-is-absent where the scans do not show these organs"
+            )
+        never = [structure for structure in self.structures if structure not in held]
+        if never:
+            self.warnings.append(
+                f"warning: no mask of {', '.join(never)} in {self.args.masks}; the map has the rest of their hosts"
             )
 
     def read(self, case: Case) -> dict[str, np.ndarray]:

@@ -5,13 +5,14 @@
 
 MASKS holds CASE.nii.gz as `TotalSegmentator --ml` writes it (task total, of MR images total_mr; of another task:
 TASK/CASE.nii.gz), or a folder CASE with one binary file per structure. With --run totalsegmentator the masks are made
-here and kept, so that a second run goes on where the first ended. Every case gets a map; it is empty where nothing is
-known.
+here and kept, so that a second run goes on where the first ended. Every case gets a map, an empty one where no mask is
+given: then the organs are unknown. An organ whose mask is empty is absent, and so is the tumour in it.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 
@@ -26,8 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-p",
         dest="plans",
         metavar="PLANS",
-        default="MASTProPlans",
-        help="plans with the anatomy stage, for the preprocessed form (default: %(default)s)",
+        help="plans with the anatomy stage, for the preprocessed form (default: MASTProPlans)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--masks", type=Path, metavar="FOLDER", help="organ masks that you have")
@@ -37,12 +37,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--without-masks", action="store_true", help="empty maps: predict as if nothing were known")
     parser.add_argument("--fast", action="store_true", help="TotalSegmentator's 3 mm models")
     parser.add_argument(
-        "-device", "--device", default="gpu", help="for TotalSegmentator: gpu, gpu:1, cpu, mps (default: gpu)"
+        "-device",
+        "--device",
+        default="gpu",
+        type=device,
+        help="for TotalSegmentator: gpu, gpu:1, cpu, mps (default: gpu)",
     )
     parser.add_argument("--resample", action="store_true", help="put masks of another grid on the image's")
     parser.add_argument(
+        "--lacking-is-absent",
+        action="store_true",
+        help="a structure that --masks has for other cases is not in the scan where its mask is lacking",
+    )
+    parser.add_argument(
         "--dilate-mm", type=float, default=0.0, metavar="MM", help="grow the organs by this much (default: 0)"
     )
+
+
+def device(value: str) -> str:
+    """As TotalSegmentator names it."""
+    if not re.fullmatch(r"gpu(:\d+)?|cpu|mps", value):
+        raise argparse.ArgumentTypeError(f"{value!r} is none of gpu, gpu:1, cpu and mps")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from nnunetv2_mastpro.anatomy.given import maps_of, moved
+from nnunetv2_mastpro.anatomy.cases import dataset_cases
+from nnunetv2_mastpro.anatomy.given import check_hosts, check_values, moved
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
@@ -34,9 +35,7 @@ def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Findi
         for folder in ready or folders[:1]:  # nobody trains every configuration
             yield check_training(path, folder, hosts)
     if raw is not None:
-        for images, maps in (("imagesTr", "anatomyTr"), ("imagesTs", "anatomyTs")):
-            if (raw / images).is_dir():
-                yield check_maps(raw / images, raw / maps, content["file_ending"])
+        yield from check_maps(raw, content, hosts)
     yield check_totalsegmentator(content, hosts)
 
 
@@ -56,20 +55,34 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
     return Finding(OK, f"{plans.name}: host-organ maps for all {len(cases)} cases of {data.name}")
 
 
-def check_maps(images: Path, maps: Path, ending: str) -> Finding:
-    """Each image's map is there and lies on the image's grid; headers only."""
-    pairs = maps_of(images, maps, ending)
-    missing = [target.name.removesuffix(ending) for target in pairs if not target.is_file()]
-    if missing:
-        return Finding(WARN, f"{maps}: no map for {some(missing)}", "run mastpro anatomy with their masks")
+def check_maps(raw: Path, content: dict, hosts: tuple[HostValue, ...]) -> Iterator[Finding]:
+    """Of training and test images."""
     try:
+        cases = dataset_cases(raw, content, content["file_ending"])
+    except (MASTProError, OSError, KeyError, AssertionError):
+        return  # nnU-Net's own check of the data set tells it better
+    folders: dict[Path, dict[Path, Path]] = {}
+    for case in cases:
+        folders.setdefault(case.target.parent, {})[case.target] = case.images[0]
+    for folder, pairs in folders.items():
+        yield check_folder(folder, pairs, hosts)
+
+
+def check_folder(folder: Path, pairs: Mapping[Path, Path], hosts: tuple[HostValue, ...]) -> Finding:
+    """Each map (map -> image) is there, on its image's grid; the folder and its first maps are of these hosts."""
+    remedy = "run mastpro anatomy again"
+    missing = [target.name for target in pairs if not target.is_file()]
+    if missing:
+        return Finding(WARN, f"{folder}: no map for {some(missing)}", "run mastpro anatomy with their masks")
+    try:
+        check_hosts(folder, hosts, remedy)
         elsewhere = [target.name for target in moved(pairs)]
+        check_values(pairs, hosts, remedy)
     except MASTProError as error:
         return Finding(FAIL, str(error))
     if elsewhere:
-        remedy = "run mastpro anatomy again"
-        return Finding(FAIL, f"{maps}: maps on another grid than their image: {some(elsewhere)}", remedy)
-    return Finding(OK, f"{maps}: maps for all {len(pairs)} images, on their grids")
+        return Finding(FAIL, f"{folder}: maps on another grid than their image: {some(elsewhere)}", remedy)
+    return Finding(OK, f"{folder}: maps for all {len(pairs)} images, on their grids")
 
 
 def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> Finding:
@@ -77,9 +90,13 @@ def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> 
     structures = (structure for host in hosts for structure in host.structures)
     tasks = tasks_of(structures, modality_of(dataset_json) != "MRI")
     try:
-        missing = weights_missing(tasks, fast=False)
+        missing, missing_fast = (weights_missing(tasks, fast) for fast in (False, True))
     except MASTProError as error:
         return Finding(WARN, str(error))
+    if missing and not missing_fast:
+        return Finding(
+            OK, f"TotalSegmentator's weights for {', '.join(tasks)}, as mastpro anatomy --run needs with --fast"
+        )
     if missing:
         remedy = "mastpro anatomy --run needs them (totalseg_download_weights -t TASK), --masks does not"
         return Finding(WARN, f"TotalSegmentator's weights are not there for {', '.join(missing)}", remedy)

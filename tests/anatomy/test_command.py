@@ -271,6 +271,10 @@ REFUSED = {
         "WithColn.json is not there; did you mean 'WithColon'? Give -p one of",
     ),
     "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
+    "output is a file": (["-i", "IMAGES", "-o", "FILE"], "dataset.json is a file; give a folder for the maps"),
+    "plans for images": (["-i", "IMAGES", "-o", "NEW", "-p", "Any"], "-p is for the preprocessed form of a data set"),
+    "no such device": (["--run", "totalsegmentator", "--device", "cuda"], "'cuda' is none of gpu, gpu:1, cpu and mps"),
+    "absent without masks": (["--run", "totalsegmentator", "--lacking-is-absent"], "is for --masks; leave it out"),
 }
 
 
@@ -280,6 +284,7 @@ def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, 
     for name, value in {**lab.workspace.env, "TOTALSEG_HOME_DIR": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
     folders = {"IMAGES": lab.raw / "imagesTs", "MASKS": lab.masks, "EMPTY": lab.raw.parent}
+    folders["FILE"] = lab.raw / "dataset.json"
     given = [str(folders.get(part, tmp_path / part if part.isupper() else part)) for part in arguments]
     given += [] if {"--masks", "--run"} & {*given} else ["--masks", lab.masks]
     given += [] if "-m" in given else ["-d", "321"]
@@ -290,6 +295,10 @@ def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, 
         (folder / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
     (folder / "splits_final.json").write_text("[]")
     before = sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")])
-    assert main(["anatomy", *map(str, given)]) == 2
+    try:
+        rc = main(["anatomy", *map(str, given)])
+    except SystemExit as left:  # argparse
+        rc = left.code
+    assert rc == 2
     assert message in capsys.readouterr().err
     assert sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")]) == before

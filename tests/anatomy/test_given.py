@@ -42,6 +42,23 @@ def test_other_values(given, command):
         check_given_maps(given(command, a=[0, 1, 5, 90]), HOSTS)
 
 
+@pytest.mark.parametrize("images", ["-i {}", "-i={}", "-i{}"])
+@pytest.mark.parametrize(
+    ("command", "spelling"),
+    [
+        (COMMAND, "-prev_stage_predictions={} -p Plans"),
+        (COMMAND, "-pPlans -prev_stage_predictions {}"),
+        (f"{COMMAND}_from_modelfolder", "-prev_stage {}"),
+        (f"{COMMAND}_from_modelfolder", "-prev_stage_predictions={}"),
+    ],
+)
+def test_every_spelling_that_nnunet_takes(given, command, spelling, images):
+    _, _, folder, *_, maps, _, _ = given(a=[5])
+    argv = [command, *images.format(folder).split(), "-o", "out", *spelling.format(maps).split(), "-d", "7"]
+    with pytest.raises(MASTProError, match="a.nii.gz holds 5"):
+        check_given_maps(argv, HOSTS)
+
+
 def test_missing_maps_are_all_told(given):
     with pytest.raises(MASTProError, match=r"lacks the maps a.nii.gz, c.nii.gz; give -prev_stage_predictions"):
         check_given_maps(given(a=None, b=[0], c=None), HOSTS)
@@ -66,9 +83,9 @@ def test_a_folder_that_is_not_there(given):
         ([(1, ["liver"]), (3, ["kidney_left", "kidney_right"]), (4, ["colon"])], None),  # values tell what is there
         (
             [(1, ["liver"])],
-            r"has the hosts 1 \(liver\), the model 1 \(liver\), 3 \(kidney_left \+ kidney_right\); give",
+            r"has maps for 1 \(liver\), wanted are 1 \(liver\), 3 \(kidney_left \+ kidney_right\); give",
         ),
-        ([(1, ["colon"]), (3, ["kidney_left", "kidney_right"])], r"has the hosts 1 \(colon\), 3"),
+        ([(1, ["colon"]), (3, ["kidney_left", "kidney_right"])], r"has maps for 1 \(colon\), 3"),
         ("x", r"anatomy.json cannot be read"),
     ],
 )

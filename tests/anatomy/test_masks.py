@@ -117,6 +117,20 @@ def test_a_folder_of_binary_files(organs, image, write_volume, tmp_path, ending,
     np.testing.assert_equal(read(tmp_path / "masks", image), organs)
 
 
+def test_binary_files_and_multi_label_ones_together(organs, image, write_volume, tmp_path):
+    """A structure's own file goes first; another task's file is found beside the case's folder."""
+    folder = tmp_path / "masks"
+    write_volume(folder / "case_7" / "liver.nii.gz", organs["liver"].astype(np.uint8))
+    write_volume(folder / "case_7.nii.gz", multilabel({"liver": organs["colon"], "colon": organs["colon"]}, NUMBER))
+    numbers = {name: number for number, name in class_map["liver_vessels"].items()}
+    vessels = {"liver_vessels": organs["kidney_left"]}
+    write_volume(folder / "liver_vessels" / "case_7.nii.gz", multilabel(vessels, numbers))
+    wanted = ("liver", "colon", "liver_vessels:liver_vessels")
+    expected = (organs["liver"], organs["colon"], organs["kidney_left"])
+    np.testing.assert_equal(read(folder, image, wanted), dict(zip(wanted, expected, strict=True)))
+    assert check_case(folder, "case_7", wanted, image, False) == {*wanted}
+
+
 @pytest.mark.parametrize("folder", ["case_7", "case_7/case_7", "total", "liver"])
 def test_the_name_of_the_folder_says_nothing(organs, image, write_volume, tmp_path, folder):
     write_volume(tmp_path / folder / "case_7.nii.gz", multilabel(organs, NUMBER))

@@ -189,11 +189,16 @@ DAMAGE = {
     "other hosts": (lambda f: rewrite(f, lambda c: c["hosts"].pop()), "made for other host organs than the plans"),
     "missing case": (lambda f: rewrite(f, lambda c: c["cases"].pop("case_1")), "has no map for case_1;"),
     "missing file": (lambda f: (f / "case_2.b2nd").unlink(), "has no map for case_2;"),
+    "missing files": (lambda f: [path.unlink() for path in f.glob("*.b2nd")], "has no map for case_0, case_1, case_2;"),
     "other shape": (
         lambda f: nnUNetDatasetBlosc2.save_seg(np.zeros((3, 4, 6), np.int8), str(f / "case_0")),
         r"map for case_0 in .* has the shape \(3, 4, 6\), its image \(3, 4, 5\);",
     ),
     "torn file": (lambda f: (f / "case_0.b2nd").write_bytes(b""), "map for case_0 in .* cannot be read"),
+    "other file": (
+        lambda f: nnUNetDatasetBlosc2.save_seg(np.full((3, 4, 5), 77, np.int8), str(f / "case_0")),
+        r"case_0\.b2nd is not the file that mastpro anatomy wrote;",
+    ),
     "unknown value": (
         lambda f: rewrite(f, lambda c: c["cases"]["case_1"].update(values=[1, 4])),
         r"map for case_1 in .* has the values \[1, 4\], known are \[1, 2, 3\];",

@@ -9,6 +9,7 @@ from totalsegmentator.map_to_binary import class_map
 from nnunetv2_mastpro.anatomy import masks, totalseg
 from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.anatomy.source import Source
+from nnunetv2_mastpro.errors import MASTProError
 
 NUMBERS = {task: {name: number for number, name in class_map[task].items()} for task in ("total", "total_mr")}
 
@@ -22,7 +23,9 @@ def make_source(tmp_path, grid, write_volume, host):
         values[1], values[3] = NUMBERS[task]["esophagus"], NUMBERS[task]["colon"]
         write_volume(tmp_path / "masks" / folder / "a.nii.gz", values)
         image = write_volume(tmp_path / "images" / "a_0000.nii.gz", np.zeros(grid.size[::-1], np.float32))
-        args = Namespace(masks=tmp_path / "masks", without_masks=False, maker=None, resample=False)
+        args = Namespace(
+            masks=tmp_path / "masks", without_masks=False, maker=None, resample=False, lacking_is_absent=False
+        )
         hosts = [host(value, structure) for value, structure in enumerate(structures, 1)]
         case = Case("a", (image,), tmp_path / "maps" / "a.nii.gz")
         return Source(args, hosts, {key: {"0": modality}}), case
@@ -69,14 +72,77 @@ def test_a_host_may_be_named_with_its_task(make_source):
 def test_totalsegmentator_sees_the_ct(tmp_path, host, monkeypatch, channels, seen):
     asked = []
     monkeypatch.setattr(totalseg, "check_weights", lambda *arguments: None)
-    monkeypatch.setattr(totalseg, "run_cached", lambda image, *rest: asked.append(image) or (tmp_path, "a"))
+    monkeypatch.setattr(totalseg, "run_cached", lambda *arguments: asked.append(arguments) or (tmp_path, "a"))
     monkeypatch.setattr(masks, "read_case", lambda *arguments: {})
     args = Namespace(
-        masks=None, without_masks=False, maker="totalsegmentator", resample=False, fast=False, device="cpu"
+        masks=None, without_masks=False, maker="totalsegmentator", resample=False, fast=True, device="gpu:1"
     )
     source = Source(args, [host(1, "liver")], {"channel_names": channels})
     case = Case("a", (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"), tmp_path / "maps" / "a.nii.gz")
     source.check([case])
     source.read(case)
-    assert asked == [case.images[seen]]
+    assert asked == [(case.images[seen], source.tasks, True, "gpu:1")]
     assert source.warnings == [f"TotalSegmentator saw channel {seen:04d} of the images"]
+
+
+@pytest.fixture
+def two_cases(tmp_path, grid, write_volume, host):
+    """`two_cases(a=[...], b=[...])`: binary files of these structures, the source of them, and the cases."""
+
+    def make(lacking_is_absent=False, structures=("liver", "kidney_left", "kidney_right"), **held):
+        values, cases = np.ones(grid.size[::-1], np.uint8), []
+        for name, names in held.items():
+            image = write_volume(tmp_path / "images" / f"{name}_0000.nii.gz", values)
+            cases.append(Case(name, (image,), tmp_path / "maps" / f"{name}.nii.gz"))
+            for structure in names:
+                write_volume(tmp_path / "masks" / name / f"{structure}.nii.gz", values)
+        args = Namespace(
+            masks=tmp_path / "masks",
+            without_masks=False,
+            maker=None,
+            resample=False,
+            lacking_is_absent=lacking_is_absent,
+        )
+        hosts = [host(1, structures[0]), host(2, *structures[1:])]
+        return Source(args, hosts, {"channel_names": {"0": "CT"}}), cases
+
+    return make
+
+
+ALL = ["liver", "kidney_left", "kidney_right"]
+
+
+@pytest.mark.parametrize("lacks", ["liver", "kidney_left"])
+def test_a_structure_that_one_case_lacks_is_no_absent_organ(two_cases, lacks):
+    """Its tumour would be taken for impossible there; half a pair is as bad."""
+    source, cases = two_cases(a=ALL, b=[name for name in ALL if name != lacks])
+    with pytest.raises(MASTProError, match=rf"lacks structures that it has for other cases: b \({lacks}\); give their"):
+        source.check(cases)
+
+
+def test_unless_the_user_says_that_it_is_absent(two_cases):
+    source, cases = two_cases(lacking_is_absent=True, a=ALL, b=["liver"])
+    source.check(cases)
+    assert [*source.read(cases[1])] == ["liver"]
+    assert source.warnings == []
+
+
+def test_a_case_without_any_mask_is_unknown(two_cases):
+    source, cases = two_cases(a=ALL, b=[])
+    source.check(cases)
+    assert "warning: no mask in" in source.warnings[0]
+
+
+def test_a_structure_that_no_case_has_is_told(two_cases):
+    source, cases = two_cases(a=["liver", "kidney_left"], b=["liver", "kidney_left"])
+    source.check(cases)
+    assert source.warnings == [
+        f"warning: no mask of kidney_right in {source.args.masks}; the map has the rest of their hosts"
+    ]
+
+
+def test_host_organ_maps_are_no_masks(two_cases):
+    source, cases = two_cases(a=ALL, b=ALL)
+    (source.args.masks / "anatomy.json").write_text("{}")
+    with pytest.raises(MASTProError, match="holds maps that mastpro anatomy made; give the masks of organs"):
+        source.check(cases)

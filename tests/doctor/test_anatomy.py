@@ -1,6 +1,7 @@
 """The anatomy side of `mastpro doctor`."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import SimpleITK as sitk
 
 from nnunetv2_mastpro.anatomy.preprocessed import INDEX, host_rows
 from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
+from nnunetv2_mastpro.commands.doctor_dataset import check_dataset
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN
 from nnunetv2_mastpro.config import HostValue
 
@@ -21,9 +23,9 @@ HOSTS = (HostValue(1, 0, ("liver",), (0,)),)
 NAME, DATA = "Dataset004_Liver", "nnUNetPlans_3d_fullres"
 
 
-def write_volume(path, spacing=1.0):
+def write_volume(path, spacing=1.0, value=0):
     path.parent.mkdir(exist_ok=True)
-    image = sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8))
+    image = sitk.GetImageFromArray(np.full((2, 3, 4), value, np.uint8))
     image.SetSpacing((spacing,) * 3)
     sitk.WriteImage(image, path)
 
@@ -45,7 +47,8 @@ def folders(tmp_path, monkeypatch):
     (preprocessed / DATA / "a.pkl").touch()
     np.savez(preprocessed / DATA / "a.npz", data=np.zeros((1, 2, 3, 4)))
     np.savez(preprocessed / f"{DATA}_anatomy" / "a.npz", seg=np.zeros((2, 3, 4)))
-    index = {"hosts": host_rows(HOSTS), "cases": {"a": {"values": [1]}}}
+    size = (preprocessed / f"{DATA}_anatomy" / "a.npz").stat().st_size
+    index = {"hosts": host_rows(HOSTS), "cases": {"a": {"values": [1], "bytes": size}}}
     (preprocessed / f"{DATA}_anatomy" / INDEX).write_text(json.dumps(index))
     return raw, preprocessed
 
@@ -69,7 +72,17 @@ def test_weights_that_are_there(folders, tmp_path):
         entry = TASK_ID_WEIGHTS_CONFIGS[number]
         results = tmp_path / "weights" / "nnunet" / "results" / (entry.get("rel_path") or "")
         (results / entry["foldername"]).mkdir(parents=True)
-    assert "weights for total" in [*check_anatomy(*folders)][-1].text
+    assert [*check_anatomy(*folders)][-1].text == "TotalSegmentator's weights for total"
+
+
+def test_weights_for_fast_only(folders, tmp_path):
+    from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
+
+    for number in (297, 298):
+        entry = TASK_ID_WEIGHTS_CONFIGS[number]
+        results = tmp_path / "weights" / "nnunet" / "results" / (entry.get("rel_path") or "")
+        (results / entry["foldername"]).mkdir(parents=True)
+    assert [*check_anatomy(*folders)][-1].text.endswith("as mastpro anatomy --run needs with --fast")
 
 
 def test_plans_without_anatomy_say_nothing(folders):
@@ -117,6 +130,48 @@ def test_a_map_on_another_grid_fails(folders):
     write_volume(folders[0] / "anatomyTs" / "a.nii.gz", spacing=2.0)
     (failed,) = texts(check_anatomy(*folders), FAIL)
     assert "maps on another grid than their image: a.nii.gz" in failed.text
+
+
+@pytest.mark.parametrize("damage", ["missing", "moved"])
+def test_the_maps_of_a_merged_set_are_checked(folders, damage):
+    """It has no imagesTr: dataset.json names the images."""
+    raw, preprocessed = folders
+    (raw / "imagesTr").rename(raw.parent / "elsewhere")
+    entry = {"images": [str(raw.parent / "elsewhere" / "a_0000.nii.gz")], "label": "a.nii.gz"}
+    (preprocessed / "dataset.json").write_text(json.dumps({**DATASET, "dataset": {"a": entry}}))
+    if damage == "missing":
+        (raw / "anatomyTr" / "a.nii.gz").unlink()
+        assert "anatomyTr: no map for a" in texts(check_anatomy(*folders), WARN)[0].text
+    else:
+        write_volume(raw / "anatomyTr" / "a.nii.gz", spacing=2.0)
+        (failed,) = texts(check_anatomy(*folders), FAIL)
+        assert "anatomyTr: maps on another grid" in failed.text
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"unfinished": True}, "mastpro anatomy was interrupted in"),
+        ({"hosts": [{"value": 1, "structures": ["spleen"]}]}, r"has maps for 1 \(spleen\), wanted are 1 \(liver\)"),
+    ],
+)
+def test_maps_that_prediction_would_refuse_fail(folders, index, message):
+    (folders[0] / "anatomyTs" / INDEX).write_text(json.dumps(index))
+    (failed,) = texts(check_anatomy(*folders), FAIL)
+    assert re.search(message, failed.text)
+
+
+def test_organ_masks_in_the_place_of_maps_fail(folders):
+    write_volume(folders[0] / "anatomyTs" / "a.nii.gz", value=5)
+    (failed,) = texts(check_anatomy(*folders), FAIL)
+    assert re.search(r"a.nii.gz holds 5, a map only 0 and 1 \(liver\); run mastpro anatomy again", failed.text)
+
+
+def test_doctor_checks_the_maps_of_its_data_set(folders):
+    (folders[0] / "anatomyTs" / "a.nii.gz").unlink()
+    (folders[0] / "dataset.json").write_text(json.dumps(DATASET))
+    names = {"nnUNet_raw": str(folders[0].parent), "nnUNet_preprocessed": str(folders[1].parent)}
+    assert [finding for finding in check_dataset(NAME, names) if "anatomyTs: no map for a" in finding.text]
 
 
 def test_no_host_at_all_fails(folders):

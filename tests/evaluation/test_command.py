@@ -165,7 +165,7 @@ FRACTION = np.full(SHAPE, 0.5, np.float32)
 BAD = {
     "maps of another model": (
         lambda root: (root / "maps" / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["spleen"]}]}'),
-        r"maps has the hosts 1 \(spleen\), the model .*; make them anew with mastpro anatomy",
+        r"maps has maps for 1 \(spleen\), wanted are .*; make them anew with mastpro anatomy",
     ),
     "missing map": (lambda root: (root / "maps" / "unknown.nii.gz").unlink(), "lacks unknown.nii.gz"),
     "shape": (lambda root: break_map(root, values=np.zeros((6, 30, 21))), r"shape \(6, 30, 21\), not \(6, 30, 20\)"),

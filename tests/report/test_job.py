@@ -76,7 +76,7 @@ SPOILS = {
     "missing maps": (lambda f: (f.maps / "case_a.nii.gz").unlink(), r"--maps \S+ lacks case_a of 3 cases"),
     "maps of other hosts": (
         lambda f: (f.maps / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["pancreas"]}]}'),
-        r"maps has the hosts 1 \(pancreas\), the model 1 \(liver\), .*; give --maps what mastpro anatomy -m MODEL",
+        r"maps has maps for 1 \(pancreas\), wanted are 1 \(liver\), .*; give --maps what mastpro anatomy -m MODEL",
     ),
     "unknown label": (
         lambda f: change(f.predictions / "case_b.nii.gz", with_value_9),
