@@ -5,8 +5,8 @@
 OUT is that of table1 and table2 with --types 3: MAST-Pro with the maps and without (their rows `mastpro` and
 `tp_experts`) is taken from there, and trained where it is not there yet. The first model also predicts with empty maps,
 and `mastpro postprocess` treats the second's predictions. Then a test case, extended along z by repeating its first and
-last slice, is predicted with and without skipping of empty patches. Writes OUT/anatomy.json and prints Markdown tables.
-Started again with the same OUT it skips what is finished.
+last slice, is predicted with and without skipping of empty patches, with the maps as they are and dilated. Writes
+OUT/anatomy.json and prints Markdown tables. Started again with the same OUT it skips what is finished.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -116,19 +117,22 @@ def measure_skipping(layout: design.Layout, dilated: Path) -> list[dict]:
     truth, _ = reader.read_seg(str(layout.unseen / "labelsTs" / case))
     image, truth = extended(image, "edge"), extended(truth, "constant")[0]
     base = None
-    for maps, skip in ((layout.maps, "0"), (layout.maps, "1"), (dilated, "1")):
+    for maps, skip in product((layout.maps, dilated), "01"):
         os.environ["MASTPRO_SKIP_EMPTY"] = skip
         predictor = nnUNetPredictor(
             use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
         )
         predictor.initialize_from_trained_model_folder(str(layout.results(WITH_MAPS)), ("0",))
         organs = extended(reader.read_seg(str(maps / case))[0], "constant")
-        seconds = []
+        seconds, touched = [], []
+        predictor.network.register_forward_pre_hook(
+            lambda _, given, touched=touched: touched.append(bool(given[0][:, len(image) :].any()))
+        )
         for _ in range(3):
             started = time.perf_counter()
             found = predictor.predict_single_npy_array(image, dict(properties), organs)
             seconds.append(time.perf_counter() - started)
-        base = found if base is None else base
+        base = found if skip == "0" else base
         dice = {
             label: 2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum())
             for value, label in enumerate(design.TYPES, 1)
@@ -139,6 +143,7 @@ def measure_skipping(layout: design.Layout, dilated: Path) -> list[dict]:
                 "maps": "as they are" if maps != dilated else f"dilated by {DILATE_MM} mm",
                 "skipping": skip == "1",
                 "seconds": min(seconds),
+                "touched_share": float(np.mean(touched)),
                 "dice": float(np.mean(list(dice.values()))),
                 "lost_voxels": int(((base == truth) & (found != truth) & (truth > 0)).sum()),
                 "tumour_voxels": int((truth > 0).sum()),
@@ -157,12 +162,13 @@ def tables(rows: list[dict], skips: list[dict]) -> str:
         dice = (f"{row['dice'][name]:.3f}" for name in types)
         lines.append([row["model"], str(row["seed"]), *dice, f"{row['false_positive_ml']:.2f}"])
     shown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    lines = [["maps", "skipping", "seconds", "of the time", "Dice", "tumour voxels lost"], ["---"] * 6]
+    titles = ["maps", "patches with a host", "skipping", "seconds", "of the time", "Dice", "tumour voxels lost"]
+    lines = [titles, ["---"] * len(titles)]
     for row in skips:
-        share = f"{row['seconds'] / skips[0]['seconds']:.2f}"
+        share, touched = f"{row['seconds'] / skips[0]['seconds']:.2f}", f"{row['touched_share']:.2f}"
         lost = f"{row['lost_voxels']} of {row['tumour_voxels']}"
         what = "yes" if row["skipping"] else "no"
-        lines.append([row["maps"], what, f"{row['seconds']:.1f}", share, f"{row['dice']:.3f}", lost])
+        lines.append([row["maps"], touched, what, f"{row['seconds']:.1f}", share, f"{row['dice']:.3f}", lost])
     return shown + "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -158,11 +158,12 @@ def check_case(job: Job) -> None:
             f"{', '.join(map(str, job.map_values))}; make the map with mastpro anatomy and the plans of this model"
         )
     if job.reference is not None:
-        shape = read(job.reader, job.reference)[0].shape
-        if shape != prediction.shape:
+        reference, its_properties = read(job.reader, job.reference)
+        found = differences({"shape": prediction.shape, **properties}, {"shape": reference.shape, **its_properties})
+        if found:
             raise MASTProError(
-                f"{job.reference} has {shape} voxels, {job.prediction} has {prediction.shape}; give the labels of the "
-                "predicted images with -ref"
+                f"{job.reference} does not lie on {job.prediction}: {'; '.join(found)}; give the labels of the predicted "
+                "images with -ref"
             )
 
 

@@ -225,13 +225,15 @@ def test_bad_folders_are_refused_before_a_file_is_written(folders, capsys, kind)
         (["--margin-mm", "nan"], "output", "--margin-mm nan is no distance"),
         (["-np", "0"], "output", "-np 0 is below 1"),
         (["-ref", "others"], "output", "lacks known.nii.gz, unknown.nii.gz"),
-        (["-ref", "cut"], "output", "(6, 30, 21) voxels"),
+        (["-ref", "cut"], "output", "shape (6, 30, 21), not"),
+        (["-ref", "moved"], "output", "images with -ref"),
     ],
 )
 def test_bad_arguments(folders, monkeypatch, capsys, arguments, output, match):
     write_image(folders / "others" / "other.nii.gz", np.zeros(SHAPE))
     for name in ("known", "unknown"):
         write_image(folders / "cut" / f"{name}.nii.gz", np.zeros((6, 30, 21)))
+        write_image(folders / "moved" / f"{name}.nii.gz", np.zeros(SHAPE), origin=(500.0, -3.0, 11.5))
     monkeypatch.chdir(folders)
     assert postprocess(folders, *arguments, output=output) == 2
     assert match in capsys.readouterr().err

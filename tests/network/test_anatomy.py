@@ -159,6 +159,16 @@ def test_evaluation_selects_types_whose_host_is_in_the_patch(make_anatomical, ma
     assert selected.tolist() == [[1, 0, 1], [0, 1, 1], [1, 1, 1]]
 
 
+def test_the_forward_pass_uses_what_the_maps_select(make_anatomical, make_image, make_organs):
+    network, seen = make_anatomical().eval(), []
+    for experts in network.experts.values():
+        experts.register_forward_pre_hook(lambda _, given: seen.append(given[1].tolist()))
+    network.fusion.register_forward_pre_hook(lambda _, given: seen.append(given[2][:, [LIVER[1], KIDNEY, SARCOMA]].tolist()))
+    network(torch.cat([make_image(3, samples=2), make_organs(liver=[LEFT, None], kidney_left=[None, LEFT])], 1))
+    assert len(seen) > 2
+    assert seen == [[[1, 0, 1], [0, 1, 1]]] * len(seen)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_training_draws_hosted_types_or_all(make_anatomical, make_organs, share):
     torch.manual_seed(1)

@@ -5,12 +5,14 @@ import os
 
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import MASTProConfig, TrainingConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
+from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
 IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -153,6 +155,20 @@ def test_a_stock_checkpoint_is_refused(make_trainer, tmp_path):
     stock.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     with pytest.raises(MASTProError, match="checkpoint.pth is not a MAST-Pro checkpoint"):
         make_trainer().load_checkpoint(str(tmp_path / "checkpoint.pth"))
+
+
+def test_the_plans_shares_reach_the_network(plans, dataset_json):
+    shares = {"anatomy_dropout": 0.15, "host_task_share": 0.35, "annotated_task_share": 0.45}
+    plans["configurations"]["2d"]["previous_stage"] = "anatomy"
+    plans["mastpro"]["training"] = shares
+    config, _ = resolve(plans, dataset_json)
+    manager = PlansManager({**plans, "mastpro": config.to_dict()})
+    heads, organs = len(config.resolved.classes) + config.resolved.has_background, len(dataset_json["labels"]) - 1
+    network = nnUNetTrainerMASTPro.build_network_architecture(
+        manager, manager.get_configuration("2d"), 1 + organs, heads
+    )
+    found = (network.anatomy.dropout, network.host_task_share, network.annotated_task_share)
+    assert found == tuple(shares.values())
 
 
 def test_a_network_without_resolved_plans_is_refused(make_trainer):
