@@ -162,8 +162,8 @@ def check_case(job: Job) -> None:
         found = differences({"shape": prediction.shape, **properties}, {"shape": reference.shape, **its_properties})
         if found:
             raise MASTProError(
-                f"{job.reference} does not lie on {job.prediction}: {'; '.join(found)}; give the labels of the predicted "
-                "images with -ref"
+                f"{job.reference} does not lie on {job.prediction}: {'; '.join(found)}; give the labels of the "
+                "predicted images with -ref"
             )
 
 

@@ -163,7 +163,8 @@ def test_the_forward_pass_uses_what_the_maps_select(make_anatomical, make_image,
     network, seen = make_anatomical().eval(), []
     for experts in network.experts.values():
         experts.register_forward_pre_hook(lambda _, given: seen.append(given[1].tolist()))
-    network.fusion.register_forward_pre_hook(lambda _, given: seen.append(given[2][:, [LIVER[1], KIDNEY, SARCOMA]].tolist()))
+    tumors = [LIVER[1], KIDNEY, SARCOMA]
+    network.fusion.register_forward_pre_hook(lambda _, given: seen.append(given[2][:, tumors].tolist()))
     network(torch.cat([make_image(3, samples=2), make_organs(liver=[LEFT, None], kidney_left=[None, LEFT])], 1))
     assert len(seen) > 2
     assert seen == [[[1, 0, 1], [0, 1, 1]]] * len(seen)
