@@ -167,8 +167,8 @@ def spell(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def read_training_log(fold: Path) -> tuple[int, str]:
-    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice."""
+def read_training_log(fold: Path, classes: Sequence[str] = ()) -> tuple[int, str]:
+    """Epochs done by nnU-Net's newest log, and its last loss and pseudo-Dice; - for a class that was in no patch."""
     log = max(fold.glob("training_log_*.txt"), default=None)
     if log is None:
         return 0, ""
@@ -177,7 +177,9 @@ def read_training_log(fold: Path) -> tuple[int, str]:
     dice = re.findall(r"Pseudo dice \[(.*)\]", text)
     note = f"epochs, loss {losses[-1]}" if losses else "epochs"
     if dice:
-        note += ", pseudo-Dice " + " ".join(f"{float(value):.2f}" for value in _numbers(dice[-1]))
+        values = ["-" if value == "nan" else f"{float(value):.2f}" for value in _numbers(dice[-1])]
+        named = len(classes) == len(values)
+        note += ", pseudo-Dice " + " ".join(map(" ".join, zip(classes, values, strict=True)) if named else values)
     return text.count("Epoch time"), note
 
 

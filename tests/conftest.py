@@ -115,7 +115,9 @@ def write_model() -> Callable[[Path, dict], Path]:
         }
         torch.save(saved, fold / "checkpoint_final.pth")
         table = "MAST-Pro: parameters by part\npart   total   trainable\nbackbone  1,000  0\nall  1,234  234\n"
-        (fold / "training_log_2026_1_1_00_00_00.txt").write_text(f"{table}Stages with experts: none\n")
+        (fold / "training_log_2026_1_1_00_00_00.txt").write_text(
+            f"Length: 3 epochs of 7 training steps\n{table}Stages with experts: none\n"
+        )
         tumors = [entry.label for entry in classes if entry.is_tumor]
         owners = {"generic": [0.9, 0.9, 0.1, 0.1], **{name: [0.5, 0.5] for name in tumors}}
         rows = {name: owners for name in ("all", *tumors)}

@@ -229,4 +229,6 @@ def test_the_training_log_is_followed(tmp_path):
     (tmp_path / "training_log_2026_1_2.txt").write_text(
         "Epoch 0\nt: train_loss 0.5\nt: Pseudo dice [np.float32(0.25), np.float32(nan), 1e-04]\nt: Epoch time: 20 s\n"
     )
-    assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 nan 0.00")
+    assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 - 0.00")
+    named = read_training_log(tmp_path, ["liver", "kidney", "lung"])
+    assert named == (1, "epochs, loss 0.5, pseudo-Dice liver 0.25 kidney - lung 0.00")

@@ -97,6 +97,7 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
     names = [path.name.removesuffix(pipeline.FILE_ENDING) for path in (layout.unseen / "labelsTs").iterdir()]
     cases = layout.folder / "unseen_cases.json"
     write_atomically({cases: json.dumps({name: {"annotated": [*design.types]} for name in sorted(names)}).encode()})
+    print(f"\nMake the page of {models[0].title}", flush=True)
     page, _ = make_report(
         Request(
             model=layout.results(models[0]),

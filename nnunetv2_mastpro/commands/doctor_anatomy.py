@@ -51,7 +51,7 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
     try:
         check_training_maps(training_folder(data), data, cases, hosts, plans.stem)
     except MASTProError as error:
-        return Finding(FAIL, f"{plans.name}: {error}")
+        return Finding(FAIL, f"{plans.name}: {error}", f"trainings without -p {plans.stem} do not need it")
     return Finding(OK, f"{plans.name}: host-organ maps for all {len(cases)} cases of {data.name}")
 
 

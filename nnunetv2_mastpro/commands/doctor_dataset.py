@@ -15,6 +15,7 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.datasets import training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.planning.anatomy import plans_files
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
@@ -40,7 +41,8 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             continue
         sections[name] = {key: value for key, value in content.get("mastpro", {}).items() if key != TESTS}
         tumors = sum(prompt.is_tumor for prompt in prompts)
-        found = f"{path}: {len(prompts)} classes, {tumors} of them tumours"
+        classes = "1 class" if len(prompts) == 1 else f"{len(prompts)} classes"
+        found = f"{path}: {classes}, {tumors} of them for tumours"
         if tumors:
             yield Finding(OK, found)
         else:
@@ -51,7 +53,12 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             yield Finding(OK, f"mastpro.cases: {counts} annotate some of the classes only")
         yield from check_case_names(path.parent, content, cases)
     yield from check_plans(dataset, environ)
-    yield from check_anatomy(*(_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed")))
+    raw, preprocessed = (_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
+    if raw is not None and not bad and not any(plans_files(preprocessed)):
+        number = raw.name[len("Dataset") :].partition("_")[0]
+        remedy = f"nnUNetv2_plan_and_preprocess -d {int(number)} -c 3d_fullres"
+        yield Finding(WARN, f"{raw.name} has no plans, so nothing can be trained yet", remedy)
+    yield from check_anatomy(raw, preprocessed)
     if not sections and not bad:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:

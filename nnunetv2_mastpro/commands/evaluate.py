@@ -120,6 +120,9 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
     elif own or beside:
         path = [*own, *beside][0]
     else:
+        absent = [folder for folder in (*predictions, reference) if not folder.is_dir()]
+        if absent:
+            raise MASTProError(f"{absent[0]} is no folder; give those of predictions and reference labels")
         raise MASTProError(
             f"no dataset.json in {' or '.join(map(str, predictions))}, nor beside {reference}; name the data set with "
             "-d: id, name, or a dataset.json"

@@ -1,4 +1,4 @@
-"""`mastpro prompts`: shows what each label says to the network, edits it, or asks a language model for it."""
+"""Show what each label says to the network, edit it, or ask a language model for it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if args.write and args.dataset is None:
         raise MASTProError("--write needs a dataset; give one with -d")
     if args.describe is None and args.dataset is None:
-        raise MASTProError("nothing to do; give a dataset with -d, or a tumor's name with --describe")
+        raise MASTProError("nothing to do; give a dataset with -d, or a tumour's name with --describe")
     if not 0 < args.timeout <= MAX_TIMEOUT_S:
         raise MASTProError(f"--timeout {args.timeout:g} is not within 0 and {MAX_TIMEOUT_S}; give the seconds to wait")
     if args.describe is not None:

@@ -139,7 +139,7 @@ def model_steps(layout: Layout, model: Model, design: Design = DEMO) -> list[Ste
             (layout.results(model),),
             train,
             total=design.epochs,
-            follow=lambda: read_training_log(fold),
+            follow=lambda: read_training_log(fold, [name.removesuffix("_tumor") for name in design.types]),
         ),
         *prediction_steps(layout, model, layout.maps, design),
     ]

@@ -13,7 +13,8 @@ from nnunetv2_mastpro.steps import spell
 INTRODUCTION = (
     "Five synthetic data sets, which each annotate one or two of three tumour types, were merged into one; stock "
     "nnU-Net commands trained one network on it and predicted unseen cases, in which all types count. The phantom "
-    "shows that the commands work and that the network learns; it says nothing about patients."
+    "shows that the commands work and that the network learns; it says nothing about patients. So short a training "
+    "leaves findings that are striped, too small or in the wrong place."
 )
 CONVENTIONS = (
     "Mean over the test cases that have the tumour type. False: test cases without the type in which the network "
@@ -65,7 +66,10 @@ def describe_demo(
         title="MAST-Pro demo: tumours in a CT phantom",
         lead=html.paragraph(INTRODUCTION) + html.table(head, body, "numbers") + html.paragraph(CONVENTIONS, "soft"),
         commands="\n".join(commands),
-        costs=[*([step["title"], spell(step["seconds"])] for step in steps.values()), ["all steps", spell(total)]],
+        costs=[
+            *([step["title"].partition(": ")[0], spell(step["seconds"])] for step in steps.values()),
+            ["these steps together", spell(total)],
+        ],
         facts=[
             ["phantom", f"generator version {GENERATOR_VERSION}, seed {seed}"],
             ["training", f"{training_steps} steps, AdamW, device cpu"],

@@ -57,7 +57,7 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
         option, folder, wanted = (
             ("-i", images, f"CASE{suffix}") if not files else ("-pred", predictions, f"CASE{ending}")
         )
-        raise MASTProError(f"{option} {folder} has no file {wanted}; give the folder of that model's cases")
+        raise MASTProError(f"{option} {folder} has no cases (files such as {wanted}); give the folder of the model's")
     if found.keys().isdisjoint(files):
         raise MASTProError(f"-pred {predictions} and -i {images} have no case in common; one of them is another's")
     others = [("-i", images, files), ("-pred", predictions, found)]

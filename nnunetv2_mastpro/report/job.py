@@ -171,10 +171,13 @@ def _panel(
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
-    figure = draw_panels(cut(output, findings.model.shown, volumes, index), window)
-    png = b"" if findings.request.pictures is None else encode(figure, "png")
+    shown = cut(output, findings.model.shown, volumes, index)
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
-    return Panel(title, encode(figure, "webp"), file_name, png)
+    png = b""
+    if findings.request.pictures is not None:
+        colors = {entry.name: entry.color for entry in findings.model.shown}
+        png = encode(draw_panels(shown, window, title, colors), "png")
+    return Panel(title, encode(draw_panels(shown, window), "webp"), file_name, png)
 
 
 def _add_to_viewer(findings: Findings, entry: Embedded) -> None:

@@ -13,6 +13,7 @@ from nnunetv2_mastpro.errors import MASTProError
 
 COLORS = ("#ff5f56", "#ffd23f", "#3ddc97", "#4cc9f0", "#f78cff", "#ff9f43", "#9aff5a", "#b8b8ff")
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+LENGTH = re.compile(r"\d+ epochs? of (\d+) training steps")  # training/partial.py
 PARTS_ROW = re.compile(r"^([a-z][a-z ]*?) +([\d,]+) +([\d,]+) *$", re.MULTILINE)
 
 
@@ -44,6 +45,7 @@ class Fold:
     configuration: str
     curves: dict = field(default_factory=dict)
     parts: dict[str, tuple[int, int]] = field(default_factory=dict)  # parameters: all, trained
+    steps_per_epoch: int | None = None  # where the log tells
     machine: dict[str, str] = field(default_factory=dict)
     usage: dict | None = None  # expert_usage.json
 
@@ -171,6 +173,7 @@ def _read_fold(folder: Path) -> Fold:
         configuration=saved["init_args"].get("configuration", ""),
         curves=saved.get("logging") or {},
         parts=_parts(folder),
+        steps_per_epoch=_steps_per_epoch(folder),
         machine=_machine(folder),
         usage=read_usage(folder) if (folder / USAGE).is_file() else None,
     )
@@ -184,6 +187,15 @@ def _parts(folder: Path) -> dict[str, tuple[int, int]]:
             rows = PARTS_ROW.findall(text.split("Stages with experts")[0])
             return {name: tuple(int(number.replace(",", "")) for number in row) for name, *row in rows}
     return {}
+
+
+def _steps_per_epoch(folder: Path) -> int | None:
+    """By the newest log that has it; MASTPRO_EPOCH_ITERATIONS may have shortened the epochs."""
+    for log in sorted(folder.glob("training_log_*.txt"), reverse=True):
+        found = LENGTH.search(log.read_text(encoding="utf-8", errors="replace"))
+        if found:
+            return int(found[1])
+    return None
 
 
 def _machine(folder: Path) -> dict[str, str]:

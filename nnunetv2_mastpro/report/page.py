@@ -92,7 +92,7 @@ def cost(findings: Findings, additions: Additions | None) -> str:
         pieces.append(html.paragraph("No log tells the number of parameters by part; MAST-Pro's trainers write it."))
     configuration = model.configuration
     rows = [
-        [title, " x ".join(map(str, value)) if isinstance(value, list) else str(value)]
+        [title, " x ".join(f"{entry:.4g}" for entry in value) if isinstance(value, list) else str(value)]
         for title, key in (("patch, voxels", "patch_size"), ("spacing, mm", "spacing"), ("batch", "batch_size"))
         if (value := configuration.get(key)) is not None
     ]
@@ -109,7 +109,8 @@ def fold_costs(fold) -> list[tuple[str, str]]:
     ends = fold.curves.get("epoch_end_timestamps", [])
     seconds = [end - start for start, end in zip(fold.curves.get("epoch_start_timestamps", []), ends, strict=False)]
     if seconds:
-        rows.append(("epochs", str(len(seconds))))
+        steps = f" of {fold.steps_per_epoch} training steps" if fold.steps_per_epoch else ""
+        rows.append(("epochs", f"{len(seconds)}{steps}"))
         rows.append(("time", f"{spell(sum(seconds))}, {sum(seconds) / len(seconds):.1f} s an epoch"))
     return [*rows, (fold.checkpoint.name, f"{fold.checkpoint.stat().st_size / 1e6:.1f} MB")]
 
@@ -124,7 +125,7 @@ def commands(findings: Findings, additions: Additions | None) -> str:
     lines = [*_nnunet_commands(model, request), *([list(request.command)] if request.command else [])]
     text = (
         "nnU-Net's commands as the names of the folders tell; options that change no name (-device, --c, "
-        "-pretrained_weights, --disable_tta) are not recorded."
+        "-pretrained_weights, --disable_tta) and variables are not recorded."
     )
     return html.code("\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
 

@@ -15,7 +15,7 @@ from nnunetv2_mastpro.report.cases import Volumes
 from nnunetv2_mastpro.report.model import Output
 from nnunetv2_mastpro.report.windows import Window
 
-INCHES, DPI, QUALITY = 2.3, 100, 80
+INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 DARK, PALE = "#101418", "#dfe6ec"
 
@@ -75,8 +75,11 @@ def _zoom(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
     return tuple(box)
 
 
-def draw_panels(shown: Slice, window: Window):
-    """matplotlib's Figure: the image, a panel for each column, and the contours, zoomed."""
+def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[str, str] | None = None):
+    """matplotlib's Figure: the image, a panel for each column, and the contours, zoomed.
+
+    For a picture that stands alone: a `title` above, and below what the `colors` (class -> colour) and contours are.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,23 +87,37 @@ def draw_panels(shown: Slice, window: Window):
     y_mm, x_mm = shown.spacing_mm
     height, width = shown.image.shape
     shape = min(1.5, max(0.6, height * y_mm / (width * x_mm)))
-    figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + 0.25), facecolor=DARK)
+    above, below = 0.25 + (LINE_INCHES if title else 0), LINE_INCHES if colors else 0
+    figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + above + below), facecolor=DARK)
     FigureCanvasAgg(figure)
-    top = 1 - 0.25 / figure.get_figheight()
-    places = {"left": 0, "right": 1, "bottom": 0, "top": top, "wspace": 0.02}
+    total = figure.get_figheight()
+    places = {"left": 0, "right": 1, "bottom": below / total, "top": 1 - above / total, "wspace": 0.02}
     axes = figure.subplots(1, len(titles), squeeze=False, gridspec_kw=places)[0]
-    for axis, title in zip(axes, titles, strict=True):
+    for axis, name in zip(axes, titles, strict=True):
         axis.imshow(
             shown.image, cmap="gray", vmin=window.low, vmax=window.high, aspect=y_mm / x_mm, interpolation="bicubic"
         )
-        axis.set_title(title, color=PALE, fontsize=9, pad=3)
+        axis.set_title(name, color=PALE, fontsize=9, pad=3)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
     for axis, masks in zip(axes[1:], shown.columns.values(), strict=False):
         _fill(axis, masks)
     _draw_box(axes[0], shown.box)
     _contours(axes[-1], shown)
+    if title:
+        figure.text(0.005, 1 - 0.08 / total, title, color=PALE, fontsize=10, va="top")
+    if colors:
+        key = "contours: prediction" if shown.truth is None else "contours: truth in colour, prediction white, dashed"
+        _legend(figure, colors, key)
     return figure
+
+
+def _legend(figure, colors: Mapping[str, str], key: str) -> None:
+    from matplotlib.patches import Patch
+
+    entries = [*(Patch(color=color, label=name) for name, color in colors.items()), Patch(alpha=0, label=key)]
+    style = {"fontsize": 8, "labelcolor": PALE, "frameon": False, "borderaxespad": 0.2}
+    figure.legend(handles=entries, loc="lower left", ncols=len(entries), **style)
 
 
 def encode(figure, form: str) -> bytes:

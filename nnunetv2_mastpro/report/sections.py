@@ -15,8 +15,8 @@ NUMBERS = {  # of the evaluation -> heading, digits
     "Dice": ("Dice", 2),
     "NSD": ("surface Dice", 2),
     "HD95_mm": ("HD95, mm", 1),
-    "sensitivity": ("lesions found", 2),
-    "precision": ("findings right", 2),
+    "sensitivity": ("lesions found (sensitivity)", 2),
+    "precision": ("findings right (precision)", 2),
     "false_lesions_ml": ("false lesions, ml a case", 2),
 }
 
@@ -41,7 +41,8 @@ def summary(findings: Findings) -> str:
         f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
         f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
         "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
-        "classes that they annotate."
+        "classes that they annotate. A lesion is found, and a finding is right, where the two share a voxel, however "
+        "little of it. False lesions: the volume of findings that share none."
     )
     warned = [html.paragraph(line) for line in doubts(evaluation)]
     return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
@@ -103,7 +104,8 @@ def panels(findings: Findings) -> str:
     )
     text = (
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
-        f"in the window of the organ that hosts the class. Contours, in the dotted square: {contours}."
+        f"in the window of the organ that hosts the class, with all that is marked there. Contours, in the dotted "
+        f"square: {contours}."
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
     more = (

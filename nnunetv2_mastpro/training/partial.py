@@ -175,7 +175,8 @@ class PartialLabels(ShortRuns):
 
 def describe_length(trainer: ShortRuns) -> str:
     """What the training amounts to, for the log: a variable left in the shell may have shortened it."""
-    steps = f"{trainer.num_epochs} epochs of {trainer.num_iterations_per_epoch} training steps"
+    epochs = "1 epoch" if trainer.num_epochs == 1 else f"{trainer.num_epochs} epochs"
+    steps = f"{epochs} of {trainer.num_iterations_per_epoch} training steps"
     return f"{steps} (MASTPRO_EPOCH_ITERATIONS is set)" if EPOCH_ITERATIONS in os.environ else steps
 
 

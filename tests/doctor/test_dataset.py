@@ -29,35 +29,39 @@ def test_files_that_are_no_plans_are_left_alone(environ, write_dataset):
 def test_dataset_that_agrees(environ, write_dataset, named):
     write_dataset("nnUNet_raw")
     write_dataset("nnUNet_preprocessed")
-    found = list(check_dataset(named, environ))
+    *found, last = check_dataset(named, environ)
     assert statuses(found) == [OK, OK]
-    assert all("2 classes, 1 of them tumours" in finding.text for finding in found)
+    assert all("2 classes, 1 of them for tumours" in finding.text for finding in found)
+    assert str(last).endswith("can be trained yet; nnUNetv2_plan_and_preprocess -d 4 -c 3d_fullres")
 
 
 def test_a_dataset_without_tumour_types_is_told(environ, write_dataset):
     write_dataset("nnUNet_raw", labels={"background": 0, "liver": 1})
-    (found,) = check_dataset("4", environ)
+    found = next(check_dataset("4", environ))
     assert found.status == WARN
-    assert "1 classes, 0 of them tumours: no experts of their own" in found.text
+    assert "1 class, 0 of them for tumours: no experts of their own" in found.text
 
 
 def test_dataset_before_planning(environ, write_dataset):
     write_dataset("nnUNet_raw")
-    assert statuses(check_dataset("4", environ)) == [OK]
+    assert statuses(check_dataset("4", environ)) == [OK, WARN]
+    plans = write_dataset("nnUNet_preprocessed").with_name("nnUNetPlans.json")
+    plans.write_text(json.dumps({"configurations": {"2d": {}}}))
+    assert statuses(check_dataset("4", environ)) == [OK, OK]
 
 
 def test_dataset_edited_after_planning(environ, write_dataset):
     write_dataset("nnUNet_raw", mastpro={"prompts": {"liver": {"sentence": "The liver."}}})
     write_dataset("nnUNet_preprocessed")
     found = list(check_dataset("4", environ))
-    assert statuses(found) == [OK, OK, WARN]
+    assert statuses(found) == [OK, OK, WARN, WARN]
     assert "differ; training reads the preprocessed one" in str(found[-1])
 
 
 def test_label_that_nothing_knows(environ, write_dataset):
     write_dataset("nnUNet_raw", labels={"background": 0, "zzyzx": 1})
     found = list(check_dataset("4", environ))
-    assert statuses(found) == [WARN, WARN]
+    assert statuses(found) == [WARN, WARN, WARN]
     assert "zzyzx" in found[1].text
 
 

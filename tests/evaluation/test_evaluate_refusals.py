@@ -83,6 +83,11 @@ BAD = {
     "no references": (empty("labels"), [], r"labels has no files that end with .nii.gz"),
     "no folder": (lambda root: shutil.rmtree(root / "labels"), [], r"labels is no folder"),
     "no dataset.json": (lambda root: (root / "predictions" / "dataset.json").unlink(), [], "name the data set with -d"),
+    "no such folders": (
+        lambda root: shutil.rmtree(root / "predictions"),
+        [],
+        r"predictions is no folder; give those of",
+    ),
     "unknown data set": (lambda root: None, ["-d", "997"], "no single dataset 997"),
     "bad cases": (edit_dataset(mastpro={"cases": {"p1_a": {"annotated": ["livr"]}}}), [], 'did you mean "liver"'),
     "no file ending": (edit_dataset(file_ending=None), [], 'no "file_ending"'),

@@ -43,7 +43,7 @@ def trained(request, lab, kinds):
 def test_training_tells_what_was_drawn(trained):
     fold, _ = trained
     log = max(fold.glob("training_log_*.txt")).read_text()
-    assert "1 epochs of 2 training steps (MASTPRO_EPOCH_ITERATIONS is set)" in log
+    assert "1 epoch of 2 training steps (MASTPRO_EPOCH_ITERATIONS is set)" in log
     assert re.search(r"Partial labels: \d+ of the cases in mastpro.cases annotate some of the classes only", log)
     assert re.search(r"Samples drawn: from source [01] \d", log)  # four samples may all be of one source
 

@@ -87,8 +87,8 @@ SPOILS = {
         lambda f: change(f.reference / "case_b.nii.gz", lambda v: sitk.Cast(v, sitk.sitkFloat32) * 0.5),
         r"case_b.nii.gz has the unknown label 0.5",
     ),
-    "no images": (lambda f: remove_all(f.images), r"-i \S+ has no file CASE_0000.nii.gz"),
-    "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no file CASE.nii.gz"),
+    "no images": (lambda f: remove_all(f.images), r"-i \S+ has no cases \(files such as CASE_0000.nii.gz"),
+    "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no cases \(files such as CASE.nii.gz"),
     "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
     "no model": (lambda f: (f.model / "plans.json").unlink(), r"has no plans.json; give nnUNet_results"),
     "no training": (

@@ -100,6 +100,8 @@ def test_other_sections_tell_what_the_folders_hold(read):
     assert "This is a lung tumor in the lung" in texts["prompts"]
     assert "all 1,234 234" in texts["cost"]
     assert "27 s, 9.0 s an epoch" in texts["cost"]
+    assert "epochs 3 of 7 training steps" in texts["cost"]
+    assert "share a voxel" in texts["summary"]
     assert "nnUNetv2_train Dataset004_Liver 2d 0 -p nnUNetPlans -tr nnUNetTrainerMASTPro" in texts["commands"]
     assert "mastpro report" in texts["commands"]
     assert "nnUNetv2_predict -d Dataset004_Liver -c 2d -p nnUNetPlans" in texts["commands"]

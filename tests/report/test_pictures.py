@@ -84,6 +84,22 @@ def test_the_zoom_is_a_square_in_mm_around_the_finding():
     assert (rows, columns) == (slice(60, 90), slice(27, 57))
 
 
+@pytest.mark.parametrize(("with_truth", "key"), [(True, "truth in colour, prediction white"), (False, "prediction")])
+def test_a_picture_that_stands_alone_says_what_it_shows(with_truth, key):
+    prediction = marked((2, 3, slice(10, 16), slice(12, 20)))
+    shown = cut(OTHER, [TUMOR, OTHER], volumes(reference=prediction if with_truth else None, prediction=prediction), 3)
+    plain = draw_panels(shown, Window(-1, 1, ""))
+    figure = draw_panels(
+        shown, Window(-1, 1, ""), "case_1, liver tumor", {"liver tumor": "#ff0000", "other": "#00ff00"}
+    )
+    assert [text.get_text() for text in figure.texts] == ["case_1, liver tumor"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()][:2] == ["liver tumor", "other"]
+    assert key in legend.get_texts()[2].get_text()
+    assert figure.get_figheight() > plain.get_figheight()
+    assert not plain.texts + plain.legends
+
+
 @pytest.mark.parametrize(("with_truth", "form"), [(True, "webp"), (False, "png")])
 def test_panels_show_each_mask_in_its_column(with_truth, form):
     truth, prediction = marked((1, 3, slice(4, 9), slice(4, 10))), marked((2, 3, slice(10, 16), slice(12, 20)))
