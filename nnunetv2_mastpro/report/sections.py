@@ -11,6 +11,10 @@ from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 
 NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
 NO_BLOCK = "This is no MAST-Pro model (its plans have no resolved mastpro block)"
+COLLAPSE = (
+    "Usual after a short training. Where a long one shows it, some experts learn nothing: raise "
+    "mastpro.training.balance_weight in the plans. Experts are numbered from 0, left to right, in each group."
+)
 NUMBERS = {  # of the evaluation -> heading, digits
     "Dice": ("Dice", 2),
     "NSD": ("surface Dice", 2),
@@ -165,7 +169,9 @@ def experts(findings: Findings) -> str:
         draw(stream, fold.usage)
         text = f"{fold.name}, epoch {fold.usage['epoch']}: share of training patches with the type that keep the expert"
         pieces.append(html.picture(stream.getvalue(), "png", text, text, "plot"))
-        pieces += [html.paragraph(line, "warning") for line in collapsed(fold.usage)]
+        found = collapsed(fold.usage)
+        pieces += [html.paragraph(line, "warning") for line in found]
+        pieces += [html.paragraph(COLLAPSE, "soft")] if found else []
         pieces += [html.paragraph(line) for line in too_few(fold.usage)]
     return "".join(pieces)
 
