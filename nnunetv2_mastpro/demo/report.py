@@ -18,7 +18,8 @@ INTRODUCTION = (
 )
 CONVENTIONS = (
     "Mean over the test cases that have the tumour type. False: test cases without the type in which the network "
-    "marked one; nnUNetv2_evaluate_folder's own mean, the first line and the summary below count each of these as a Dice of 0."
+    "marked one; nnUNetv2_evaluate_folder's own mean, the first line and the summary below count each of these as a "
+    "Dice of 0."
 )
 
 

@@ -114,7 +114,13 @@ def test_few_patches_are_told_beside_the_heat_map():
     usage["kept"] = {"encoder_1": {"all": owners, "liver_tumor": owners}}
     fold = SimpleNamespace(name="fold_0", usage=usage)
     model = SimpleNamespace(config=MASTProConfig(), folds=[fold])
-    assert "too few patches with liver_tumor to tell" in sections.experts(SimpleNamespace(model=model))
+    told = sections.experts(SimpleNamespace(model=model))
+    assert "too few patches with liver_tumor to tell" in told
+    assert sections.COLLAPSE not in told
+    usage["patches"] = {"all": 40, "liver_tumor": 40}
+    told = sections.experts(SimpleNamespace(model=model))
+    assert "liver_tumor expert 1 of 0 to 1 has 100%" in told
+    assert sections.COLLAPSE in told
 
 
 def test_the_command_says_where_the_page_is(report):
