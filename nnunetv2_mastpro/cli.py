@@ -81,6 +81,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     named = ALIASES.get(named, named)
+    if named is not None and named not in COMMANDS:
+        parser.error(f"there is no command {named!r}; {nearest(named, [*COMMANDS])}`mastpro --help` lists them")
     for name in [named] if named in COMMANDS else COMMANDS:
         module = importlib.import_module(COMMANDS[name])
         text = (module.__doc__ or "").strip()

@@ -56,6 +56,13 @@ def test_a_misspelt_option_has_the_commands_usage_and_what_may_be_meant(capsys):
     assert "unrecognized arguments: --tolerence-mm 3; did you mean '--tolerance-mm'?" in shown
 
 
+def test_a_misspelt_command_is_told_what_may_be_meant(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["promts", "-d", "7"])
+    assert left.value.code == 2
+    assert "there is no command 'promts'; did you mean 'prompts'? `mastpro --help`" in capsys.readouterr().err
+
+
 def test_american_spelling(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["add-tumor", "--help"])
