@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,14 @@ def test_defaults_survive_json():
     config = MASTProConfig.from_dict({})
     assert MASTProConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.prompts.encoder == DEFAULT_ENCODER
+
+
+def test_readme_shows_the_defaults():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    block = re.search(r'^"mastpro": (\{\n  "network": .*?^\})', text, re.MULTILINE | re.DOTALL)[1]
+    shown, defaults = json.loads(block), MASTProConfig().to_dict()
+    del defaults["resolved"], defaults["prompts"]["added"], defaults["training"]["new_types"]
+    assert shown == json.loads(json.dumps(defaults))
 
 
 def test_lists_become_tuples():

@@ -13,7 +13,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.output import TrainingOutput
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
 from nnunetv2_mastpro.training.setup import resolve
-from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
+from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro, nnUNetTrainerMASTPro_10epochs
 
 IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -191,6 +191,21 @@ def take_a_step(trainer):
     target += [target[-1]] * (len(trainer._get_deep_supervision_scales()) - len(target))
     target[0][0, 0, 3, 4] = 2
     trainer.train_step({"data": IMAGE, "target": target, "keys": ["a", "b"]})
+
+
+def test_the_rate_rises_within_the_first_epoch(make_trainer):
+    """Of _10epochs half of the first: a run of a few epochs is warmed up too, and _1epoch learns."""
+    trainer = make_trainer(nnUNetTrainerMASTPro_10epochs)
+    assert trainer.optimizer.defaults["weight_decay"] == 1e-2
+    trainer.num_iterations_per_epoch, rates = 4, []
+    take_a_step(trainer)
+    trainer.on_train_epoch_start = lambda: None  # the same epoch goes on
+    for _ in range(3):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        take_a_step(trainer)
+    rates.append(trainer.optimizer.param_groups[0]["lr"])
+    poly = [trainer.initial_lr * (1 - at / 10) ** 0.9 for at in (0, 0.25, 0.5, 0.75)]
+    assert rates == pytest.approx([share * rate for share, rate in zip((1e-3, 0.5, 1, 1), poly, strict=True)])
 
 
 def test_usage_is_written(make_trainer, tmp_path):
