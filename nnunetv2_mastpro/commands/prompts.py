@@ -6,10 +6,13 @@ import argparse
 import json
 import sys
 import warnings
+from pathlib import Path
 
+from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.planning.anatomy import plans_files
 from nnunetv2_mastpro.prompts.describe import Endpoint, describe
 from nnunetv2_mastpro.prompts.edit import read_dataset_json, write_section
 from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
@@ -60,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             contents = [read_dataset_json(path) for path in paths]
             prompts = resolve_prompts(contents[-1], paths[-1].parent.name)
         _say(_listing(prompts, args.encoder))
-        _say(_advice(prompts) + _unknown_hosts(prompts))
+        _say(_advice(prompts) + _unknown_hosts(prompts) + _other_encoders(paths[-1].parent, args.encoder))
         if contents[0].get("mastpro") != contents[-1].get("mastpro"):
             _say(
                 f"\nThe mastpro sections of {paths[0]} and {paths[-1]} differ; training reads the latter, shown here\n"
@@ -107,6 +110,16 @@ def _unknown_hosts(prompts: tuple[Prompt, ...]) -> str:
                 meant = nearest(name, known)
                 lines += f"\n{prompt.label}: TotalSegmentator makes no {host}; {meant}"
                 lines += "Masks of your own may be called so.\n"
+    return lines
+
+
+def _other_encoders(folder: Path, encoder: str) -> str:
+    """A line per plans of the data set that train with another encoder than the one that is shown."""
+    lines = ""
+    for path, plans in plans_files(folder):
+        used = MASTProConfig.from_dict(plans.get("mastpro", {})).prompts.encoder
+        if used != encoder:
+            lines += f"\n{path.name} names the text encoder {used}; --encoder {used} shows its embeddings\n"
     return lines
 
 

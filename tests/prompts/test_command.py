@@ -71,6 +71,16 @@ def test_the_copy_that_training_reads_is_shown(write_dataset, capsys):
     assert f"The mastpro sections of {raw} and {preprocessed} differ; training reads the latter" in shown
 
 
+def test_plans_with_an_encoder_of_their_own_are_told(write_dataset, capsys):
+    file, *_ = write_dataset(CONTENT, ["nnUNet_preprocessed"])
+    plans = {"configurations": {}, "mastpro": {"prompts": {"encoder": "some/model"}}}
+    for name, content in (("Mine", plans), ("nnUNetPlans", {"configurations": {}})):
+        (file.parent / f"{name}.json").write_text(json.dumps(content))
+    run("-d", "777")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "--encoder" in line]
+    assert lines == ["Mine.json names the text encoder some/model; --encoder some/model shows its embeddings"]
+
+
 def test_nothing_is_written_unless_asked(write_dataset):
     paths = write_dataset(CONTENT)
     run("-d", "777")
