@@ -138,7 +138,7 @@ def test_organ_masks_in_the_place_of_maps_are_told(lab, kind, trained, masks, tm
     """TotalSegmentator's numbers; nnU-Net would drop them, and the network see no organ."""
     given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
     done = lab.command("nnUNetv2_predict", *given, "-prev_stage_predictions", masks, rc=1)
-    assert "holds 90, 91, a map of this model only 0 and 1 (skull), 2 (brain); give -prev_stage" in done.stderr
+    assert "holds 90, 91, a map only 0 and 1 (skull), 2 (brain); give -prev_stage" in done.stderr
     assert not [*(tmp_path / "out").glob("*.nii.gz")]
 
 
