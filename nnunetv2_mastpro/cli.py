@@ -83,7 +83,7 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     named = ALIASES.get(named, named)
     if named is not None and named not in COMMANDS:
         parser.error(f"there is no command {named!r}; {nearest(named, [*COMMANDS])}`mastpro --help` lists them")
-    for name in [named] if named in COMMANDS else COMMANDS:
+    for name in [named] if named else COMMANDS:
         module = importlib.import_module(COMMANDS[name])
         text = (module.__doc__ or "").strip()
         subparser = subparsers.add_parser(

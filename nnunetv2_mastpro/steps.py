@@ -178,8 +178,9 @@ def read_training_log(fold: Path, classes: Sequence[str] = ()) -> tuple[int, str
     note = f"epochs, loss {losses[-1]}" if losses else "epochs"
     if dice:
         values = ["-" if value == "nan" else f"{float(value):.2f}" for value in _numbers(dice[-1])]
-        named = len(classes) == len(values)
-        note += ", pseudo-Dice " + " ".join(map(" ".join, zip(classes, values, strict=True)) if named else values)
+        if len(classes) == len(values):
+            values = [f"{name} {value}" for name, value in zip(classes, values, strict=True)]
+        note += ", pseudo-Dice " + " ".join(values)
     return text.count("Epoch time"), note
 
 

@@ -23,6 +23,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest, some, table
+from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, anatomy_data, plans_files
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -75,7 +76,7 @@ def make_maps(args: Namespace) -> int:
         cases = dataset_cases(nnunet_folder("nnUNet_raw") / name, dataset_json, ending)
     source = Source(args, hosts, dataset_json)
     source.check(cases)
-    plans = args.plans or "MASTProPlans"
+    plans = args.plans or DEFAULT_PLANS
     manager, forms = training_forms(name, plans, cases) if args.images is None else (None, [])
     check_folders(cases, hosts, ending)
     tally = write_maps(cases, source, hosts, args.dilate_mm)

@@ -132,12 +132,11 @@ def check_training_maps(
     if table != host_rows(hosts):
         raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {remedy}")
     allowed = {host.value for host in hosts}
-    files = {path.name for path in folder.iterdir()}
-    missing = [case for case in cases if case not in known or not files & {f"{case}.b2nd", f"{case}.npz"}]
+    files = {case: map_file(folder, case) for case in cases}
+    missing = [case for case, file in files.items() if case not in known or not file.is_file()]
     if missing:
         raise MASTProError(f"{folder} has no map for {some(missing)}; {remedy}")
-    for case in cases:
-        file = map_file(folder, case)
+    for case, file in files.items():
         try:
             values, size = known[case]["values"], known[case]["bytes"]
         except (KeyError, TypeError) as error:

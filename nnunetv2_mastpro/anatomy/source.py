@@ -51,9 +51,8 @@ class Source:
             raise MASTProError(f"--masks {folder} holds the images or labels of the data set; give masks of organs")
         resample = self.args.resample
         sought = tuple(self.sought.values())
-        found = [self._found(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases]
-        held = set().union(*found)
-        by_case = {case.name: {*names} for case, names in zip(cases, found, strict=True)}
+        by_case = {c.name: self._found(masks.check_case(folder, c.name, sought, c.images[0], resample)) for c in cases}
+        held = set().union(*by_case.values())
         lacking_cases = [name for name, structures in by_case.items() if not structures]
         if not held:
             raise MASTProError(
@@ -68,6 +67,11 @@ class Source:
                 f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
             )
         self._check_complete(by_case, held)
+        never = [structure for structure in self.structures if structure not in held]
+        if never:
+            self.warnings.append(
+                f"warning: no mask of {', '.join(never)} in {folder}; the map has the rest of their hosts"
+            )
         if lacking_cases:
             first = lacking_cases[0]
             self.warnings.append(
@@ -75,19 +79,14 @@ class Source:
                 f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
             )
 
-    def _check_complete(self, by_case: Mapping[str, set[str]], held: set[str]) -> None:
+    def _check_complete(self, by_case: Mapping[str, Sequence[str]], held: set[str]) -> None:
         """Raise MASTProError where a case has masks, but not all that others have: an organ without one is absent."""
-        partial = {name: held - names for name, names in by_case.items() if names and names != held}
+        partial = {name: held.difference(names) for name, names in by_case.items() if names and held.difference(names)}
         if partial and not self.args.lacking_is_absent:
             named = some([f"{name} ({', '.join(sorted(names))})" for name, names in partial.items()], 10)
             raise MASTProError(
                 f"--masks {self.args.masks} lacks structures that it has for other cases: {named}; give their masks, "
                 "or --lacking-is-absent where the scans do not show these organs"
-            )
-        never = [structure for structure in self.structures if structure not in held]
-        if never:
-            self.warnings.append(
-                f"warning: no mask of {', '.join(never)} in {self.args.masks}; the map has the rest of their hosts"
             )
 
     def read(self, case: Case) -> dict[str, np.ndarray]:

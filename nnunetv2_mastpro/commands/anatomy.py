@@ -15,6 +15,8 @@ import argparse
 import re
 from pathlib import Path
 
+from nnunetv2_mastpro.planning import DEFAULT_PLANS
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro anatomy`."""
@@ -27,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-p",
         dest="plans",
         metavar="PLANS",
-        help="plans with the anatomy stage, for the preprocessed form (default: MASTProPlans)",
+        help=f"plans with the anatomy stage, for the preprocessed form (default: {DEFAULT_PLANS})",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--masks", type=Path, metavar="FOLDER", help="organ masks that you have")

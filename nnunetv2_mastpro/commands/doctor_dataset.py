@@ -55,8 +55,9 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
     yield from check_plans(dataset, environ)
     raw, preprocessed = (_folder(dataset, environ.get(name)) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     if raw is not None and not bad and not any(plans_files(preprocessed)):
-        number = raw.name[len("Dataset") :].partition("_")[0]
-        remedy = f"nnUNetv2_plan_and_preprocess -d {int(number)} -c 3d_fullres"
+        from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+
+        remedy = f"nnUNetv2_plan_and_preprocess -d {convert_dataset_name_to_id(raw.name)} -c 3d_fullres"
         yield Finding(WARN, f"{raw.name} has no plans, so nothing can be trained yet", remedy)
     yield from check_anatomy(raw, preprocessed)
     if not sections and not bad:

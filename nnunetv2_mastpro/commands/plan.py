@@ -13,6 +13,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.datasets import dataset_json_paths
 from nnunetv2_mastpro.listing import table
+from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.resources import nnunet_folder
 
 TRAINER = "nnUNetTrainerMASTPro"
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-p", dest="source", metavar="PLANS", default="nnUNetPlans", help="nnU-Net's plans (default: %(default)s)"
     )
     parser.add_argument(
-        "-n", dest="name", metavar="NAME", default="MASTProPlans", help="of the new plans (default: %(default)s)"
+        "-n", dest="name", metavar="NAME", default=DEFAULT_PLANS, help="of the new plans (default: %(default)s)"
     )
     parser.add_argument("--anatomy", action="store_true", help="organ masks condition the network (mastpro anatomy)")
     parser.add_argument("--overlay", metavar="NAME", help="lay this overlay of plans/*.json over nnU-Net's plans")

@@ -144,13 +144,16 @@ def _label_beneath(segmentation: np.ndarray, component: np.ndarray, tumor: Tumor
 def check_case(job: Job) -> None:
     """Raises MASTProError where map or reference do not lie on the prediction, or the map has unknown values."""
     prediction, properties = read(job.reader, job.prediction)
-    host_map, map_properties = read(job.reader, job.host_map)
-    found = differences({"shape": prediction.shape, **properties}, {"shape": host_map.shape, **map_properties})
-    if found:
-        raise MASTProError(
-            f"{job.host_map} does not lie on {job.prediction}: {'; '.join(found)}; make the map of the predicted image "
-            "with mastpro anatomy"
-        )
+    grid = {"shape": prediction.shape, **properties}
+
+    def read_on_grid(path: Path, remedy: str) -> np.ndarray:
+        values, theirs = read(job.reader, path)
+        found = differences(grid, {"shape": values.shape, **theirs})
+        if found:
+            raise MASTProError(f"{path} does not lie on {job.prediction}: {'; '.join(found)}; {remedy}")
+        return values
+
+    host_map = read_on_grid(job.host_map, "make the map of the predicted image with mastpro anatomy")
     unknown = sorted(set(np.unique(host_map[host_map != 0]).tolist()) - set(job.map_values))
     if unknown:
         raise MASTProError(
@@ -158,13 +161,7 @@ def check_case(job: Job) -> None:
             f"{', '.join(map(str, job.map_values))}; make the map with mastpro anatomy and the plans of this model"
         )
     if job.reference is not None:
-        reference, its_properties = read(job.reader, job.reference)
-        found = differences({"shape": prediction.shape, **properties}, {"shape": reference.shape, **its_properties})
-        if found:
-            raise MASTProError(
-                f"{job.reference} does not lie on {job.prediction}: {'; '.join(found)}; give the labels of the "
-                "predicted images with -ref"
-            )
+        read_on_grid(job.reference, "give the labels of the predicted images with -ref")
 
 
 def clean_case(job: Job) -> tuple[dict[str, Removed] | None, float]:

@@ -1,0 +1,1 @@
+DEFAULT_PLANS = "MASTProPlans"  # what mastpro plan writes

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.planning.anatomy import add_anatomy_stage
 from nnunetv2_mastpro.resources import plans_dir
 
@@ -74,7 +75,7 @@ def write_plans(
     preprocessed_folder: str | Path,
     source_plans_name: str = "nnUNetPlans",
     overlay_name: str | None = None,
-    new_plans_name: str = "MASTProPlans",
+    new_plans_name: str = DEFAULT_PLANS,
     *,
     anatomy: bool = False,
     overwrite: bool = False,

@@ -175,8 +175,7 @@ def _panel(
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
     png = b""
     if findings.request.pictures is not None:
-        colors = {entry.name: entry.color for entry in findings.model.shown}
-        png = encode(draw_panels(shown, window, title, colors), "png")
+        png = encode(draw_panels(shown, window, title, findings.model.shown_colors), "png")
     return Panel(title, encode(draw_panels(shown, window), "webp"), file_name, png)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import colorsys
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,6 +83,11 @@ class Model:
     def shown(self) -> tuple[Output, ...]:
         """The classes that pictures are about: tumour types where there are any."""
         return tuple(entry for entry in self.classes if entry.is_tumor) or self.classes
+
+    @property
+    def shown_colors(self) -> dict[str, str]:
+        """Name -> colour of the classes that pictures are about, for a legend."""
+        return {entry.name: entry.color for entry in self.shown}
 
     @property
     def allowed(self) -> frozenset[int]:
@@ -166,36 +172,34 @@ def _read_fold(folder: Path) -> Fold:
     if file is None:
         raise MASTProError(f"{folder} has none of {', '.join(CHECKPOINTS)}; give -f of a fold that was trained")
     saved = read_checkpoint(file)
+    newest_first = sorted(folder.glob("training_log_*.txt"), reverse=True)
+    logs = [log.read_text(encoding="utf-8", errors="replace") for log in newest_first]
     return Fold(
         name=folder.name,
         checkpoint=file,
         trainer=saved["trainer_name"],
         configuration=saved["init_args"].get("configuration", ""),
         curves=saved.get("logging") or {},
-        parts=_parts(folder),
-        steps_per_epoch=_steps_per_epoch(folder),
+        parts=_parts(logs),
+        steps_per_epoch=_steps_per_epoch(logs),
         machine=_machine(folder),
         usage=read_usage(folder) if (folder / USAGE).is_file() else None,
     )
 
 
-def _parts(folder: Path) -> dict[str, tuple[int, int]]:
+def _parts(logs: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Parameters by part from the start-up table of the newest log that has one."""
-    for log in sorted(folder.glob("training_log_*.txt"), reverse=True):
-        _, found, text = log.read_text(encoding="utf-8", errors="replace").rpartition("MAST-Pro: parameters by part")
+    for log in logs:
+        _, found, text = log.rpartition("MAST-Pro: parameters by part")
         if found:
             rows = PARTS_ROW.findall(text.split("Stages with experts")[0])
             return {name: tuple(int(number.replace(",", "")) for number in row) for name, *row in rows}
     return {}
 
 
-def _steps_per_epoch(folder: Path) -> int | None:
+def _steps_per_epoch(logs: Sequence[str]) -> int | None:
     """By the newest log that has it; MASTPRO_EPOCH_ITERATIONS may have shortened the epochs."""
-    for log in sorted(folder.glob("training_log_*.txt"), reverse=True):
-        found = LENGTH.search(log.read_text(encoding="utf-8", errors="replace"))
-        if found:
-            return int(found[1])
-    return None
+    return next((int(found[1]) for log in logs if (found := LENGTH.search(log))), None)
 
 
 def _machine(folder: Path) -> dict[str, str]:

@@ -17,6 +17,7 @@ from nnunetv2_mastpro.report.windows import Window
 
 INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
+CONTOURS = {True: "truth in colour, prediction white and dashed", False: "prediction in colour"}  # is there a truth?
 DARK, PALE = "#101418", "#dfe6ec"
 
 
@@ -107,8 +108,7 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     if title:
         figure.text(0.005, 1 - 0.08 / total, title, color=PALE, fontsize=10, va="top")
     if colors:
-        key = "contours: prediction" if shown.truth is None else "contours: truth in colour, prediction white, dashed"
-        _legend(figure, colors, key)
+        _legend(figure, colors, f"contours: {CONTOURS[shown.truth is not None]}")
     return figure
 
 
@@ -146,7 +146,7 @@ def _draw_box(axis, box: tuple[slice, slice]) -> None:
 
 
 def _contours(axis, shown: Slice) -> None:
-    """Truth in the class's colour, the prediction white and dashed; without truth the prediction in the colour."""
+    """As CONTOURS says; the colour is the class's."""
     rows, columns = shown.box
     drawn = [(shown.truth, "solid", None), (shown.prediction, "dashed", "white")]
     if shown.truth is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.job import Findings
+from nnunetv2_mastpro.report.panels import CONTOURS
 from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 
 NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
@@ -103,20 +104,17 @@ def panels(findings: Findings) -> str:
     order = "largest error first" if findings.evaluation is not None else "by case, since no truth was given"
     where = "differ most" if findings.evaluation is not None else "is largest"
     subject = "truth and prediction" if findings.evaluation is not None else "the prediction"
-    contours = (
-        "truth in colour, prediction white and dashed" if findings.evaluation is not None else "prediction in colour"
-    )
     text = (
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
         f"in the window of the organ that hosts the class, with all that is marked there. Contours, in the dotted "
-        f"square: {contours}."
+        f"square: {CONTOURS[findings.evaluation is not None]}."
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
     more = (
         f"{findings.panels_left_out} more rows were left out; --panels shows more." if findings.panels_left_out else ""
     )
-    colors = {output.name: output.color for output in findings.model.shown}
-    return html.paragraph(text) + html.legend(colors) + rows + (html.paragraph(more, "soft") if more else "")
+    pieces = [html.paragraph(text), html.legend(findings.model.shown_colors), rows]
+    return "".join([*pieces, html.paragraph(more, "soft") if more else ""])
 
 
 def hosts(findings: Findings) -> str:
