@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -129,7 +130,7 @@ def _dataset_json(dataset: str, folder: str | None) -> Path | None:
     """By nnU-Net's rule: a name that starts with Dataset, else the number in it. None where there is none."""
     if not folder or not Path(folder).is_dir():
         return None
-    if dataset.startswith("Dataset"):
+    if re.match(r"Dataset\d{3}", dataset):
         names = [dataset]
     elif dataset.isdecimal():
         names = sorted(path.name for path in Path(folder).glob(f"Dataset{int(dataset):03d}_*"))

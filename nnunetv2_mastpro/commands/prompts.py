@@ -114,10 +114,13 @@ def _unknown_hosts(prompts: tuple[Prompt, ...]) -> str:
 
 
 def _other_encoders(folder: Path, encoder: str) -> str:
-    """A line per plans of the data set that train with another encoder than the one that is shown."""
+    """A line per plans of the data set that name another encoder than the one that is shown."""
     lines = ""
     for path, plans in plans_files(folder):
-        used = MASTProConfig.from_dict(plans.get("mastpro", {})).prompts.encoder
+        try:
+            used = MASTProConfig.from_dict(plans["mastpro"]).prompts.encoder if "mastpro" in plans else encoder
+        except MASTProError:
+            continue  # mastpro doctor tells what is wrong with these plans
         if used != encoder:
             lines += f"\n{path.name} names the text encoder {used}; --encoder {used} shows its embeddings\n"
     return lines

@@ -118,9 +118,18 @@ def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypat
     ):
         assert expected in page
     assert "as the names of the folders tell" not in page
+    assert ">Merge the sources into one data set that knows who annotated what</th>" in page  # without the path
+    assert "Make the page of MAST-Pro" in shown
     pictures = sorted(path.name for path in (layout.folder / "pictures").iterdir())
     assert [name[:3] for name in pictures] == [f"{place:02d}_" for place in range(1, len(pictures) + 1)]
     assert "c1_kidney_tumor.png" in [name[3:] for name in pictures]
+
+
+def test_the_progress_of_the_training_names_its_types(finished):
+    layout, _, models = finished
+    training = pipeline.model_steps(layout, models[0])[0]
+    (layout.results(models[0]) / "fold_0" / "training_log_2026_2_2.txt").write_text("Pseudo dice [0.5, nan, 0.25]\n")
+    assert training.follow()[1].endswith("pseudo-Dice liver 0.50 kidney - lung 0.25")
 
 
 @pytest.mark.parametrize("seed", [0, 3])

@@ -94,6 +94,7 @@ def test_a_preprocessed_map_that_is_missing_fails(folders):
     (folders[1] / f"{DATA}_anatomy" / "a.npz").unlink()
     (failed,) = texts(check_anatomy(*folders), FAIL)
     assert "has no map for a; run mastpro anatomy" in failed.text
+    assert failed.remedy == "trainings without -p P do not need it"
 
 
 def test_hosts_that_have_changed_fail(folders):

@@ -176,6 +176,13 @@ def test_bad_dataset_name(environ):
     assert "neither an id nor a name that starts with Dataset" in found[0].text
 
 
+def test_a_folder_whose_name_has_no_number(environ, write_dataset):
+    write_dataset("nnUNet_raw", name="DatasetLiver")
+    found = list(check_dataset("DatasetLiver", environ))
+    assert all(finding.status == FAIL for finding in found)
+    assert "give 4 or Dataset004_X" in found[0].text
+
+
 def test_two_datasets_of_one_id(environ, write_dataset):
     write_dataset("nnUNet_raw")
     write_dataset("nnUNet_raw", name="Dataset004_Other")

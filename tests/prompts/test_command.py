@@ -81,6 +81,15 @@ def test_plans_with_an_encoder_of_their_own_are_told(write_dataset, capsys):
     assert lines == ["Mine.json names the text encoder some/model; --encoder some/model shows its embeddings"]
 
 
+def test_plans_that_name_no_encoder_or_are_bad_are_left_alone(write_dataset, capsys):
+    """mastpro doctor tells of the second."""
+    file, *_ = write_dataset(CONTENT, ["nnUNet_preprocessed"])
+    for name, block in (("nnUNetPlans", {}), ("Bad", {"mastpro": {"netwrok": {}}})):
+        (file.parent / f"{name}.json").write_text(json.dumps({"configurations": {}, **block}))
+    command._say(command._other_encoders(file.parent, "some/model"))
+    assert capsys.readouterr().out == ""
+
+
 def test_nothing_is_written_unless_asked(write_dataset):
     paths = write_dataset(CONTENT)
     run("-d", "777")

@@ -1,11 +1,14 @@
 """The page of the real command, read as text."""
 
+import base64
 import hashlib
+import io
 import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.report import page as page_module
@@ -60,6 +63,16 @@ def test_the_pictures_are_files_too(report):
     assert len(files) == page.read_text().count("data:image/webp")
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert [file.name[:3] for file in files] == [f"{place:02d}_" for place in range(1, len(files) + 1)]
+    row = base64.b64decode(re.search(r"data:image/webp;base64,([^\"]+)", page.read_text())[1])
+    heights = [Image.open(file).height for file in (files[0], io.BytesIO(row))]
+    assert heights[0] >= heights[1] + 40  # a title above and a legend below
+
+
+def test_the_cost_is_readable():
+    configuration = {"spacing": [3.2699999809265137, 0.9765620231628418], "batch_size": 2}
+    found = page_module.cost(SimpleNamespace(model=SimpleNamespace(folds=[], configuration=configuration)), None)
+    assert "<td>3.27 x 0.9766</td>" in found
+    assert "<td>2</td>" in found
 
 
 def test_it_needs_nothing_beside_it(read):
