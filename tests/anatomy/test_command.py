@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_mastpro.cli import main
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, Resolved
 
 NAME = "Dataset321_Organs"
@@ -124,12 +123,6 @@ def test_maps_without_masks_are_empty(lab, tmp_path):
         (1, ["liver"]),
         (2, ["kidney_right", "kidney_left"]),
     ]
-
-
-@pytest.mark.parametrize("kind", ["imagesTr", "labelsTr", "labelsTs"])
-def test_the_data_sets_own_folders_are_no_masks(lab, kind):
-    """Labels as masks would show the network the truth."""
-    assert "holds the images or labels of the data set" in lab.refused("-d", "321", "--masks", lab.raw / kind)
 
 
 def test_an_organ_that_no_file_can_hold_is_refused(lab):
@@ -251,54 +244,3 @@ def test_the_table_of_a_trained_model(lab, model, host, tmp_path):
 def test_a_model_without_organ_masks_takes_no_maps(lab, model, tmp_path, plans):
     arguments = ["-m", model((), **plans), "-i", lab.raw / "imagesTs", "-o", tmp_path / "maps", "--masks", lab.masks]
     assert "was trained without organ masks; it takes no maps" in lab.refused(*arguments)
-
-
-REFUSED = {
-    "negative margin": (["--dilate-mm", "-1"], "--dilate-mm -1 is not within 0 and 100; give millimetres"),
-    "no number": (["--dilate-mm", "nan"], "--dilate-mm nan is not within 0 and 100"),
-    "images only": (["-i", "IMAGES"], "-i and -o go together"),
-    "output only": (["-o", "NEW"], "-i and -o go together"),
-    "output on images": (["-i", "IMAGES", "-o", "IMAGES"], "is the folder of the images; give another"),
-    "output on masks": (["-i", "IMAGES", "-o", "MASKS"], "is where the maps go, which would overwrite the masks"),
-    "no images": (["-i", "MASKS", "-o", "NEW"], "has no image such as case_0000.nii.gz"),
-    "no folder of images": (["-i", "NEW", "-o", "NEWER"], "NEW is no folder; give the one that nnUNetv2_predict gets"),
-    "no folder of masks": (["--masks", "NEW"], "NEW is no folder; give one that holds a mask per case"),
-    "masks of no case": (["--masks", "EMPTY"], "has a mask of no case; it must hold files such as a.nii.gz"),
-    "no weights": (["--run", "totalsegmentator"], "weights for total are not in"),
-    "no model": (["-m", "NEW", "-i", "IMAGES", "-o", "NEWER"], "is not the folder of a trained model"),
-    "plans of another name": (
-        ["-p", "WithColn"],
-        "WithColn.json is not there; did you mean 'WithColon'? Give -p one of",
-    ),
-    "model without images": (["-m", "NEW"], "-m is for images to be predicted"),
-    "output is a file": (["-i", "IMAGES", "-o", "FILE"], "dataset.json is a file; give a folder for the maps"),
-    "plans for images": (["-i", "IMAGES", "-o", "NEW", "-p", "Any"], "-p is for the preprocessed form of a data set"),
-    "no such device": (["--run", "totalsegmentator", "--device", "cuda"], "'cuda' is none of gpu, gpu:1, cpu and mps"),
-    "absent without masks": (["--run", "totalsegmentator", "--lacking-is-absent"], "is for --masks; leave it out"),
-}
-
-
-@pytest.mark.parametrize(("arguments", "message"), REFUSED.values(), ids=REFUSED)
-def test_refused_before_anything_is_written(lab, tmp_path, monkeypatch, capsys, arguments, message):
-    """In this process, for speed."""
-    for name, value in {**lab.workspace.env, "TOTALSEG_HOME_DIR": str(tmp_path / "home")}.items():
-        monkeypatch.setenv(name, value)
-    folders = {"IMAGES": lab.raw / "imagesTs", "MASKS": lab.masks, "EMPTY": lab.raw.parent}
-    folders["FILE"] = lab.raw / "dataset.json"
-    given = [str(folders.get(part, tmp_path / part if part.isupper() else part)) for part in arguments]
-    given += [] if {"--masks", "--run"} & {*given} else ["--masks", lab.masks]
-    given += [] if "-m" in given else ["-d", "321"]
-    folder = lab.workspace.preprocessed / NAME
-    folder.mkdir()
-    stages = {"nnUNetPlans": {}, "WithColon": {"previous_stage": "anatomy", "data_identifier": "x"}}
-    for name, configuration in stages.items():
-        (folder / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
-    (folder / "splits_final.json").write_text("[]")
-    before = sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")])
-    try:
-        rc = main(["anatomy", *map(str, given)])
-    except SystemExit as left:  # argparse
-        rc = left.code
-    assert rc == 2
-    assert message in capsys.readouterr().err
-    assert sorted([*lab.raw.parent.parent.rglob("*"), *tmp_path.rglob("*")]) == before
