@@ -1,14 +1,14 @@
 """Organ masks as users have them: a multi-label NIfTI per case, or a folder per case with one file per structure.
 
 FOLDER/CASE.nii.gz          as `TotalSegmentator --ml` writes it, task "total", of MR images "total_mr"
-FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE; "total_mr" of MR images may lie here, too
+FOLDER/TASK/CASE.nii.gz     of another task, for hosts named TASK:STRUCTURE; of MR images "total_mr" or "total", too
 FOLDER/CASE/STRUCTURE.nii.gz  binary; it goes before the others
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,27 +27,39 @@ def split_structure(structure: str) -> tuple[str, str]:
 
 
 def of_mri(structure: str) -> str:
-    """The structure in a mask of an MR image: TotalSegmentator's task total_mr has other numbers than total.
+    """The structure, with its task, in a mask of an MR image: TotalSegmentator's total_mr has other numbers than total.
 
     What total_mr lacks (the skull) stays with total.
     """
     from totalsegmentator.map_to_binary import class_map
 
     task, name = split_structure(structure)
-    return f"{MR_TASK}:{name}" if task == DEFAULT_TASK and name in class_map[MR_TASK].values() else structure
+    return f"{MR_TASK if task == DEFAULT_TASK and name in class_map[MR_TASK].values() else task}:{name}"
 
 
-def find_files(folder: Path, case: str, structures: Iterable[str]) -> dict[Path, list[str]]:
-    """file -> the structures to look for in it: the structure's binary file, else a multi-label one."""
-    found: dict[Path, list[str]] = {}
+def of_ct(structure: str) -> str:
+    """The structure in a mask of a CT image: without the task's name for TotalSegmentator's total."""
+    return structure.removeprefix(f"{DEFAULT_TASK}:")
+
+
+def find_files(folder: Path, case: str, structures: Sequence[str]) -> dict[tuple[Path, str], list[str]]:
+    """(file, its task) -> the structures to look for in it: the structure's binary file, else a multi-label one.
+
+    structures: as of_ct or of_mri give them. The file in `folder` itself is of the task total, of MR images total_mr.
+    """
+    found: dict[tuple[Path, str], list[str]] = {}
+    itself = DEFAULT_TASK if any(":" not in structure for structure in structures) else MR_TASK
     for structure in structures:
         task, name = split_structure(structure)
-        places = {DEFAULT_TASK: [""], MR_TASK: [MR_TASK, ""]}.get(task, [task])
-        stems = [folder / case / name, *(folder / place / case for place in places)]
-        paths = (stem.with_name(stem.name + ending) for stem in stems for ending in ENDINGS)
-        path = next((path for path in paths if path.is_file()), None)
-        if path is not None:
-            found.setdefault(path, []).append(structure)
+        places = {folder / case / name: task}
+        if ":" in structure:
+            places[folder / task / case] = task
+        if task in (itself, DEFAULT_TASK):
+            places[folder / case] = itself
+        files = ((stem.with_name(stem.name + ending), task) for stem, task in places.items() for ending in ENDINGS)
+        file = next((file for file in files if file[0].is_file()), None)
+        if file is not None:
+            found.setdefault(file, []).append(structure)
     return found
 
 
@@ -77,21 +89,18 @@ def label_numbers(path: Path, task: str) -> dict[str, int]:
 _ML_REMEDY = "write it with TotalSegmentator --ml, or give one binary file per structure"
 
 
-def read_case(
-    folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool
-) -> dict[str, np.ndarray]:
+def read_case(folder: Path, case: str, structures: Sequence[str], image: Path, resample: bool) -> dict[str, np.ndarray]:
     """structure -> bool array (Z, Y, X) on the image's grid; a structure that is nowhere is left out.
 
     Raises MASTProError for another geometry, for numbers that the label table lacks, and for a file of no mask.
     """
     masks: dict[str, np.ndarray] = {}
-    for path, wanted in find_files(folder, case, structures).items():
+    for (path, task), wanted in find_files(folder, case, structures).items():
         values = _read_on_grid(path, image, resample)
         if path.parent == folder / case:
             for structure in wanted:
                 masks[structure] = values > 0
             continue
-        task = split_structure(wanted[0])[0]
         numbers = label_numbers(path, task)
         unknown = sorted({*np.unique(values).tolist()} - {0, *numbers.values()})
         if unknown:
@@ -105,18 +114,18 @@ def read_case(
     return masks
 
 
-def check_case(folder: Path, case: str, structures: tuple[str, ...], image: Path, resample: bool) -> set[str]:
+def check_case(folder: Path, case: str, structures: Sequence[str], image: Path, resample: bool) -> set[str]:
     """The structures that the case's files can hold; headers only.
 
     Raises MASTProError for another geometry, or without a label table.
     """
     held: set[str] = set()
-    for path, wanted in find_files(folder, case, structures).items():
+    for (path, task), wanted in find_files(folder, case, structures).items():
         check_geometry(path, image, resample)
         if path.parent == folder / case:
             held.update(wanted)
         else:
-            numbers = label_numbers(path, split_structure(wanted[0])[0])
+            numbers = label_numbers(path, task)
             held.update(structure for structure in wanted if split_structure(structure)[1] in numbers)
     return held
 

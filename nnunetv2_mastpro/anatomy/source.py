@@ -26,7 +26,8 @@ class Source:
         is_mri = modality_of(dataset_json) == "MRI"
         self.channel = ct_channel(dataset_json) or 0  # that TotalSegmentator sees
         self.tasks = totalseg.tasks_of(self.structures, not is_mri)
-        self.sought = {structure: masks.of_mri(structure) if is_mri else structure for structure in self.structures}
+        name_of = masks.of_mri if is_mri else masks.of_ct
+        self.sought = {structure: name_of(structure) for structure in self.structures}
 
     def check(self, cases: Sequence[Case]) -> None:
         """Raise MASTProError for what can be seen from file names and headers."""
@@ -36,6 +37,11 @@ class Source:
             if len(cases[0].images) > 1:
                 self.warnings.append(f"TotalSegmentator saw channel {self.channel:04d} of the images")
             totalseg.check_structures(self.tasks)
+            self._check_hosts(
+                {structure for structure, name in self.sought.items() if totalseg.is_made(name, self.tasks)},
+                f"TotalSegmentator's task {masks.MR_TASK}, which MR images get, makes no",
+                "use --masks",
+            )
             totalseg.check_weights(self.tasks, self.args.fast)
             return
         folder = self.args.masks
@@ -59,13 +65,8 @@ class Source:
                 f"--masks {folder} has a mask of no case; it must hold files such as {cases[0].name}.nii.gz (as "
                 f"TotalSegmentator --ml writes) or folders such as {cases[0].name}/ with one file per structure"
             )
-        lacking = [host for host in self.hosts if not held.intersection(host.structures)]
-        if lacking:  # empty in each map would mean absent, not unknown
-            named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
-            raise MASTProError(
-                f"--masks {folder} has no case with {named}; give their files too (of another task of TotalSegmentator "
-                f"in {folder}/TASK/), or set host_structures of their classes to [] in mastpro.prompts of dataset.json"
-            )
+        remedy = f"give their files too (of another task of TotalSegmentator in {folder}/TASK/)"
+        self._check_hosts(held, f"--masks {folder} has no case with", remedy)
         self._check_complete(by_case, held)
         never = [structure for structure in self.structures if structure not in held]
         if never:
@@ -77,6 +78,16 @@ class Source:
             self.warnings.append(
                 f"warning: no mask in {folder} for {some(lacking_cases, 10)} "
                 f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
+            )
+
+    def _check_hosts(self, held: Collection[str], lacks: str, remedy: str) -> None:
+        """Raise MASTProError for a host of which no structure is held: empty in each map, it would mean absent."""
+        lacking = [host for host in self.hosts if not held & {*host.structures}]
+        if lacking:
+            named = "; ".join(f"{', '.join(host.structures)} (value {host.value})" for host in lacking)
+            raise MASTProError(
+                f"{lacks} {named}; {remedy}, or set host_structures of their classes to [] in mastpro.prompts of "
+                "dataset.json"
             )
 
     def _check_complete(self, by_case: Mapping[str, Sequence[str]], held: set[str]) -> None:

@@ -89,9 +89,16 @@ def check_structures(tasks: dict[str, list[str]]) -> None:
             )
 
 
+def is_made(structure: str, tasks: Iterable[str]) -> bool:
+    """Whether one of the tasks segments the structure, which is named with its task unless that is total."""
+    task, name = split_structure(structure)
+    return task in tasks and name in _structures(task)
+
+
 def _structures(task: str) -> set[str]:
     from totalsegmentator.map_to_binary import class_map
 
+    _settings(task)
     return {*class_map[task].values()}
 
 

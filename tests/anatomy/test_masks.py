@@ -79,6 +79,17 @@ def test_the_header_of_another_program_leaves_the_class_map(organs, image, write
         read(tmp_path / "masks", image, ("own:liver",))
 
 
+def test_structures_of_total_in_the_file_of_an_mr_image(organs, image, write_volume, tmp_path):
+    """Where its header names them."""
+    numbers = {"liver": 1, "kidney_left": 3, "colon": 12}  # in total_mr 1 is the spleen, 3 the left kidney
+    path = write_volume(tmp_path / "masks" / "case_7.nii.gz", multilabel(organs, numbers))
+    wanted = ("total_mr:kidney_left", "total:colon")
+    np.testing.assert_equal(read(tmp_path / "masks", image, wanted)["total_mr:kidney_left"], organs["kidney_left"])
+    with_table(path, {1: "liver", 3: "kidney_left", 12: "colon"})
+    found = read(tmp_path / "masks", image, wanted)
+    np.testing.assert_equal(found, dict(zip(wanted, (organs["kidney_left"], organs["colon"]), strict=True)))
+
+
 @pytest.mark.parametrize("has_table", [False, True])
 def test_unknown_numbers_are_refused(organs, image, write_volume, tmp_path, has_table):
     values = multilabel(organs, NUMBER)

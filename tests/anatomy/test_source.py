@@ -1,6 +1,7 @@
 """Where masks are sought, by the modality of the data set."""
 
 from argparse import Namespace
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -54,9 +55,31 @@ def test_numbers_are_those_of_the_modality(make_source, modality, task, folder, 
     assert NUMBERS["total"]["esophagus"] != NUMBERS["total_mr"]["esophagus"]
 
 
-def test_what_total_mr_lacks_is_looked_for_in_total(make_source):
-    source, _ = make_source("MRI", "total", structures=("skull", "colon"))
-    assert source.sought == {"skull": "skull", "colon": "total_mr:colon"}
+def test_what_total_mr_lacks_is_looked_for_in_total(make_source, write_volume, grid):
+    """Its number, 12, is the esophagus's in a mask of total_mr."""
+    lobe = "lung_upper_lobe_right"
+    source, case = make_source("MRI", "total_mr", structures=(lobe, "colon"))
+    assert source.sought == {lobe: f"total:{lobe}", "colon": "total_mr:colon"}
+    with pytest.raises(MASTProError, match=rf"has no case with {lobe} \(value 1\)"):
+        source.check([case])
+    values = np.zeros(grid.size[::-1], np.uint8)
+    values[2] = NUMBERS["total"][lobe]
+    write_volume(source.args.masks / "total" / "a.nii.gz", values)
+    source.check([case])
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    assert found == {lobe: [2], "colon": [3]}
+
+
+@pytest.mark.parametrize(("modality", "refused"), [("MRI", True), ("CT", False)])
+def test_a_host_that_totalsegmentator_cannot_make_is_not_absent(tmp_path, host, monkeypatch, modality, refused):
+    monkeypatch.setattr(totalseg, "check_weights", lambda *arguments: None)
+    args = Namespace(masks=None, without_masks=False, maker="totalsegmentator", fast=False)
+    hosts = [host(1, "liver"), host(2, "lung_upper_lobe_right", "lung_lower_lobe_right")]
+    source = Source(args, hosts, {"channel_names": {"0": modality}})
+    cases = [Case("a", (tmp_path / "a_0000.nii.gz",), tmp_path / "maps" / "a.nii.gz")]
+    lacks = r"makes no lung_upper_lobe_right, lung_lower_lobe_right \(value 2\); use --masks, or set host_structures"
+    with pytest.raises(MASTProError, match=lacks) if refused else nullcontext():
+        source.check(cases)
 
 
 def test_a_host_may_be_named_with_its_task(make_source):

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
 from totalsegmentator.map_to_binary import class_map
 
-from nnunetv2_mastpro.anatomy.masks import read_case
+from nnunetv2_mastpro.anatomy.masks import of_mri, read_case
 from nnunetv2_mastpro.anatomy.totalseg import content_key, run_cached, run_totalsegmentator, tasks_of
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -102,8 +102,9 @@ def test_structures_of_the_mr_task_are_found(cache, image, structures, is_ct):
         save_multilabel_nifti(load(arguments["output"]), arguments["output"], dict(class_map[arguments["task"]]))
 
     folder, case = run_cached(image, tasks_of(structures, is_ct), False, "cpu", run)
-    found = read_case(folder, case, structures, image, False)
-    assert [name for name, mask in found.items() if mask.any()] == list(structures)
+    sought = [structure if is_ct else of_mri(structure) for structure in structures]
+    found = read_case(folder, case, sought, image, False)
+    assert [name for name, mask in found.items() if mask.any()] == sought
 
 
 def test_a_second_run_takes_what_is_kept(cache, image):

@@ -67,6 +67,8 @@ def test_a_structure_that_a_task_lacks_is_refused():
         check_structures({"total": ["liver", "livr"]})
     with pytest.raises(MASTProError, match="task total_mr has no structure skull"):
         check_structures({"total_mr": ["skull"]})
+    with pytest.raises(MASTProError, match="no task 'livers'.*update it, or use --masks"):
+        check_structures({"livers": ["liver"]})
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
