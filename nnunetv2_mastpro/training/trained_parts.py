@@ -41,8 +41,8 @@ class TrainedParts(AdamWRecipe):
         if self.is_ddp:
             self.network = wrap_anew(self.network)
 
-    def start_from_pretrained(self) -> None:
-        """PEFT, or training of everything, with the data set's own prompts; new types with those of the weights.
+    def settle_prompts(self) -> None:
+        """At the start -pretrained_weights' prompts give way to the data set's own; new types are trained with theirs.
 
         Raises MASTProError for weights of classes in another order, and for new types of other prompts.
         """
@@ -57,32 +57,33 @@ class TrainedParts(AdamWRecipe):
             self.print_to_log_file(
                 f"The pretrained weights were trained with other prompts in the place of {', '.join(changed)}."
             )
-        if self.mastpro.training.mode != "full":
-            self.freeze()
         if not self.mastpro.training.new_types:
             self.restore_prompts()
 
     def decide_what_is_trained(self) -> None:
         """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
-        training, pretrained = self.mastpro.training, bool(self.bare_network.trained)
+        training, starts = self.mastpro.training, self.current_epoch == 0
+        pretrained = starts and bool(self.bare_network.trained)  # only -pretrained_weights brings one to epoch 0
         encoder = getattr(self.bare_network.anatomy, "encode", None)
         if not getattr(encoder, "pretrained", True):
             raise MASTProError(
                 "mastpro.network.anatomy_encoder is 'swin', which is never trained, but no weights of it were given; "
                 "give a file that mastpro weights --from model_swinvit.pt makes to -pretrained_weights"
             )
-        if self.current_epoch == 0 and pretrained:
-            self.start_from_pretrained()  # only -pretrained_weights brings a trained network to epoch 0
-        elif self.current_epoch == 0 and training.new_types:
+        if starts and training.new_types and not pretrained:
             raise MASTProError(
                 f"the plans add {', '.join(training.new_types)} to a trained model, but no weights of it "
                 "were given; start with mastpro add-tumour, or give its checkpoint_start.pth to -pretrained_weights"
             )
-        elif self.current_epoch == 0 and training.mode == "peft":
+        if starts and training.mode == "peft" and not pretrained:
             raise MASTProError(
                 "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
                 "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
             )
+        if starts:
+            self.settle_prompts()
+        if pretrained and training.mode != "full":
+            self.freeze()
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)

@@ -42,7 +42,7 @@ def tuned(make_trainer, stock, tmp_path):
             arguments = ["--from", str(stock), "--plans", str(plans), "-c", "2d", "-o", str(start)]
             assert cli.main(["weights", *arguments]) == 0
         trainer.network.load_state_dict(torch.load(start)["network_weights"])
-        trainer.start_from_pretrained()
+        trainer.decide_what_is_trained()
         step(trainer)
         return trainer, start
 
@@ -125,7 +125,7 @@ def test_new_types_alone(plans, dataset_json, make_trainer, tmp_path):
     start = tmp_path / "start.pth"
     init_args = {"plans": trainer.plans_manager.plans}
     torch.save({"network_weights": trainer.network.state_dict(), "init_args": init_args}, start)
-    trainer.start_from_pretrained()
+    trainer.decide_what_is_trained()
     step(trainer)
     trainer.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
     owned = {name for name, parameter in trainer.network.named_parameters() if parameter.requires_grad}

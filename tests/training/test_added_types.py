@@ -61,7 +61,8 @@ def test_a_start_from_trained_weights_trains_the_new_type_only(added_plans, make
     trainer = make_trainer()
     before = trainer.network.embeddings + 1e-5  # as another version of the encoder may give them
     trainer.network.embeddings.copy_(before)
-    trainer.start_from_pretrained()
+    trainer.network.trained.fill_(True)
+    trainer.decide_what_is_trained()
     assert trainable(trainer) == own_names(trainer.network)
     (group,) = trainer.optimizer.param_groups
     assert {id(p) for p in group["params"]} == {id(p) for p in trainer.network.parameters() if p.requires_grad}
@@ -86,8 +87,9 @@ def test_other_prompts_are_refused(added_plans, make_trainer):
     """PEFT takes the data set's; here the old types' outputs would change."""
     trainer = make_trainer()
     trainer.network.embeddings[1] = 3
+    trainer.network.trained.fill_(True)
     with pytest.raises(MASTProError, match="trained with other prompts for liver_tumor, and new types must not"):
-        trainer.start_from_pretrained()
+        trainer.decide_what_is_trained()
 
 
 def test_it_does_not_start_from_scratch(added_plans, make_trainer):

@@ -36,8 +36,8 @@ def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
     assert made.initial_lr == (1e-4 if frozen else 2e-3)
     optimized = [p for group in made.optimizer.param_groups for p in group["params"]]
     assert len(optimized) == sum(p.requires_grad for p in made.network.parameters())
-    if loaded:  # an edited prompt survives the loading
-        assert (made.network.embeddings == made.embeddings.vectors).all()
+    assert (made.network.embeddings == made.embeddings.vectors).all()  # an edited prompt survives the loading
+    assert any("other prompts in the place of" in line for line in lines)
     said = "The backbone is frozen" if frozen else "Everything is trained"
     assert any(said in line for line in lines)
 

@@ -134,16 +134,15 @@ def test_pretrained_weights_of_classes_in_another_order(make_trainer):
     trainer = make_trainer()
     trainer.network.embeddings.copy_(trainer.embeddings.vectors[[0, 2, 1]])
     with pytest.raises(MASTProError, match="has the class kidney_tumor in the place of liver_tumor"):
-        trainer.start_from_pretrained()
+        trainer.decide_what_is_trained()
 
 
 def test_pretrained_weights_of_another_prompt(make_trainer, tmp_path):
     """Allowed, told, and the data set's own prompt is what is trained."""
     trainer = make_trainer()
     trainer.network.embeddings[1] = 3
-    trainer.start_from_pretrained()
+    trainer.decide_what_is_trained()
     assert_close(trainer.network.embeddings, trainer.embeddings.vectors, rtol=0, atol=0)
-    assert not trainer.network.backbone_is_trained
     (log,) = tmp_path.glob("nnUNet_results/*/*/fold_0/training_log_*.txt")
     assert "trained with other prompts in the place of liver_tumor." in log.read_text()
 
