@@ -7,8 +7,11 @@ from nnunetv2_mastpro.errors import MASTProError
 
 
 def read_section(cls, values: dict, where: str):
-    """An instance. Raises MASTProError for an unknown key and a value of a wrong type."""
+    """An instance. Raises MASTProError for an unknown key, a lacking one, and a value of a wrong type."""
     check_keys(values, cls, where)
+    lacking = [f.name for f in dataclasses.fields(cls) if f.name not in values and not _has_default(f)]
+    if lacking:
+        raise MASTProError(f"{where} in the plans lacks {', '.join(lacking)}; restore the plans as training wrote them")
     kinds = {f.name: f.type for f in dataclasses.fields(cls)}
     for key, value in values.items():
         _check_type(value, kinds[key], f"{where}.{key}")
@@ -29,14 +32,19 @@ def check_keys(values: dict, cls, where: str) -> None:
             )
 
 
+def _has_default(field: dataclasses.Field) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
 def _check_type(value, kind, where: str) -> None:
     expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
     if kind == float | None:
         expected = (int, float, type(None))
     elif expected is None:
         expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
-    indices = "int" in str(kind) and isinstance(value, (list, tuple))
-    wrong_entry = indices and any(not isinstance(entry, int) or isinstance(entry, bool) for entry in value)
+    entry_kind = next((known for known in (int, str) if f"tuple[{known.__name__}, " in str(kind)), object)
+    entries = value if isinstance(value, (list, tuple)) else ()
+    wrong_entry = any(not isinstance(entry, entry_kind) or isinstance(entry, bool) for entry in entries)
     if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool) or wrong_entry:
         raise MASTProError(
             f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"

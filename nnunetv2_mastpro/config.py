@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from nnunetv2_mastpro.blocks import check_keys, plain, read_section
 from nnunetv2_mastpro.errors import MASTProError
 
+MAX_MARGIN_MM = 1000  # more than a scan
 ABLATIONS = ("text", "anatomy", "experts", "text_shuffled")
 
 
@@ -134,8 +135,11 @@ class TrainingConfig:
                 "mode='full' would train more than the new types own; set mastpro.training.mode in the plans to 'auto'"
             )
         _one_of(self, "augmentation", ("nnunet", "paper", "both"), "training")
-        if self.crop_margin_mm is not None:
-            _at_least(self, "crop_margin_mm", 0)
+        if self.crop_margin_mm is not None and not 0 <= self.crop_margin_mm <= MAX_MARGIN_MM:
+            raise MASTProError(
+                f"crop_margin_mm={self.crop_margin_mm} is not within 0 and {MAX_MARGIN_MM}; correct "
+                "mastpro.training.crop_margin_mm in the plans"
+            )
         for name in ("learning_rate", "peft_learning_rate", "added_learning_rate"):
             if not 0 < getattr(self, name) <= 1:
                 raise MASTProError(

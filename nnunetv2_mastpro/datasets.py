@@ -65,11 +65,12 @@ def training_files(dataset: Path, content: dict) -> dict[str, dict]:
 
 def image_files(folder: Path, ending: str) -> dict[str, list[Path]]:
     """Case -> its channels, by name; empty where there is no such folder."""
-    from nnunetv2.utilities.utils import create_paths_fn, get_identifiers_from_splitted_dataset_folder
+    from nnunetv2.utilities.utils import create_paths_fn
 
     if not folder.is_dir():
         return {}
-    files = sorted(path.name for path in folder.iterdir() if path.name.endswith(ending))
-    names = get_identifiers_from_splitted_dataset_folder(str(folder), ending).tolist()
-    found = {name: [*map(Path, create_paths_fn(str(folder), files, ending, name))] for name in names}
+    by_case: dict[str, list[str]] = {}
+    for file in sorted(path.name for path in folder.iterdir() if path.name.endswith(ending)):
+        by_case.setdefault(file[: -len("_0000") - len(ending)], []).append(file)  # as nnU-Net splits names
+    found = {name: [*map(Path, create_paths_fn(str(folder), files, ending, name))] for name, files in by_case.items()}
     return {name: paths for name, paths in found.items() if paths}

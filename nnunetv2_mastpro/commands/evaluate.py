@@ -14,6 +14,7 @@ import argparse
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -104,7 +105,7 @@ def output_folder(folder: Path) -> Path:
 
 
 def find_dataset_json(dataset: str | None, predictions: Sequence[Path], reference: Path) -> dict:
-    """What -d names, else the file in a folder of predictions, else beside the reference.
+    """What -d names, else the file in a folder of predictions, else beside the reference; with the data set's name.
 
     Raises MASTProError where there is none, and where one in a folder of predictions has other labels.
     """
@@ -135,7 +136,17 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
                 f"{other} has the labels {labels}, {path} has {content.get('labels')}; map the values of the "
                 "predictions to those, and put the data set's dataset.json in the place of the other"
             )
-    return content
+    return _with_name(content, path)
+
+
+def _with_name(content: dict, path: Path) -> dict:
+    """The data set's name, which tells whose "cancer" it is, as nnU-Net knows it; beside predictions lie its plans."""
+    from nnunetv2_mastpro.prompts.edit import read_dataset_json
+
+    plans = path.with_name("plans.json")
+    name = read_dataset_json(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name
+    named = "name" not in content and re.fullmatch(r"Dataset\d{3}_.+", str(name))
+    return {**content, "name": name} if named else content
 
 
 def as_json(content: Mapping) -> bytes:

@@ -51,6 +51,8 @@ def convert(args: Namespace, workers: int) -> int:
             raise MASTProError(
                 f"{target} is there and lacks {some(new)}; remove it to convert anew, or give another -d"
             )
+        if args.copy and any(path.is_symlink() for path in (target / "imagesTr").iterdir()):
+            raise MASTProError(f"{target} is there with links to images; remove it to convert with --copy")
         print(f"finished earlier: {target}")
         return 0
     scratch = open_scratch(target, mark)
@@ -112,7 +114,7 @@ def convert_case(job: Job) -> None:
     """Image, then label: a case whose label is there is finished."""
     image_file = job.folder / "imagesTr" / f"{job.case.name}_0000.nii.gz"
     label_file = job.folder / "labelsTr" / f"{job.case.name}.nii.gz"
-    if label_file.exists() and image_file.exists():
+    if label_file.exists() and image_file.exists() and not (job.copy and image_file.is_symlink()):
         return
     image, label = job.dataset.module.read(job.case, job.dataset)
     table = {0: 0, **{value: job.dataset.values[name] for name, value in job.dataset.labels.items()}}

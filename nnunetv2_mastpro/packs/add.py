@@ -122,10 +122,11 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
 
 
 def check_trainer(name: str) -> None:
-    """Raise MASTProError unless the plugin has the trainer."""
+    """Raise MASTProError unless the plugin has the trainer, and it is none that trains everything."""
     from nnunetv2_mastpro.training import trainer
 
-    known = [found for found in vars(trainer) if found.startswith("nnUNetTrainerMASTPro")]
+    found = {known: kind for known, kind in vars(trainer).items() if known.startswith("nnUNetTrainerMASTPro")}
+    known = [trainer_name for trainer_name, kind in found.items() if kind.mode is None]
     if name not in known:
         raise MASTProError(f"--trainer {name!r} is unknown; {nearest(name, known)}Known: {', '.join(known)}")
 

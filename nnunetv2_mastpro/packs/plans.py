@@ -37,7 +37,7 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: flo
     config = dataclasses.replace(
         model.config,
         prompts=dataclasses.replace(model.config.prompts, added=(*model.config.prompts.added, *new)),
-        training=dataclasses.replace(training, new_types=tuple(new), added_learning_rate=rate),
+        training=dataclasses.replace(training, mode="auto", new_types=tuple(new), added_learning_rate=rate),
         prediction=dataclasses.replace(model.config.prediction, tasks=None),
         resolved=None,
     )

@@ -13,6 +13,7 @@ from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.rot90 import Rot90Transform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from batchgeneratorsv2.transforms.utils.compose import ComposeTransforms
+from batchgeneratorsv2.transforms.utils.pseudo2d import Convert2DTo3DTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -20,36 +21,41 @@ from nnunetv2_mastpro.errors import MASTProError
 ROTATION_PROBABILITY, SHIFT_PROBABILITY, LARGEST_SHIFT = 0.1, 0.5, 0.4
 
 
-def equal_axes(patch_size: Sequence[int]) -> set[int]:
-    """Axes of the most frequent length: a patch turned by 90 degrees in them keeps its shape.
+def equal_axes(patch_size: Sequence[int], spacing_mm: Sequence[float]) -> set[int]:
+    """Axes of the most frequent length and spacing: a patch turned by 90 degrees in them keeps its shape and grid.
 
-    Raises MASTProError where no two sides are equal.
+    Raises MASTProError where no two sides are equal in both.
     """
-    sizes = list(patch_size)
-    common = max(sizes, key=sizes.count)
-    axes = {axis for axis, size in enumerate(sizes) if size == common}
+    sides = [(size, round(float(mm), 2)) for size, mm in zip(patch_size, spacing_mm, strict=True)]
+    common = max(sides, key=sides.count)
+    axes = {axis for axis, side in enumerate(sides) if side == common}
     if len(axes) < 2:
         raise MASTProError(
-            f"patch_size {sizes} has no two equal sides, so a patch cannot be rotated by 90 degrees; change it, or "
-            "give mastpro.training.augmentation 'nnunet' in the plans"
+            f"patch_size {[*patch_size]} has no two equal sides of one spacing ({[mm for _, mm in sides]} mm), so a "
+            "patch cannot be rotated by 90 degrees; change it, or give mastpro.training.augmentation 'nnunet' in the "
+            "plans"
         )
     return axes
 
 
-def augmented(stock: ComposeTransforms, patch_size: Sequence[int], kind: str) -> ComposeTransforms:
+def augmented(
+    stock: ComposeTransforms, patch_size: Sequence[int], spacing_mm: Sequence[float], kind: str
+) -> ComposeTransforms:
     """nnU-Net's training transforms with the paper's after the cropping; `kind` "paper" drops nnU-Net's random ones.
 
     What conditions the network on organ masks, and what prepares the target, stays.
     """
-    place = 1 + next(n for n, entry in enumerate(stock.transforms) if isinstance(entry, SpatialTransform))
+    cropping = next(n for n, entry in enumerate(stock.transforms) if isinstance(entry, SpatialTransform))
+    slices = [n for n, entry in enumerate(stock.transforms) if isinstance(entry, Convert2DTo3DTransform)]
+    place = 1 + max([cropping, *slices])  # with nnU-Net's dummy 2D, what is cropped are stacks of slices
     before, after = list(stock.transforms[:place]), list(stock.transforms[place:])
     if kind == "paper":
-        before[-1].p_rotation = before[-1].p_scaling = 0
+        before[cropping].p_rotation = before[cropping].p_scaling = 0
         masks = next((n for n, e in enumerate(after) if isinstance(e, MoveSegAsOneHotToDataTransform)), len(after))
         after = [entry for entry in after[:masks] if not _is_random(entry)] + after[masks:]
     shift = BrightnessAdditiveTransform(-LARGEST_SHIFT, LARGEST_SHIFT)  # its two limits, in spite of their names
     own = [
-        RandomTransform(Rot90Transform(1, allowed_axes=equal_axes(patch_size)), ROTATION_PROBABILITY),
+        RandomTransform(Rot90Transform(1, allowed_axes=equal_axes(patch_size, spacing_mm)), ROTATION_PROBABILITY),
         RandomTransform(shift, SHIFT_PROBABILITY),
     ]
     return ComposeTransforms([*before, *own, *after])

@@ -29,7 +29,7 @@ class Patches(PartialLabels):
             self.check_crop()
             self.oversample_foreground_percent = 1.0  # every patch is centred on one of the places that it is given
         if self.draws.augmentation != "nnunet":
-            equal_axes(self.configuration_manager.patch_size)
+            equal_axes(self.configuration_manager.patch_size, self.configuration_manager.spacing)
 
     @property
     def takes_anatomy(self) -> bool:
@@ -50,7 +50,8 @@ class Patches(PartialLabels):
         if self.draws.crop_margin_mm is None:
             return None
         margin = [round(self.draws.crop_margin_mm / size) for size in self.configuration_manager.spacing]
-        return HostRegion(margin, self.draws.foreground_share)
+        slices = [0] * (3 - len(margin))  # in two dimensions a patch is of a slice, whose spacing the plans leave out
+        return HostRegion([*slices, *margin], self.draws.foreground_share)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self):
         rotation, dummy_2d, patch_size, mirror_axes = (
@@ -63,4 +64,4 @@ class Patches(PartialLabels):
     def get_training_transforms(self, patch_size, *args, **kwargs):
         """nnU-Net's, and the paper's where the plans ask for them. nnU-Net calls its static method on the trainer."""
         stock, kind = super().get_training_transforms(patch_size, *args, **kwargs), self.draws.augmentation
-        return stock if kind == "nnunet" else augmented(stock, patch_size, kind)
+        return stock if kind == "nnunet" else augmented(stock, patch_size, self.configuration_manager.spacing, kind)

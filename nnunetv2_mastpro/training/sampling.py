@@ -66,7 +66,7 @@ class HostRegion:
         if case not in self.known:
             places = np.argwhere(np.asarray(organs[:]) > 0)
             kept = np.random.choice(len(places), min(len(places), self.places_kept), replace=False)
-            self.known[case] = places[kept]
+            self.known[case] = places[kept].astype(np.int16)
         if not len(self.known[case]):
             return {}
         moved = self.known[case] + np.random.randint(-self.margin, self.margin + 1, self.known[case].shape)
@@ -82,7 +82,7 @@ class SampledCases:
     """
 
     def __init__(self, dataset, identifiers: list[str], tumors: Iterable, region: HostRegion | None = None):
-        self.dataset, self.identifiers, self.region = dataset, identifiers, region
+        self.dataset, self.identifiers, self.region = dataset, np.array(identifiers), region  # drawn from as an array
         self.tumors = [_as_key(tumor) for tumor in tumors]
 
     def __getattr__(self, name: str):

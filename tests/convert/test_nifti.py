@@ -76,6 +76,7 @@ def test_images_are_linked_where_nnunet_reads_them(downloads):
     assert downloads.convert("KiTS19") == 0
     linked = downloads.raw / "Dataset011_KiTS19" / "imagesTr" / "KiTS19_00000_0000.nii.gz"
     assert linked.resolve() == (downloads.folder / image.format(0)).resolve()
+    assert downloads.convert("KiTS19", 11, "--copy") == 2  # finished, with links
     assert downloads.convert("KiTS19", 12, "--copy") == 0
     copied = downloads.raw / "Dataset012_KiTS19" / "imagesTr" / "KiTS19_00000_0000.nii.gz"
     assert not copied.is_symlink()

@@ -31,6 +31,7 @@ NOT_THERE = {"background": 0, "liver": 1, "liver_tumor": 2, "lung_tumor": 3}
         ({"channel_names": {"0": "MRI"}}, [], "channels {'0': 'MRI'}, the model {'0': 'CT'}"),
         ({}, ["-c", "3d_fullres"], "-c 3d_fullres is not the model's; its weights are of 2d"),
         ({}, ["--trainer", "nnUNetTrainerMastPro"], "is unknown; did you mean 'nnUNetTrainerMASTPro'"),
+        ({}, ["--trainer", "nnUNetTrainerMASTProPretrain"], "is unknown; did you mean 'nnUNetTrainerMASTPro"),
         ({}, ["-n", "a__b"], "cannot be the plans' name"),
         ({}, ["-f", "3"], "fold_3/checkpoint_final.pth is not there"),
         ({}, ["-d", "13"], "no single dataset 13"),

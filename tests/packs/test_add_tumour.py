@@ -45,13 +45,15 @@ def test_it_takes_what_was_merged_for_the_model(make_model, make_dataset, datase
 
 
 def test_the_rate_can_be_chosen(make_model, make_dataset, commands, tmp_path):
-    base, plans = make_model(), tmp_path / "nnUNet_preprocessed" / DATASET / "Added.json"
+    base = make_model(mastpro={"training": {"mode": "full"}})
+    plans = tmp_path / "nnUNet_preprocessed" / DATASET / "Added.json"
     make_dataset()
     with pytest.raises(MASTProError, match="--learning-rate 2.0 is not within 0 and 1"):
         call(base, "--learning-rate", "2")
     assert not plans.exists()
     assert call(base, "--learning-rate", "1e-2") == 0
-    assert json.loads(plans.read_text())["mastpro"]["training"]["added_learning_rate"] == 0.01
+    training = json.loads(plans.read_text())["mastpro"]["training"]
+    assert (training["added_learning_rate"], training["mode"]) == (0.01, "auto")  # the model's own was "full"
 
 
 def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, capsys):

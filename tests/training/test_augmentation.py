@@ -10,7 +10,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.training import augmentation
 from nnunetv2_mastpro.training.augmentation import LARGEST_SHIFT, augmented, equal_axes
 
-SIZE = (8, 8, 8)
+SIZE, SPACING_MM = (8, 8, 8), (1.0, 1.0, 1.0)
 
 
 def stock(cascaded=False, mirror_axes=(0, 1, 2)):
@@ -41,7 +41,7 @@ def turned(tensor):
 @pytest.mark.usefixtures("always")
 def test_the_papers_alone_turns_and_shifts_and_does_no_more(sample):
     image, labels = sample["image"].clone(), sample["segmentation"].clone()
-    transforms = augmented(stock(), SIZE, "paper")
+    transforms = augmented(stock(), SIZE, SPACING_MM, "paper")
     shifts = []
     for _ in range(20):
         found = transforms(image=image.clone(), segmentation=labels.clone())
@@ -55,7 +55,7 @@ def test_the_papers_alone_turns_and_shifts_and_does_no_more(sample):
 
 def test_both_keeps_all_of_nnunets():
     before = stock().transforms
-    after = augmented(stock(), SIZE, "both").transforms
+    after = augmented(stock(), SIZE, SPACING_MM, "both").transforms
     kinds = [repr(type(getattr(entry, "transform", entry))) for entry in after]
     expected = [repr(type(getattr(entry, "transform", entry))) for entry in before]
     assert len(after) == len(before) + 2
@@ -67,19 +67,45 @@ def test_both_keeps_all_of_nnunets():
 def test_organ_masks_turn_with_the_image_and_are_not_shifted(sample, kind):
     labels = sample["segmentation"]
     both = torch.cat([labels, labels])  # the host-organ map as nnU-Net's previous stage
-    found = augmented(stock(cascaded=True), SIZE, kind)(image=sample["image"], segmentation=both)
+    found = augmented(stock(cascaded=True), SIZE, SPACING_MM, kind)(image=sample["image"], segmentation=both)
     assert found["image"].shape == (3, *SIZE)
     assert set(found["image"][1:].unique().tolist()) <= {0, 1}
     if kind == "paper":
         assert any(
             "RandomBinaryOperator" in repr(type(t.transform))
-            for t in augmented(stock(cascaded=True), SIZE, kind).transforms
+            for t in augmented(stock(cascaded=True), SIZE, SPACING_MM, kind).transforms
             if hasattr(t, "transform")
         )
 
 
-def test_axes_that_can_be_turned():
-    assert equal_axes((96, 96, 96)) == {0, 1, 2}
-    assert equal_axes((64, 96, 96)) == {1, 2}
-    with pytest.raises(MASTProError, match=r"\[32, 64, 96\] has no two equal sides.*augmentation 'nnunet'"):
-        equal_axes((32, 64, 96))
+@pytest.mark.parametrize(
+    ("patch_size", "spacing_mm", "axes"),
+    [
+        ((96, 96, 96), (1, 1, 1), {0, 1, 2}),
+        ((64, 96, 96), (1, 1, 1), {1, 2}),
+        ((96, 96, 96), (5, 0.781, 0.7812), {1, 2}),  # turned out of its slices, an organ would be stretched
+        ((96, 96), (0.8, 0.8), {0, 1}),
+    ],
+)
+def test_axes_that_can_be_turned(patch_size, spacing_mm, axes):
+    assert equal_axes(patch_size, spacing_mm) == axes
+
+
+@pytest.mark.parametrize(("patch_size", "spacing_mm"), [((32, 64, 96), (1, 1, 1)), ((32, 64, 64), (1, 1, 2))])
+def test_axes_that_cannot(patch_size, spacing_mm):
+    with pytest.raises(MASTProError, match=rf"\[32, 64, {patch_size[2]}\] has no two equal sides.*'nnunet'"):
+        equal_axes(patch_size, spacing_mm)
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("kind", ["paper", "both"])
+def test_patches_that_nnunet_augments_slice_by_slice(kind):
+    """Its dummy 2D; slices are turned as they are, and none goes to another place."""
+    size, given = (4, 8, 8), (4, 12, 12)
+    dummy = nnUNetTrainer.get_training_transforms(size, (-0.5, 0.5), None, None, True, [False], False, None)
+    transforms = augmented(dummy, size, (5.0, 1.0, 1.0), kind)
+    labels = torch.arange(4, dtype=torch.int16)[None, :, None, None].expand(1, *given).clone()
+    for _ in range(10):
+        found = transforms(image=torch.randn(1, *given), segmentation=labels.clone())
+        assert found["image"].shape == found["segmentation"].shape == (1, *size)
+        assert [set(part.unique().tolist()) - {-1} for part in found["segmentation"][0]] == [{0}, {1}, {2}, {3}]

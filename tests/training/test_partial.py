@@ -107,7 +107,7 @@ def test_cases_are_drawn_by_type_and_source(make_partial, plans, tmp_path, monke
     trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
     training, validation = trainer.get_tr_and_val_datasets()
     assert validation.identifiers == ["e"]
-    drawn = {case: training.identifiers.count(case) / len(training.identifiers) for case in places}
+    drawn = {case: training.identifiers.tolist().count(case) / len(training.identifiers) for case in places}
     assert drawn == pytest.approx({"a": 1 / 3, "b": 1 / 3, "c": 1 / 6, "d": 1 / 6}, abs=0.01)
     assert trainer.types == {"a": [], "b": ["kidney_tumor"], "c": ["liver_tumor"], "d": ["liver_tumor"]}
     trainer.drawn.update(["a", "b", "b", "c"])
@@ -131,7 +131,7 @@ def test_training_alone_keeps_patches_near_the_organs(make_partial, plans, monke
     monkeypatch.setattr(trainer, "check_cases", lambda: None)
     trainer.dataset_class = infer_dataset_class(trainer.preprocessed_dataset_folder)
     training, validation = trainer.get_tr_and_val_datasets()
-    assert training.region.margin.tolist() == [2, 1]
+    assert training.region.margin.tolist() == [0, 2, 1]
     assert not hasattr(validation, "region")
 
 

@@ -70,7 +70,7 @@ def test_patches_are_centred_on_tumours(places, tumors, kept):
     image, labels, previous, properties = cases.load_case("x")
     assert (image, labels, previous, properties["spacing"]) == ("image", "labels", None, 1)
     assert [*properties["class_locations"]] == kept
-    assert cases.identifiers == ["x", "x"]
+    assert [*cases.identifiers] == ["x", "x"]
     assert cases.source_folder == "somewhere"
 
 

@@ -1,5 +1,6 @@
 """The two stages: what is trained, by trainer, by plans and by what was loaded."""
 
+import numpy as np
 import pytest
 from torch import nn
 
@@ -63,8 +64,11 @@ def test_patches_near_the_organs(make_trainer, plans):
     plans["configurations"]["2d"].update(previous_stage="anatomy", spacing=[5.0, 8.0])
     made = make_trainer(initialize=False)
     assert made.oversample_foreground_percent == 1
-    assert made.region.margin.tolist() == [4, 2]
     assert made.region.foreground_share == 0.5
+    organs = np.zeros((3, 20, 20), np.uint8)  # slices of two dimensions are drawn where the organs are
+    organs[1, 10, 10] = 1
+    places = np.concatenate([made.region.choose("a", organs, {})[1] for _ in range(200)])
+    assert [set(column) for column in places.T] == [{0}, {1}, {*range(6, 15)}, {*range(8, 13)}]
 
 
 def test_patches_near_organs_that_are_not_given(make_trainer, plans):

@@ -1,0 +1,44 @@
+"""The data set's name, as scores need it."""
+
+import json
+
+import pytest
+import SimpleITK as sitk
+
+from nnunetv2_mastpro.commands.evaluate import find_dataset_json
+
+CANCER = {"background": 0, "liver": 1, "cancer": 2, "lung_tumor": 3}
+NAME = "Dataset003_Liver"
+
+
+@pytest.mark.parametrize("plans", [{"dataset_name": NAME}, {"dataset_name": "Dataset010_Colon"}, None])
+def test_it_tells_whose_cancer_is_not_annotated(folders, run_evaluate, write_label, plans):
+    """Beside predictions nnU-Net's plans have it. A liver's cancer counts as liver where a case leaves it out."""
+    path = folders / "predictions" / "dataset.json"
+    content = json.loads(path.read_text())
+    cases = {name: {"annotated": ["liver", "lung_tumor"]} for name in content["mastpro"]["cases"]}
+    path.write_text(json.dumps({**content, "labels": CANCER, "mastpro": {"cases": cases}}))
+    if plans is not None:
+        path.with_name("plans.json").write_text(json.dumps(plans))
+    for kind in ("predictions", "labels"):
+        image = folders / kind / "p2_a.nii.gz"
+        values = sitk.GetArrayFromImage(sitk.ReadImage(image))
+        values[:] = 0
+        values[2:5] = 1
+        if kind == "predictions":
+            values[3, 6:9] = 2
+        write_label(image, values)
+    assert run_evaluate(folders) == 0
+    rows = json.loads((folders / "predictions" / "evaluation.json").read_text())["rows"]
+    (dice,) = (row["Dice"] for row in rows if (row["case"], row["class"]) == ("p2_a", "liver"))
+    assert (dice == 1) == (plans == {"dataset_name": NAME})
+
+
+@pytest.mark.parametrize(
+    ("folder", "content", "name"), [(NAME, {}, NAME), ("liver", {}, None), (NAME, {"name": "x"}, "x")]
+)
+def test_the_folder_has_it_too(tmp_path, folder, content, name):
+    path = tmp_path / folder / "dataset.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"labels": CANCER, **content}))
+    assert find_dataset_json(None, [], path.with_name("labelsTr")).get("name") == name
