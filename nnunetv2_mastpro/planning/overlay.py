@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -45,8 +46,8 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
     """New plans: objects are merged, all else is replaced, as are the arguments of functions and of another network.
 
     A configuration whose reader, spacing, resampling or normalisation changed gets a data_identifier of its own, since
-    its preprocessed data differ. Raises MASTProError for a key that nnU-Net's plans lack and for a patch or stage lists
-    that the network refuses.
+    its preprocessed data differ; plans written anew with others of these never find the old data. Raises MASTProError
+    for a key that nnU-Net's plans lack and for a patch or stage lists that the network refuses.
     """
     overlay = {key: value for key, value in overlay.items() if key != NOTE_KEY}
     own = overlay.pop(OWN_KEY, None)
@@ -64,7 +65,9 @@ def apply_overlay(plans: dict, overlay: dict) -> dict:
         before = plans["configurations"][name]
         resampled = any(configuration.get(key) != before.get(key) for key in RESAMPLING_KEYS)
         if resampled or (read_anew and "data_identifier" in configuration):
-            configuration["data_identifier"] = f"{merged['plans_name']}_{name}"
+            said = [merged.get(READER_KEY), *(configuration.get(key) for key in RESAMPLING_KEYS)]
+            digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+            configuration["data_identifier"] = f"{merged['plans_name']}_{name}_{digest[:8]}"
     for name in overlay.get("configurations", {}):
         _follow_spacing(merged["configurations"][name], plans["configurations"][name])
         _check_network(merged["configurations"][name], name)

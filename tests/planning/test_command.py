@@ -76,7 +76,7 @@ def test_overlay_and_anatomy_together(write_dataset, capsys):
     assert plan("--anatomy", "--overlay", "sts_small") == 0
     configuration = read(folder)["configurations"]["3d_fullres"]
     assert (configuration["spacing"], configuration["previous_stage"]) == ([3.0, 3.0, 3.0], "anatomy")
-    assert configuration["data_identifier"] == "MASTProPlans_3d_fullres"
+    assert configuration["data_identifier"].startswith("MASTProPlans_3d_fullres_")
     assert "nnUNetv2_preprocess -d 777 -plans_name MASTProPlans -c 3d_fullres" in capsys.readouterr().out
 
 

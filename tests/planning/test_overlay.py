@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -74,7 +75,7 @@ def test_data_identifier_changes_with_the_spacing_only():
     same = apply_overlay(plans, fullres(spacing=[1.5, 1.0, 1.0], batch_size=4))
     assert same["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetPlans_3d_fullres"
     other = apply_overlay(plans, fullres(spacing=[3.0, 3.0, 3.0]))["configurations"]
-    assert other["3d_fullres"]["data_identifier"] == "mine_3d_fullres"
+    assert re.fullmatch("mine_3d_fullres_[0-9a-f]{8}", other["3d_fullres"]["data_identifier"])
     assert other["3d_fullres"]["median_image_size_in_voxels"] == [50.0, 40.0, 30.0]
     assert other["2d"]["data_identifier"] == "nnUNetPlans_2d"
 
@@ -125,7 +126,7 @@ def test_plans_are_written_under_their_own_name(tmp_path):
     assert configuration["spacing"] == [3.0, 3.0, 3.0]
     assert configuration["patch_size"] == [48, 48, 48]
     assert configuration["architecture"]["arch_kwargs"]["features_per_stage"] == [12, 24, 48, 96]
-    assert configuration["data_identifier"] == "small_3d_fullres"
+    assert configuration["data_identifier"].startswith("small_3d_fullres_")
     assert "description" not in written
     assert json.loads((tmp_path / "nnUNetPlans.json").read_text()) == make_plans()
 
@@ -195,6 +196,20 @@ def test_another_reader_means_other_preprocessed_data():
     plans = {**make_plans(), "image_reader_writer": "SimpleITKIO", "plans_name": "mine"}
     merged = apply_overlay(plans, {"image_reader_writer": "SimpleITKIOWithReorient"})
     before, after = (made["configurations"]["3d_fullres"]["data_identifier"] for made in (plans, merged))
-    assert (before, after) == ("nnUNetPlans_3d_fullres", "mine_3d_fullres")
+    assert before == "nnUNetPlans_3d_fullres"
+    assert after.startswith("mine_3d_fullres_")
     same = apply_overlay(plans, {"image_reader_writer": "SimpleITKIO"})
     assert same["configurations"]["3d_fullres"]["data_identifier"] == before
+
+
+def test_plans_that_are_overwritten_do_not_find_the_data_of_the_old_ones(tmp_path):
+    """nnU-Net would train on them without a word."""
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps({**make_plans(), "image_reader_writer": "SimpleITKIO"}))
+
+    def identifier(overlay):
+        path = write_plans(tmp_path, "nnUNetPlans", overlay, "mine", overwrite=True)
+        return json.loads(path.read_text())["configurations"]["3d_fullres"]["data_identifier"]
+
+    first = identifier("sts_small")
+    assert identifier("swinunetr_small") != first
+    assert identifier("sts_small") == first  # whose data are still there
