@@ -35,7 +35,11 @@ CONTENTS = {  # of dataset.json; posterior is declared a tumour type, so that it
             }
         },
     },
-    REGIONS: {"labels": {"background": 0, "whole": [1, 2], "posterior": 2}, "regions_class_order": [1, 2]},
+    REGIONS: {
+        "labels": {"background": 0, "whole": [1, 2], "posterior": 2},
+        "regions_class_order": [1, 2],
+        "mastpro": {"prompts": {"posterior": {"sentence": "The back of the hippocampus.", "is_tumor": True}}},
+    },
     SCRIBBLES: {"labels": {"background": 0, "anterior": 1, "posterior": 2, "ignore": 3}},
 }
 
