@@ -1,9 +1,9 @@
 """JSON objects of the plans as frozen dataclasses, whose fields say what is known. Standard library only."""
 
 import dataclasses
-import difflib
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import closest
 
 
 def read_section(cls, values: dict, where: str):
@@ -25,10 +25,9 @@ def check_keys(values: dict, cls, where: str) -> None:
     known = [f.name for f in dataclasses.fields(cls)]
     for key in values:
         if key not in known:
-            nearest = difflib.get_close_matches(key, known, 1, 0)
             raise MASTProError(
                 f"unknown key {where}.{key} in the plans; "
-                f"did you mean {nearest[0] if nearest else known[0]!r}? Known: {', '.join(known)}"
+                f"did you mean {closest(key, known, 0)!r}? Known: {', '.join(known)}"
             )
 
 

@@ -1,12 +1,29 @@
-"""nnU-Net's data sets: their names, their copies of dataset.json, and their files."""
+"""nnU-Net's data sets: their names, copies of dataset.json, labels and files; checkpoints of trained folds."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.resources import nnunet_folder
+
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
+
+
+def is_trained(fold: Path) -> bool:
+    """Whether nnU-Net could go on with the training of this fold."""
+    return any((fold / name).is_file() for name in CHECKPOINTS)
+
+
+def values_of(label) -> tuple[int, ...]:
+    """Values of an entry of dataset.json's labels, of which a region has several; plain numbers, not numpy's."""
+    return tuple(map(int, label)) if isinstance(label, (list, tuple)) else (int(label),)
+
+
+def label_values(dataset_json: Mapping) -> dict[str, tuple[int, ...]]:
+    """Values by label, those of "ignore" and the background too."""
+    return {name: values_of(label) for name, label in dataset_json["labels"].items()}
 
 
 def dataset_name(dataset: str, folders: Sequence[Path]) -> str:

@@ -36,16 +36,16 @@ def write_atomically(contents: Mapping[Path, bytes]) -> None:
     Permissions of a file that exists are kept, a link stays a link. Raises OSError.
     """
     staged: dict[Path, Path] = {}
+    os.umask(umask := os.umask(0o077))  # there is no other way to ask for it
     try:
-        for path, content in contents.items():
-            target = Path(os.path.realpath(path))
+        for target, content in {Path(os.path.realpath(path)): content for path, content in contents.items()}.items():
             handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
             staged[target] = Path(name)
             with os.fdopen(handle, "wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            staged[target].chmod(target.stat().st_mode & 0o777 if target.exists() else 0o644)
+            staged[target].chmod(target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~umask)
         for target, temporary in staged.items():
             os.replace(temporary, target)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def read_geometry(path: Path) -> Geometry:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise MASTProError(f"{path} cannot be read as a volume ({_last_line(error)}); replace the file") from error
+        raise MASTProError(f"{path} cannot be read as a volume ({last_line(error)}); replace the file") from error
     return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 
@@ -75,5 +76,16 @@ def check_geometry(mask: Path, image: Path, resample: bool) -> None:
         raise MASTProError(f"{found}; give masks on the image's grid, or --resample for nearest neighbour")
 
 
-def _last_line(error: Exception) -> str:
+def check_whole(path: Path, remedy: str = "copy or make it again") -> None:
+    """Raise MASTProError for a NIfTI file that ends early, which SimpleITK reads as if it went on with zeros."""
+    import nibabel
+
+    try:
+        nibabel.load(path).dataobj.get_unscaled()
+    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+        raise MASTProError(f"{path} is damaged or ends early ({last_line(error)}); {remedy}") from error
+
+
+def last_line(error: Exception) -> str:
+    """Of what SimpleITK and others say, after where in their code."""
     return str(error).strip().splitlines()[-1].strip()

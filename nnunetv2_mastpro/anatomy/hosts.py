@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.datasets import values_of
 from nnunetv2_mastpro.errors import MASTProError
 
 
@@ -19,7 +20,7 @@ def host_values(dataset_json: dict, prompts: Sequence) -> tuple[HostValue, ...]:
     first class that it hosts, where that is free: with one host organ per class the value is the class's label.
     Raises MASTProError where there are more atoms than labels.
     """
-    labels = {name: _values(value) for name, value in dataset_json["labels"].items() if name != "ignore"}
+    labels = {name: values_of(value) for name, value in dataset_json["labels"].items() if name != "ignore"}
     channels = sorted({value for values in labels.values() for value in values} - {0})  # as nnU-Net's one-hot has them
     atoms: dict[tuple[int, ...], list[str]] = {}
     for structure in dict.fromkeys(s for prompt in prompts for s in prompt.host_structures):
@@ -45,10 +46,6 @@ def host_values(dataset_json: dict, prompts: Sequence) -> tuple[HostValue, ...]:
         HostValue(value=value, channel=channels.index(value), structures=tuple(atoms[hosted]), classes=hosted)
         for hosted, value in sorted(values.items(), key=lambda item: item[1])
     )
-
-
-def _values(value) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, (list, tuple)) else (int(value),)
 
 
 def _names(prompts: Sequence, hosted: tuple[int, ...]) -> str:

@@ -7,13 +7,12 @@ FOLDER/CASE/STRUCTURE.nii.gz  binary; it goes before the others
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import check_geometry, read_geometry
+from nnunetv2_mastpro.anatomy.geometry import check_geometry, check_whole, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
 
 ENDINGS = (".nii.gz", ".nii")
@@ -153,13 +152,3 @@ def _read_on_grid(path: Path, image: Path, resample: bool) -> np.ndarray:
             raise MASTProError(f"{path} has values that are no whole numbers; give a mask, not probabilities")
         values = values.astype(np.int64)
     return values
-
-
-def check_whole(path: Path) -> None:
-    """SimpleITK reads a file that ends early as if it went on with zeros."""
-    import nibabel
-
-    try:
-        np.asanyarray(nibabel.load(path).dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise MASTProError(f"{path} is damaged or ends early ({error}); copy or make it again") from error

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -83,8 +84,8 @@ def ablated(model: Path) -> bool:
     return "experts" in block.get("network", {}).get("ablate", ())
 
 
-def find_folds(model: Path, wanted: list[str] | None, holding: str = "expert_usage.json") -> list[Path]:
-    """Folders of the folds, by default those with a file like `holding`. Raises MASTProError."""
+def find_folds(model: Path, wanted: list[str] | None, holding: Sequence[str] = ("expert_usage.json",)) -> list[Path]:
+    """Folders of the folds, by default those with one of the files `holding`. Raises MASTProError."""
     if not model.is_dir():
         raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
     if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
@@ -94,7 +95,7 @@ def find_folds(model: Path, wanted: list[str] | None, holding: str = "expert_usa
         if missing:
             raise MASTProError(f"{model} has no fold {missing[0]}; give -f of a fold that was trained")
         return [model / f"fold_{fold}" for fold in wanted]
-    folds = sorted({path.parent for path in model.glob(f"fold_*/{holding}")})
+    folds = sorted(fold for fold in model.glob("fold_*") if any((fold / name).is_file() for name in holding))
     if not folds:
-        raise MASTProError(f"{model} has no fold with {holding}; train with nnUNetTrainerMASTPro first")
+        raise MASTProError(f"{model} has no fold with {' or '.join(holding)}; train with nnUNetTrainerMASTPro first")
     return folds

@@ -11,7 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths
+from nnunetv2_mastpro.datasets import dataset_json_paths, label_values
 from nnunetv2_mastpro.listing import table
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -61,10 +61,10 @@ def describe_anatomy(paths: list[Path]) -> list[str]:
         warnings.simplefilter("always")
         prompts = resolve_prompts(contents[-1], paths[-1].parent.name)
     hosts = host_table(contents[-1], prompts)
-    labels = contents[-1]["labels"].items()
+    labels = label_values(contents[-1]).items()
     rows = [("value", "label", "structures", "classes")]
     for host in hosts:
-        names = (name for name, value in labels if host.value in (value if isinstance(value, list) else [value]))
+        names = (name for name, values in labels if host.value in values)
         classes = (prompts[index].label for index in host.classes)
         rows.append((str(host.value), ", ".join(names), ", ".join(host.structures), ", ".join(classes)))
     notes = [str(warning.message) for warning in caught]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mastpro.anatomy.geometry import read_geometry
+from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
 from nnunetv2_mastpro.convert.files import ENDINGS, all_files, match, nothing_found, spell
 from nnunetv2_mastpro.convert.table import Case, Dataset
-from nnunetv2_mastpro.convert.volumes import check_whole, place, read_volume
+from nnunetv2_mastpro.convert.volumes import REMEDY, place, read_volume
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
@@ -58,6 +58,6 @@ def compare(case: Case, trust_size: bool) -> None:
 def read(case: Case, dataset: Dataset) -> tuple[sitk.Image | None, sitk.Image]:
     """The image, None where its file can be linked, and the label on its grid."""
     for path in (case.image, *case.labels):
-        check_whole(path)
+        check_whole(path, REMEDY)
     label = place(read_volume(case.labels[0]), read_geometry(case.image))
     return None if case.image.name.endswith(FITS) else read_volume(case.image), label

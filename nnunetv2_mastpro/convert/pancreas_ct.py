@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import TOLERANCE
+from nnunetv2_mastpro.anatomy.geometry import TOLERANCE, check_whole
 from nnunetv2_mastpro.convert.files import all_files, match, nothing_found
 from nnunetv2_mastpro.convert.table import Case, Dataset
-from nnunetv2_mastpro.convert.volumes import check_whole, geometry_of, place, read_series, read_volume, series_files
+from nnunetv2_mastpro.convert.volumes import (
+    REMEDY,
+    geometry_of,
+    place,
+    read_series,
+    read_volume,
+    series_files,
+)
 from nnunetv2_mastpro.errors import MASTProError
 
 if TYPE_CHECKING:
@@ -53,7 +60,7 @@ def read(case: Case, dataset: Dataset) -> tuple[sitk.Image, sitk.Image]:
     """Raises MASTProError where sizes or spacings differ after turning."""
     import SimpleITK as sitk
 
-    check_whole(case.labels[0])
+    check_whole(case.labels[0], REMEDY)
     image, label = read_series(series_files(case.image)), read_volume(case.labels[0])
     axes = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(image.GetDirection())
     label = sitk.DICOMOrient(label, axes)

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import Geometry, read_geometry
+from nnunetv2_mastpro.anatomy.geometry import Geometry, last_line, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 
 if TYPE_CHECKING:
     import SimpleITK as sitk
 
+REMEDY = "download it again"
 GAP = 0.1  # of the distance of slices, by which one may differ from the next
 
 
@@ -27,17 +27,7 @@ def read_volume(path: Path) -> sitk.Image:
     try:
         return sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise MASTProError(f"{path} cannot be read ({_last_line(error)}); download it again") from error
-
-
-def check_whole(path: Path) -> None:
-    """Raise MASTProError for a NIfTI file that ends too early, which SimpleITK fills with zeros."""
-    import nibabel
-
-    try:
-        nibabel.load(path).dataobj.get_unscaled()
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise MASTProError(f"{path} is not whole ({_last_line(error)}); download it again") from error
+        raise MASTProError(f"{path} cannot be read ({last_line(error)}); {REMEDY}") from error
 
 
 def geometry_of(image: sitk.Image) -> Geometry:
@@ -93,7 +83,7 @@ def read_series(files: Sequence[Path]) -> sitk.Image:
         return reader.Execute()
     except RuntimeError as error:
         raise MASTProError(
-            f"the slices in {files[0].parent} cannot be read ({_last_line(error)}); download them again"
+            f"the slices in {files[0].parent} cannot be read ({last_line(error)}); download them again"
         ) from error
 
 
@@ -124,10 +114,6 @@ def write_volume(image: sitk.Image, path: Path) -> None:
         sitk.WriteImage(image, str(staged), useCompression=True)
         os.replace(staged, path)
     except RuntimeError as error:
-        raise MASTProError(f"{path} cannot be written ({_last_line(error)}); check the free space") from error
+        raise MASTProError(f"{path} cannot be written ({last_line(error)}); check the free space") from error
     finally:
         staged.unlink(missing_ok=True)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1].strip()

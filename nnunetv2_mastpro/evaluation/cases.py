@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.masks import check_whole
+from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.lesions import COUNTS, count_lesions
 from nnunetv2_mastpro.evaluation.metrics import NAMES, score

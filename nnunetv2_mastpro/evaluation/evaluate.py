@@ -26,6 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.cases import Job, ScoredClass, Scoring, check_case, score_case
 from nnunetv2_mastpro.evaluation.statistics import CONFIDENCE
@@ -78,7 +79,7 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     files = _files(reference, dataset_json, "references")
     prompts = resolve_quietly(dict(dataset_json))
     reader = _reader(dataset_json, files[0])
-    values = {label: _values(value) for label, value in dataset_json["labels"].items()}
+    values = label_values(dataset_json)
     nested = [] if any(len(found) > 1 for found in values.values()) else nesting(prompts)  # regions say it themselves
     inside = [tuple(place for place, row in enumerate(nested) if row[outer]) for outer in range(len(prompts))]
     return Scoring(
@@ -203,10 +204,6 @@ def _files(folder: Path, dataset_json: Mapping, what: str) -> list[Path]:
 
 def _names(files: Sequence[str], ending: str) -> list[str]:
     return [name.removesuffix(ending) for name in files]
-
-
-def _values(value: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(map(int, value)) if isinstance(value, (list, tuple)) else (int(value),)
 
 
 def _units(patients: str | None, cases: Sequence[str]) -> dict[str, str]:

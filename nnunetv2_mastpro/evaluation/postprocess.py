@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from nnunetv2_mastpro.config import Resolved
+from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import TOLERANCE, differences, read
 
@@ -61,11 +62,7 @@ def tumor_types(resolved: Resolved, dataset_json: dict) -> tuple[TumorType, ...]
 
     Raises MASTProError where the model has classes that the data set lacks.
     """
-    values = {
-        label: tuple(map(int, value)) if isinstance(value, (list, tuple)) else (int(value),)
-        for label, value in dataset_json["labels"].items()
-        if label != "ignore"
-    }
+    values = {label: found for label, found in label_values(dataset_json).items() if label != "ignore"}
     strange = [entry.label for entry in resolved.classes if entry.label not in values]
     if strange:
         raise MASTProError(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_name, image_files, training_files
+from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.edit import read_dataset_json
@@ -106,7 +106,7 @@ def read_source(name: str) -> Source:
         raise MASTProError(f"source {name}: {error}") from error
     if "file_ending" not in content:
         raise MASTProError(f'dataset.json of source {name} has no "file_ending"; add one such as ".nii.gz"')
-    values = {label: _values(value) for label, value in content["labels"].items()}
+    values = {label: tuple(sorted(found)) for label, found in label_values(content).items()}
     ignore = values.get("ignore", (None,))[0]
     labels = {label: values[label] for label in sorted(cases.labels, key=lambda label: values[label])}
     files = _files(name, folder, content)
@@ -114,10 +114,6 @@ def read_source(name: str) -> Source:
     if both:
         raise MASTProError(f"mastpro.test_cases of source {name} names training cases: {some(both)}; see mastpro.cases")
     return Source(name, folder, content, labels, ignore, cases, files)
-
-
-def _values(value: int | list[int]) -> tuple[int, ...]:
-    return tuple(sorted(map(int, value))) if isinstance(value, (list, tuple)) else (int(value),)
 
 
 def _files(name: str, folder: Path, content: dict) -> tuple[RawCase, ...]:

@@ -17,6 +17,7 @@ import torch
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
+from nnunetv2_mastpro.datasets import is_trained
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -34,7 +35,6 @@ from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.weights.convert import build_network
 
 START = "checkpoint_start.pth"
-CONTINUABLE = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
 
 
 @dataclass(frozen=True)
@@ -160,8 +160,7 @@ def commands(addition: Addition) -> list[tuple[str, ...]]:
         names = ("-plans_name", addition.plans["plans_name"], "-c", addition.configuration)
         todo.append(("nnUNetv2_preprocess", "-d", dataset, *names, *workers))
     what = (dataset, addition.configuration, addition.fold, "-p", addition.plans["plans_name"], "-tr", addition.trainer)
-    begun = any((addition.fold_folder / name).is_file() for name in CONTINUABLE)
-    how = ("--c",) if begun else ("-pretrained_weights", str(addition.fold_folder / START))
+    how = ("--c",) if is_trained(addition.fold_folder) else ("-pretrained_weights", str(addition.fold_folder / START))
     return [*todo, ("nnUNetv2_train", *what, "-device", addition.device, *how)]
 
 

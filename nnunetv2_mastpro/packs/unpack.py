@@ -15,6 +15,7 @@ import torch
 
 from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
+from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.packs.model import Model
@@ -71,12 +72,12 @@ def extend_dataset_json(dataset_json: dict, old: Sequence[ClassSpec], new: Seque
     ignore = "ignore" in labels
     labels.pop("ignore", None)
     for entry in new:
-        highest = max(max(value) if isinstance(value, list) else int(value) for value in labels.values())
+        highest = max(map(max, label_values(extended).values()))
         labels[entry.label] = highest + 1
         if "regions_class_order" in extended:
             extended["regions_class_order"].append(highest + 1)
     if ignore:  # nnU-Net wants it highest
-        labels["ignore"] = 1 + max(max(value) if isinstance(value, list) else int(value) for value in labels.values())
+        labels["ignore"] = 1 + max(map(max, label_values(extended).values()))
     extended = with_prompts(extended, (*old, *new))
     resolve_prompts(extended)
     return extended

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.listing import closest
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.planning.anatomy import add_anatomy_stage
 from nnunetv2_mastpro.resources import plans_dir
@@ -141,8 +141,7 @@ def _merge(base: dict, over: dict, where: str) -> dict:
     merged = copy.deepcopy(base)
     for key, value in over.items():
         if key not in base:
-            nearest = difflib.get_close_matches(key, base, 1, 0)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            hint = f"; did you mean {closest(key, [*base], 0)!r}?" if base else ""
             raise MASTProError(f"the overlay sets {where}.{key}, which nnU-Net's plans do not have{hint}")
         if isinstance(value, dict) and isinstance(base[key], dict) and not _is_replaced(key, base[key], value):
             merged[key] = _merge(base[key], value, f"{where}.{key}")

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import CHECKPOINTS, is_trained
 from nnunetv2_mastpro.recipes.experiment import DataSet, Experiment, Stage, Template
 from nnunetv2_mastpro.steps import Step, read_training_log
 
 Value = str | tuple[str, ...]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # what --c looks for
 UNSEEN = ("images", "labels")  # of further cases, which the user may have
 TRAINING = "train"
 
@@ -118,7 +118,7 @@ def make_step(template: Template, stage: Stage, values: Mapping[str, Value], cho
     fold = outputs[0]
 
     def resume() -> tuple[str, ...] | None:
-        if not any((fold / name).is_file() for name in CHECKPOINTS):
+        if not is_trained(fold):
             return None
         return tuple(_without(command, "-pretrained_weights")) + ("--c",)
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
+from nnunetv2_mastpro.datasets import CHECKPOINTS, label_values
 from nnunetv2_mastpro.errors import MASTProError
 
 COLORS = ("#ff5f56", "#ffd23f", "#3ddc97", "#4cc9f0", "#f78cff", "#ff9f43", "#9aff5a", "#b8b8ff")
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 LENGTH = re.compile(r"\d+ epochs? of (\d+) training steps")  # training/partial.py
 PARTS_ROW = re.compile(r"^([a-z][a-z ]*?) +([\d,]+) +([\d,]+) *$", re.MULTILINE)
 
@@ -97,8 +97,7 @@ class Model:
     @property
     def ignored(self) -> int | None:
         """The value of what was not looked at, if labels have one."""
-        value = self.dataset_json["labels"].get("ignore")
-        return value[0] if isinstance(value, list) else value
+        return label_values(self.dataset_json).get("ignore", (None,))[0]
 
     @property
     def value_colors(self) -> dict[int, tuple[str, str]]:
@@ -120,7 +119,7 @@ def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model
     if config is not None and config.resolved is None:
         config = None  # a stock trainer with plans that hold the block
     classes, hosts = _classes(dataset_json, plans.get("dataset_name", ""), config, with_maps)
-    folds = tuple(_read_fold(path) for path in find_folds(folder, wanted, "checkpoint_*.pth"))
+    folds = tuple(_read_fold(path) for path in find_folds(folder, wanted, CHECKPOINTS))
     return Model(folder, dataset_json, plans, config, classes, hosts, folds)
 
 

@@ -6,11 +6,11 @@ MASTPRO_SKIP_EMPTY  1: the network is not run on patches without any class's hos
 """
 
 import dataclasses
-import difflib
 import os
 
 from nnunetv2_mastpro.config import MASTProConfig, PredictionConfig
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import closest
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 
 
@@ -66,8 +66,7 @@ def _check_tasks(tasks: tuple[str, ...], config: MASTProConfig) -> None:
         raise MASTProError("MASTPRO_TASKS is set, but the model has no tumour type; unset it")
     for name in tasks:
         if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, 1, 0)
-            hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+            hint = f"did you mean {closest(str(name), known, 0)!r}? "
             raise MASTProError(
                 f"MASTPRO_TASKS names {name!r}, which is no tumour type of the model; {hint}Known: {', '.join(known)}"
             )

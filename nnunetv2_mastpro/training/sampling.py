@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from nnunetv2_mastpro.datasets import values_of
+
 NO_TUMOR = "no tumour type"
 RESOLUTION = 20  # list entries per case: shares of the draws are right to about a twentieth of a case's
 
@@ -83,7 +85,7 @@ class SampledCases:
 
     def __init__(self, dataset, identifiers: list[str], tumors: Iterable, region: HostRegion | None = None):
         self.dataset, self.identifiers, self.region = dataset, np.array(identifiers), region  # drawn from as an array
-        self.tumors = [_as_key(tumor) for tumor in tumors]
+        self.tumors = [values_of(tumor) for tumor in tumors]
 
     def __getattr__(self, name: str):
         if name == "dataset":  # while it is being unpickled
@@ -97,7 +99,7 @@ class SampledCases:
         return data, segmentation, previous, {**properties, "class_locations": places}
 
     def _locations(self, case: str, places: dict, organs) -> dict:
-        tumors = {key: where for key, where in places.items() if _as_key(key) in self.tumors and len(where)}
+        tumors = {key: where for key, where in places.items() if values_of(key) in self.tumors and len(where)}
         if self.region is not None:
             return self.region.choose(case, organs, tumors)
         if not tumors:
@@ -106,15 +108,10 @@ class SampledCases:
         return {**tumors, **whole}
 
 
-def _as_key(label) -> tuple[int, ...]:
-    """Plain numbers: nnU-Net's labels are numpy's, and such a one compared with a tuple gives an array."""
-    return tuple(int(value) for value in (label if isinstance(label, (list, tuple)) else [label]))
-
-
 def tumors_of(properties: dict, tumors: Mapping) -> list[str]:
     """Names of the tumour types (name -> label or region) of which the case has a voxel."""
-    places = {_as_key(key): where for key, where in properties["class_locations"].items()}
-    return [name for name, label in tumors.items() if len(places.get(_as_key(label), ()))]
+    places = {values_of(key): where for key, where in properties["class_locations"].items()}
+    return [name for name, label in tumors.items() if len(places.get(values_of(label), ()))]
 
 
 def histogram(drawn: Counter, types: Mapping[str, Sequence[str]], sources: Mapping[str, str]) -> str:

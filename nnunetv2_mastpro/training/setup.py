@@ -12,6 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
+from nnunetv2_mastpro.datasets import is_trained, label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.inject import choose_sites, choose_swin_sites
 from nnunetv2_mastpro.network.planned import SWIN_DEPTHS, SWIN_FEATURES, is_swin, refuse
@@ -39,7 +40,7 @@ def resolve(plans: dict, dataset_json: dict, ablate: tuple[str, ...] = ()) -> tu
         ClassSpec(p.label, p.sentence, p.is_tumor, tuple(p.host_structures), p.label in config.prompts.added)
         for p in prompts
     )
-    has_regions = any(isinstance(label, (list, tuple)) and len(label) > 1 for label in dataset_json["labels"].values())
+    has_regions = any(len(values) > 1 for values in label_values(dataset_json).values())
     stages = [configuration.get("previous_stage") for configuration in plans["configurations"].values()]
     hosts = host_table(dataset_json, prompts) if ANATOMY_STAGE in stages else ()
     resolved = Resolved(classes, embeddings.vectors.shape[1], has_background=not has_regions, hosts=hosts)
@@ -84,7 +85,7 @@ def settle(plans: dict, configuration: str, config: MASTProConfig, trainer: str)
 def check_same_run(folder: Path, block: dict) -> None:
     """Raise MASTProError where the folder holds checkpoints of a run with another "mastpro" block."""
     plans_file = folder / "plans.json"
-    if not plans_file.is_file() or not any(folder.glob("fold_*/checkpoint_*.pth")):
+    if not plans_file.is_file() or not any(map(is_trained, folder.glob("fold_*"))):
         return
     other = MASTProConfig.from_dict(_read_settled(plans_file).get("mastpro", {})).to_dict()
     changed = [key for key in block if block[key] != other[key] and key != "prediction"]

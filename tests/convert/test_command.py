@@ -107,7 +107,7 @@ def test_a_truncated_file_ends_the_run_and_a_repaired_one_goes_on(downloads, cap
     path = downloads.folder / "Training Batch 1" / "segmentation-1.nii"
     whole = path.read_bytes()
     path.write_bytes(whole[:400])
-    assert "segmentation-1.nii is not whole" in refused(downloads, capsys, "LiTS")
+    assert "segmentation-1.nii is damaged or ends early" in refused(downloads, capsys, "LiTS")
     done = downloads.raw / ".Dataset011_LiTS.converting" / "labelsTr" / "LiTS_0.nii.gz"
     os.utime(done, (1, 1))
     path.write_bytes(whole)
@@ -131,7 +131,7 @@ def test_a_linked_image_is_read_through(downloads, capsys):
     path = downloads.folder / "case_00000" / "imaging.nii.gz"
     write(path, scan(0))
     path.write_bytes(path.read_bytes()[:-100])
-    assert "imaging.nii.gz is not whole" in refused(downloads, capsys, "KiTS19")
+    assert "imaging.nii.gz is damaged or ends early" in refused(downloads, capsys, "KiTS19")
 
 
 def test_another_download_does_not_go_on_with_the_first(downloads, capsys):

@@ -131,7 +131,15 @@ def test_permissions_and_links_are_kept(tmp_path):
     target.write_bytes(b"before")
     target.chmod(0o640)
     link.symlink_to(target)
-    write_atomically({link: b"after", tmp_path / "new.json": b"new"})
+    write_atomically({target: b"between", link: b"after", tmp_path / "new.json": b"new"})
     assert link.is_symlink()
     assert (target.read_bytes(), target.stat().st_mode & 0o777) == (b"after", 0o640)
     assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o644
+    assert len([*tmp_path.iterdir()]) == 3  # two of them are one file
+
+
+def test_a_new_file_is_as_private_as_the_user_has_it(tmp_path):
+    before = os.umask(0o077)
+    write_atomically({tmp_path / "new.json": b"new"})
+    assert os.umask(before) == 0o077
+    assert (tmp_path / "new.json").stat().st_mode & 0o777 == 0o600

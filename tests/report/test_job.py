@@ -92,10 +92,10 @@ SPOILS = {
     "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
     "no model": (lambda f: (f.model / "plans.json").unlink(), r"has no plans.json; give nnUNet_results"),
     "no training": (
-        lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_old.pth"),
-        r"fold_0 has none of checkpoint_final.pth, .*; give -f of a fold that was trained",
+        lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_start.pth"),
+        "has no fold with checkpoint_final.pth or",
     ),
-    "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), r"has no fold with checkpoint_\*.pth"),
+    "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), "has no fold with checkpoint_final.pth or"),
     "torn": (
         lambda f: (f.predictions / "case_a.nii.gz").write_bytes(b"torn"),
         r"case_a.nii.gz cannot be read as a volume",
