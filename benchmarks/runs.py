@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
 from nnunetv2_mastpro.commands.env import appended
-from nnunetv2_mastpro.datasets import dataset_name
+from nnunetv2_mastpro.datasets import dataset_name, read_dataset_json
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
@@ -228,7 +228,6 @@ def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
     from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
     from nnunetv2_mastpro.evaluation.partial import outputs_of
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
     from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
     from nnunetv2_mastpro.tasks import read_cases
 

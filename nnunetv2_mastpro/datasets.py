@@ -5,10 +5,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import read_object
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.resources import nnunet_folder
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
+
+
+def read_dataset_json(path: Path) -> dict:
+    """A dataset.json as a dict. Raises MASTProError where it cannot be read."""
+    return read_object(path, str(path), "repair it", "holds no JSON object; write it as nnU-Net's dataset format says")
+
+
+def read_trained(folder: Path) -> tuple[dict, dict]:
+    """plans.json and dataset.json of a trained model. Raises MASTProError for another folder, and damaged files."""
+    for name in ("plans.json", "dataset.json"):
+        if not (folder / name).is_file():
+            raise MASTProError(
+                f"{folder} is not the folder of a trained model (it has no {name}); give "
+                "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
+            )
+    return read_dataset_json(folder / "plans.json"), read_dataset_json(folder / "dataset.json")
 
 
 def is_trained(fold: Path) -> bool:

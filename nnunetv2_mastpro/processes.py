@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -25,6 +25,12 @@ def find_executable(name: str) -> str:
     if found is None:
         raise MASTProError(f"{name} is neither beside {sys.executable} nor on the PATH; reinstall nnunetv2")
     return found
+
+
+def environment(added: Mapping[str, str]) -> dict[str, str]:
+    """Of a command that is run: ours, with these variables; commands beside this Python go before all others."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**os.environ, "PYTHONUNBUFFERED": "1", **added, "PATH": path}
 
 
 def shell_line(command: Sequence[str]) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
-from nnunetv2_mastpro.datasets import dataset_json_paths, image_files, training_files
+from nnunetv2_mastpro.datasets import dataset_json_paths, image_files, read_dataset_json, read_trained, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 
@@ -24,7 +23,6 @@ class Case:
 def read_dataset(dataset: str) -> tuple[dict, str, tuple[HostValue, ...]]:
     """dataset.json (the preprocessed copy, from which training reads, where there is one), name, table of hosts."""
     from nnunetv2_mastpro.planning.anatomy import host_table
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
     path = dataset_json_paths(dataset)[-1]
@@ -34,13 +32,7 @@ def read_dataset(dataset: str) -> tuple[dict, str, tuple[HostValue, ...]]:
 
 def read_model(folder: Path) -> tuple[dict, str, tuple[HostValue, ...]]:
     """The same from the folder of a trained model. Raises MASTProError where it knows no host organs."""
-    try:
-        content = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
-        plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MASTProError(
-            f"-m {folder} is not the folder of a trained model ({error}); give the one above fold_0"
-        ) from error
+    plans, content = read_trained(folder)
     configuration = folder.resolve().name.split("__")[-1]
     stage = plans.get("configurations", {}).get(configuration, {}).get("previous_stage")
     if stage not in (None, ANATOMY_STAGE):

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
@@ -73,8 +73,6 @@ def read_fold(text: str) -> int | str:
 
 def check_model(model: Path, name: str, args: argparse.Namespace) -> dict:
     """The model's dataset.json."""
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
-
     if not (model / "dataset.json").is_file():
         raise MASTProError(
             f"{model} holds no training; give the -c, -p and -tr of one of {name}'s, or train it: "

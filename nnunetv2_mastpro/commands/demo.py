@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 import time
 from pathlib import Path
 
@@ -60,6 +58,7 @@ def run_models(folder: Path, seed: int, models: list, design) -> None:
     """The demo of a design with these models; the first is the one that the demo is about."""
     from nnunetv2_mastpro.demo import pipeline
     from nnunetv2_mastpro.demo.design import Layout
+    from nnunetv2_mastpro.processes import environment
     from nnunetv2_mastpro.state import State
     from nnunetv2_mastpro.steps import run_steps, spell
 
@@ -69,12 +68,7 @@ def run_models(folder: Path, seed: int, models: list, design) -> None:
     state = State(folder, pipeline.settings(seed, design))
     layout = Layout(folder)
     added = pipeline.variables(layout, seed, design)
-    environ = {
-        **os.environ,
-        **added,
-        "PYTHONUNBUFFERED": "1",
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
+    environ = environment(added)
     print("These variables are set for the commands below:")
     print("\n".join(pipeline.exports(added)))
     run_steps(pipeline.preparation(layout, seed, design), state, layout.logs, environ)

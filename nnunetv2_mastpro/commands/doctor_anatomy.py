@@ -11,10 +11,10 @@ from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.planning.anatomy import anatomy_data, host_table, plans_files
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import modality_of, resolve_prompts
 
 

@@ -13,11 +13,10 @@ from nnunetv2_mastpro.commands import probes
 from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.datasets import training_files
+from nnunetv2_mastpro.datasets import read_dataset_json, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.planning.anatomy import plans_files
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
 from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases

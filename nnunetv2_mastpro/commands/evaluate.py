@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 
 REPORT, ROWS = "evaluation.json", "evaluation.csv"
@@ -109,8 +109,6 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
 
     Raises MASTProError where there is none, and where one in a folder of predictions has other labels.
     """
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
-
     own = [path for path in (folder / "dataset.json" for folder in predictions) if path.is_file()]
     beside = [path for path in [reference.absolute().parent / "dataset.json"] if path.is_file()]
     if dataset is not None:
@@ -141,8 +139,6 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
 
 def _with_name(content: dict, path: Path) -> dict:
     """The data set's name, which tells whose "cancer" it is, as nnU-Net knows it; beside predictions lie its plans."""
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
-
     plans = path.with_name("plans.json")
     name = read_dataset_json(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name
     named = "name" not in content and re.fullmatch(r"Dataset\d{3}_.+", str(name))

@@ -14,6 +14,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import table
 
@@ -77,8 +78,6 @@ def compact(usage: dict) -> list[tuple[str, ...]]:
 
 def ablated(model: Path) -> bool:
     """Whether the plans beside the checkpoints leave the experts out."""
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
-
     plans = model / "plans.json"
     block = read_dataset_json(plans).get("mastpro", {}) if plans.is_file() else {}
     return "experts" in block.get("network", {}).get("ablate", ())

@@ -11,7 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, label_values
+from nnunetv2_mastpro.datasets import dataset_json_paths, label_values, read_dataset_json
 from nnunetv2_mastpro.listing import table
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -53,7 +53,6 @@ def describe_anatomy(paths: list[Path]) -> list[str]:
     a map cannot tell the hosts apart.
     """
     from nnunetv2_mastpro.planning.anatomy import host_table
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
     contents = [read_dataset_json(path) for path in paths]

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.commands.evaluate import add_cases_argument
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
@@ -39,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
-
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
     from nnunetv2_mastpro.evaluation.tables import presumed
     from nnunetv2_mastpro.files import write_atomically
@@ -94,7 +94,6 @@ def read_model(predictions: Path) -> Model:
 
     from nnunetv2_mastpro.anatomy.hosts import host_values
     from nnunetv2_mastpro.config import MASTProConfig
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
     for name in COPIED:
         if not (predictions / name).is_file():

@@ -9,12 +9,12 @@ import warnings
 from pathlib import Path
 
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.datasets import dataset_json_paths
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.planning.anatomy import plans_files
 from nnunetv2_mastpro.prompts.describe import Endpoint, describe
-from nnunetv2_mastpro.prompts.edit import read_dataset_json, write_section
+from nnunetv2_mastpro.prompts.edit import write_section
 from nnunetv2_mastpro.prompts.encoder import DEFAULT_ENCODER, embed
 from nnunetv2_mastpro.prompts.knowledge_base import find_organ
 from nnunetv2_mastpro.prompts.resolve import Prompt, looks_like_tumor, readable, resolve_prompts

@@ -10,8 +10,6 @@ command. Run it again after an interruption: finished steps are skipped, a train
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when all steps ended. Raises MASTProError before the first for what cannot work."""
     from nnunetv2_mastpro.files import write_atomically
+    from nnunetv2_mastpro.processes import environment
     from nnunetv2_mastpro.recipes import sequence
     from nnunetv2_mastpro.recipes.experiment import load_recipe
     from nnunetv2_mastpro.state import State
@@ -75,11 +74,9 @@ def run(args: argparse.Namespace) -> int:
         choices.folder(name).mkdir(exist_ok=True)
     write_atomically({path: text.encode() for path, text in sequence.maps(experiment, choices).items()})
     added = sequence.variables(choices)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    environ = {**os.environ, **added, "PYTHONUNBUFFERED": "1", "PATH": path}
     print("\n".join(f"{name}={value}" for name, value in added.items()))
     todo = sequence.steps(experiment, choices, complete=False)
-    run_steps(todo, state, choices.work / "logs", environ)
+    run_steps(todo, state, choices.work / "logs", environment(added))
     show(choices, todo)
     return 0
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
+from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_whole, find_new_labels, with_prompts
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
 
 
@@ -56,15 +56,10 @@ def _origin(name: str, targets: Mapping[str, Mapping[str, str | None]]) -> str:
 
 def read_base(folder: Path) -> Base:
     """Raises MASTProError for a folder without a whole MAST-Pro model, and for one whose classes are regions."""
-    missing = [name for name in ("dataset.json", "plans.json") if not (folder / name).is_file()]
-    if missing:
-        raise MASTProError(
-            f"--model {folder} has no {missing[0]}; give the folder TRAINER__PLANS__CONFIGURATION of a trained model"
-        )
-    content = read_dataset_json(folder / "dataset.json")
+    plans, content = read_trained(folder)
     regions = [name for name in foreground_labels(content) if not isinstance(content["labels"][name], int)]
     if regions:
         raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
-    config = MASTProConfig.from_dict(read_dataset_json(folder / "plans.json").get("mastpro", {}))
+    config = MASTProConfig.from_dict(plans.get("mastpro", {}))
     check_whole(config, folder)
     return Base(folder, content, config.resolved.classes)

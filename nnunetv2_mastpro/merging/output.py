@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some
@@ -17,7 +18,6 @@ from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import MARK, READER, Source
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.resources import nnunet_folder
 from nnunetv2_mastpro.tasks import TESTS
 

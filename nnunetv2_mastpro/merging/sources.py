@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, training_files
+from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, read_dataset_json, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.resources import nnunet_folder

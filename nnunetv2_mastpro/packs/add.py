@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import subprocess
-import sys
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ import torch
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
-from nnunetv2_mastpro.datasets import is_trained
+from nnunetv2_mastpro.datasets import is_trained, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
@@ -26,8 +25,7 @@ from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.plans import make_plans, training_images
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, inherited
 from nnunetv2_mastpro.planning.overlay import check_plans_name
-from nnunetv2_mastpro.processes import find_executable, shell_line
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
+from nnunetv2_mastpro.processes import environment, find_executable, shell_line
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.resources import trainers_dir
@@ -211,11 +209,8 @@ def maps_command(addition: Addition) -> tuple[str, ...]:
 def run(command: tuple[str, ...], say: Callable[[str], None]) -> None:
     """A command of nnU-Net in this environment, its output where ours goes."""
     say(f"\n$ {shell_line(command)}")
-    environ = {
-        **os.environ,
-        "nnUNet_extTrainer": appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir())),
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-    }
+    trainers = appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir()))
+    environ = environment({"nnUNet_extTrainer": trainers})
     done = subprocess.run([find_executable(command[0]), *command[1:]], env=environ, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise MASTProError(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from nnunetv2_mastpro.checkpoints import read_safely
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
+from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_whole
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 from nnunetv2_mastpro.weights.convert import build_network
 
 
@@ -40,13 +40,9 @@ class Model:
 def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
     """The model in a results folder. Raises MASTProError where that is none of MAST-Pro's."""
     file = folder / f"fold_{fold}" / checkpoint_name
-    for path in (folder / "plans.json", folder / "dataset.json", file):
-        if not path.is_file():
-            raise MASTProError(
-                f"{path} is not there; give -m the folder TRAINER__PLANS__CONFIGURATION in nnUNet_results that holds "
-                "plans.json, and -f and --checkpoint as they are in it"
-            )
-    plans = read_dataset_json(folder / "plans.json")
+    plans, dataset_json = read_trained(folder)
+    if not file.is_file():
+        raise MASTProError(f"{file} is not there; give -f and --checkpoint as they are in {folder}")
     checkpoint = read_checkpoint(file)
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
     check_whole(config, folder)
@@ -58,7 +54,7 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
             f"{file} holds {held} classes, the plans.json beside it names {named}; restore the plans.json that the "
             "training wrote"
         )
-    model = Model(folder, file, plans, read_dataset_json(folder / "dataset.json"), checkpoint, config)
+    model = Model(folder, file, plans, dataset_json, checkpoint, config)
     check_state(model)
     return model
 

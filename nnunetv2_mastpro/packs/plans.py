@@ -6,10 +6,9 @@ import copy
 import dataclasses
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import training_files
+from nnunetv2_mastpro.datasets import read_dataset_json, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
 
 def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: float | None = None) -> dict:

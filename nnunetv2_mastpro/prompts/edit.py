@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.files import read_object, write_atomically
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_with_entries
 from nnunetv2_mastpro.prompts.section import read_section
-
-
-def read_dataset_json(path: Path) -> dict:
-    """A dataset.json as a dict. Raises MASTProError where it cannot be read."""
-    return read_object(path, str(path), "repair it", "holds no JSON object; write it as nnU-Net's dataset format says")
 
 
 def write_section(paths: list[Path]) -> list[Path]:

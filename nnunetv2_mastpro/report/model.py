@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
-from nnunetv2_mastpro.datasets import CHECKPOINTS, label_values
+from nnunetv2_mastpro.datasets import CHECKPOINTS, label_values, read_trained
 from nnunetv2_mastpro.errors import MASTProError
 
 COLORS = ("#ff5f56", "#ffd23f", "#3ddc97", "#4cc9f0", "#f78cff", "#ff9f43", "#9aff5a", "#b8b8ff")
@@ -109,12 +109,8 @@ class Model:
 def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model:
     """Raises MASTProError where the folder is none of nnU-Net's. `with_maps`: host-organ maps are going to be shown."""
     from nnunetv2_mastpro.commands.experts import find_folds
-    from nnunetv2_mastpro.prompts.edit import read_dataset_json
 
-    for name in ("plans.json", "dataset.json"):
-        if not (folder / name).is_file():
-            raise MASTProError(f"{folder} has no {name}; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
-    plans, dataset_json = (read_dataset_json(folder / name) for name in ("plans.json", "dataset.json"))
+    plans, dataset_json = read_trained(folder)
     config = MASTProConfig.from_dict(plans["mastpro"]) if "mastpro" in plans else None
     if config is not None and config.resolved is None:
         config = None  # a stock trainer with plans that hold the block

@@ -69,7 +69,7 @@ def test_a_file_that_is_missing(three, capsys):
     [
         ({"liver": [1, 2], "liver_tumor": 2}, 'class "liver" of --model .* is a region'),
         ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
-        (None, "--model .* has no dataset.json"),
+        (None, r"it has no plans.json\)"),
     ],
 )
 def test_models_that_do_not_fit(three, tmp_path, capsys, labels, message):
@@ -107,7 +107,7 @@ def test_a_model_that_is_not_of_mastpro(three, tmp_path, capsys):
         (model / "plans.json").write_text(json.dumps(content))
         check_refused(three, capsys, ["-d", 6, "--model", model], match)
     (model / "plans.json").unlink()
-    check_refused(three, capsys, ["-d", 6, "--model", model], "has no plans.json; give the folder")
+    check_refused(three, capsys, ["-d", 6, "--model", model], "it has no plans.json); give")
 
 
 @pytest.mark.parametrize(

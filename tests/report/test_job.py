@@ -90,7 +90,7 @@ SPOILS = {
     "no images": (lambda f: remove_all(f.images), r"-i \S+ has no cases \(files such as CASE_0000.nii.gz"),
     "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no cases \(files such as CASE.nii.gz"),
     "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
-    "no model": (lambda f: (f.model / "plans.json").unlink(), r"has no plans.json; give nnUNet_results"),
+    "no model": (lambda f: (f.model / "plans.json").unlink(), r"it has no plans.json\); give nnUNet_results"),
     "no training": (
         lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_start.pth"),
         "has no fold with checkpoint_final.pth or",
