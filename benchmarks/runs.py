@@ -16,7 +16,6 @@ import numpy as np
 
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
-from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.datasets import dataset_name, read_dataset_json
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
@@ -24,7 +23,7 @@ from nnunetv2_mastpro.demo.results import read_counts, read_dice
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import find_executable, shell_line
-from nnunetv2_mastpro.resources import nnunet_folder, trainers_dir
+from nnunetv2_mastpro.resources import ext_trainers, nnunet_folder, trainers_dir
 from nnunetv2_mastpro.state import State
 from nnunetv2_mastpro.steps import Step, run_steps
 
@@ -32,7 +31,7 @@ from nnunetv2_mastpro.steps import Step, run_steps
 def find_own_trainers(environ: dict[str, str]) -> dict[str, str]:
     """With the trainers that only benchmarks use."""
     own = Path(__file__).with_name("trainers")
-    return {**environ, "nnUNet_extTrainer": appended(environ["nnUNet_extTrainer"], str(own))}
+    return {**environ, "nnUNet_extTrainer": ext_trainers(environ["nnUNet_extTrainer"], own)}
 
 
 def per_case(summary: Path, ending: str = ".nii.gz") -> dict[str, float]:

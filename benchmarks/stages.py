@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
 from nnunetv2_mastpro.demo.design import GRID, OVERLAY, WORKERS
-from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.resources import ext_trainers
 from nnunetv2_mastpro.steps import Step, read_training_log
 
 ONE, TWO = "Dataset501_StageOne", "Dataset502_StageTwo"
@@ -56,7 +55,7 @@ def environment(data: Path, results: Path, steps: int, seed: int) -> dict[str, s
         "nnUNet_raw": str(data / "nnUNet_raw"),
         "nnUNet_preprocessed": str(data / "nnUNet_preprocessed"),
         "nnUNet_results": str(results),
-        "nnUNet_extTrainer": appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir())),
+        "nnUNet_extTrainer": ext_trainers(),
         "nnUNet_n_proc_DA": str(WORKERS),
         "nnUNet_def_n_proc": str(WORKERS),
         "MASTPRO_EPOCH_ITERATIONS": str(steps),

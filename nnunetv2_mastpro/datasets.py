@@ -33,6 +33,23 @@ def is_trained(fold: Path) -> bool:
     return any((fold / name).is_file() for name in CHECKPOINTS)
 
 
+def find_folds(model: Path, wanted: list[str] | None, holding: Sequence[str] = ("expert_usage.json",)) -> list[Path]:
+    """Folders of the folds, by default those with one of the files `holding`. Raises MASTProError."""
+    if not model.is_dir():
+        raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
+    if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
+        return [model.resolve()]  # `.` has no name
+    if wanted is not None:
+        missing = [fold for fold in wanted if not (model / f"fold_{fold}").is_dir()]
+        if missing:
+            raise MASTProError(f"{model} has no fold {missing[0]}; give -f of a fold that was trained")
+        return [model / f"fold_{fold}" for fold in wanted]
+    folds = sorted(fold for fold in model.glob("fold_*") if any((fold / name).is_file() for name in holding))
+    if not folds:
+        raise MASTProError(f"{model} has no fold with {' or '.join(holding)}; train with nnUNetTrainerMASTPro first")
+    return folds
+
+
 def values_of(label) -> tuple[int, ...]:
     """Values of an entry of dataset.json's labels, of which a region has several; plain numbers, not numpy's."""
     return tuple(map(int, label)) if isinstance(label, (list, tuple)) else (int(label),)

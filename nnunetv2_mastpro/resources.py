@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -22,6 +23,19 @@ def nnunet_folder(name: str, otherwise: str = "") -> Path:
 def trainers_dir() -> Path:
     """What nnUNet_extTrainer points at. Raises MASTProError where the installation lacks it."""
     return _shipped_folder("trainers", "*.py")
+
+
+def ext_trainers(before: str | None = None, folder: Path | None = None) -> str:
+    """nnUNet_extTrainer, a list joined by os.pathsep, with our folder at its end unless it is there in any spelling.
+
+    `before`: in place of the variable; `folder`: in place of ours.
+    """
+    given = os.environ.get("nnUNet_extTrainer", "") if before is None else before
+    folder = trainers_dir() if folder is None else folder
+    present = [entry for entry in given.split(os.pathsep) if entry.strip()]
+    if os.path.realpath(folder) not in map(os.path.realpath, present):
+        present.append(str(folder))
+    return os.pathsep.join(present)
 
 
 def plans_dir() -> Path:

@@ -10,9 +10,8 @@ from types import ModuleType
 import pytest
 
 from nnunetv2_mastpro import __version__, cli
-from nnunetv2_mastpro.commands import env as env_command
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.resources import ext_trainers, trainers_dir
 
 BROKEN_PIPE = """
 import sys, time
@@ -160,11 +159,12 @@ def test_env_appends(monkeypatch, capsys, before, kept):
     assert assignment == "nnUNet_extTrainer=" + os.pathsep.join([*kept, str(trainers_dir())])
 
 
-def test_env_knows_its_folder_under_another_spelling(tmp_path):
+def test_env_knows_its_folder_under_another_spelling(tmp_path, monkeypatch):
     link = tmp_path / "link"
     link.symlink_to(trainers_dir())
     before = os.pathsep.join([str(link), "/other"])
-    assert env_command.appended(before, str(trainers_dir())) == before
+    monkeypatch.setenv("nnUNet_extTrainer", before)
+    assert ext_trainers() == before
 
 
 def test_env_notes_unset_folders_on_stderr(monkeypatch, capsys, tmp_path):

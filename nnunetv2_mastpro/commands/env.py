@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 
-from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.resources import ext_trainers
 
 FOLDER_VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
@@ -21,17 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports go to stdout, for the shell; notes to stderr, for the reader."""
-    folders = appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir()))
-    print(f"export nnUNet_extTrainer={shlex.quote(folders)}")
+    print(f"export nnUNet_extTrainer={shlex.quote(ext_trainers())}")
     for name in FOLDER_VARIABLES:
         if not os.environ.get(name):
             print(f"mastpro: note: {name} is not set; export {name}=/path/to/{name}", file=sys.stderr)
     return 0
-
-
-def appended(folders: str, folder: str) -> str:
-    """`folders`, a list joined by os.pathsep, with `folder` at its end unless it is there under any spelling."""
-    present = [entry for entry in folders.split(os.pathsep) if entry.strip()]
-    if os.path.realpath(folder) not in map(os.path.realpath, present):
-        present.append(folder)
-    return os.pathsep.join(present)

@@ -11,10 +11,9 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import find_folds, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import table
 
@@ -49,8 +48,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([head, *lines])
-        write_atomically({folder / "experts.csv": text.getvalue().encode()})
-        draw(folder / "experts.png", usage)
+        write_atomically({folder / "experts.csv": text.getvalue().encode(), folder / "experts.png": draw(usage)})
         print(f"{fold.name}, epoch {usage['epoch']}: share of patches in which an expert is kept")
         print("\n".join(table(compact(usage))))
         for line in too_few(usage):
@@ -81,20 +79,3 @@ def ablated(model: Path) -> bool:
     plans = model / "plans.json"
     block = read_dataset_json(plans).get("mastpro", {}) if plans.is_file() else {}
     return "experts" in block.get("network", {}).get("ablate", ())
-
-
-def find_folds(model: Path, wanted: list[str] | None, holding: Sequence[str] = ("expert_usage.json",)) -> list[Path]:
-    """Folders of the folds, by default those with one of the files `holding`. Raises MASTProError."""
-    if not model.is_dir():
-        raise MASTProError(f"{model} is no folder; give nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
-    if wanted is None and (model.resolve().name.startswith("fold_") or (model / "expert_usage.json").is_file()):
-        return [model.resolve()]  # `.` has no name
-    if wanted is not None:
-        missing = [fold for fold in wanted if not (model / f"fold_{fold}").is_dir()]
-        if missing:
-            raise MASTProError(f"{model} has no fold {missing[0]}; give -f of a fold that was trained")
-        return [model / f"fold_{fold}" for fold in wanted]
-    folds = sorted(fold for fold in model.glob("fold_*") if any((fold / name).is_file() for name in holding))
-    if not folds:
-        raise MASTProError(f"{model} has no fold with {' or '.join(holding)}; train with nnUNetTrainerMASTPro first")
-    return folds

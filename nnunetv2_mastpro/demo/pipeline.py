@@ -1,6 +1,5 @@
 """The demo from phantom to page: which stock nnU-Net commands are run, on what, in which order."""
 
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -37,13 +36,12 @@ def settings(seed: int, design: Design = DEMO) -> dict:
 
 def variables(layout: Layout, seed: int, design: Design = DEMO) -> dict[str, str]:
     """What the commands need beyond the user's environment."""
-    from nnunetv2_mastpro.commands.env import appended
-    from nnunetv2_mastpro.resources import trainers_dir
+    from nnunetv2_mastpro.resources import ext_trainers
 
     return {
         **{name: str(layout.shared / name) for name in ("nnUNet_raw", "nnUNet_preprocessed")},
         "nnUNet_results": str(layout.folder / "nnUNet_results"),
-        "nnUNet_extTrainer": appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir())),
+        "nnUNet_extTrainer": ext_trainers(),
         "nnUNet_n_proc_DA": str(WORKERS),
         "nnUNet_def_n_proc": str(WORKERS),  # nnU-Net's 8 processes take longer to start than two to validate
         "MASTPRO_EPOCH_ITERATIONS": str(design.steps_per_epoch),

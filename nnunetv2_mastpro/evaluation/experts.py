@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
 
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -97,7 +97,7 @@ def _listed(numbers: list[int], count: int) -> str:
     return f"expert{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))} of 0 to {count - 1}"
 
 
-def draw(path: Path | BinaryIO, usage: Mapping) -> None:
+def draw(usage: Mapping) -> bytes:
     """PNG, a heat map per stage: rows are tumour types in the patch, columns experts by owner; grey: in no patch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -128,7 +128,9 @@ def draw(path: Path | BinaryIO, usage: Mapping) -> None:
     figure.supylabel("tumour type in the patch (patches)", fontsize=9)
     bar = figure.colorbar(image, ax=axes, fraction=0.03, aspect=30, shrink=min(1.0, 4 / size[1]))
     bar.set_label("share that keeps the expert", fontsize=9)
-    figure.savefig(path, format="png", dpi=min(150, MOST_PIXELS / max(size)))
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=min(150, MOST_PIXELS / max(size)))
+    return stream.getvalue()
 
 
 def label_columns(axis, owners: list[str], named: bool) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
-from nnunetv2_mastpro.commands.env import appended
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
 from nnunetv2_mastpro.datasets import is_trained, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
@@ -28,7 +27,7 @@ from nnunetv2_mastpro.planning.overlay import check_plans_name
 from nnunetv2_mastpro.processes import environment, find_executable, shell_line
 from nnunetv2_mastpro.prompts.encoder import embed
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
-from nnunetv2_mastpro.resources import trainers_dir
+from nnunetv2_mastpro.resources import ext_trainers
 from nnunetv2_mastpro.training.setup import resolve
 from nnunetv2_mastpro.weights.convert import build_network
 
@@ -209,8 +208,7 @@ def maps_command(addition: Addition) -> tuple[str, ...]:
 def run(command: tuple[str, ...], say: Callable[[str], None]) -> None:
     """A command of nnU-Net in this environment, its output where ours goes."""
     say(f"\n$ {shell_line(command)}")
-    trainers = appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir()))
-    environ = environment({"nnUNet_extTrainer": trainers})
+    environ = environment({"nnUNet_extTrainer": ext_trainers()})
     done = subprocess.run([find_executable(command[0]), *command[1:]], env=environ, stdin=subprocess.DEVNULL)
     if done.returncode:
         raise MASTProError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -197,11 +196,9 @@ def fill_text(text: str, values: Mapping[str, Value]) -> str:
 
 def variables(choices: Choices) -> dict[str, str]:
     """What the commands need beyond the user's environment."""
-    from nnunetv2_mastpro.commands.env import appended
-    from nnunetv2_mastpro.resources import trainers_dir
+    from nnunetv2_mastpro.resources import ext_trainers
 
-    trainers = appended(os.environ.get("nnUNet_extTrainer", ""), str(trainers_dir()))
-    return {**{name: str(choices.folder(name)) for name in FOLDERS}, "nnUNet_extTrainer": trainers}
+    return {**{name: str(choices.folder(name)) for name in FOLDERS}, "nnUNet_extTrainer": ext_trainers()}
 
 
 def script(experiment: Experiment, choices: Choices) -> list[str]:

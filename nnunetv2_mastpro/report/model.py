@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
-from nnunetv2_mastpro.datasets import CHECKPOINTS, label_values, read_trained
+from nnunetv2_mastpro.datasets import CHECKPOINTS, find_folds, label_values, read_trained
 from nnunetv2_mastpro.errors import MASTProError
 
 COLORS = ("#ff5f56", "#ffd23f", "#3ddc97", "#4cc9f0", "#f78cff", "#ff9f43", "#9aff5a", "#b8b8ff")
@@ -108,7 +108,6 @@ class Model:
 
 def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model:
     """Raises MASTProError where the folder is none of nnU-Net's. `with_maps`: host-organ maps are going to be shown."""
-    from nnunetv2_mastpro.commands.experts import find_folds
 
     plans, dataset_json = read_trained(folder)
     config = MASTProConfig.from_dict(plans["mastpro"]) if "mastpro" in plans else None

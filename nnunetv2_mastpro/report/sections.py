@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 
 from nnunetv2_mastpro.report import html
@@ -163,10 +162,8 @@ def experts(findings: Findings) -> str:
                 html.paragraph(f"{fold.name} has no expert_usage.json: of experts, if it has any, nothing is known.")
             )
             continue
-        stream = io.BytesIO()
-        draw(stream, fold.usage)
         text = f"{fold.name}, epoch {fold.usage['epoch']}: share of training patches with the type that keep the expert"
-        pieces.append(html.picture(stream.getvalue(), "png", text, text, "plot"))
+        pieces.append(html.picture(draw(fold.usage), "png", text, text, "plot"))
         found = collapsed(fold.usage)
         pieces += [html.paragraph(line, "warning") for line in found]
         pieces += [html.paragraph(COLLAPSE, "soft")] if found else []

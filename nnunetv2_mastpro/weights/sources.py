@@ -55,10 +55,11 @@ def _check_filters(given: Weights, own: Mapping[str, Tensor], names: dict[str, s
 
 
 def from_nnunet(given: Weights, own: Mapping[str, Tensor], classes: Sequence[ClassSpec]) -> Names:
-    """The planned network, which the backbone is but for its segmentation layers."""
+    """The planned network, which the backbone is but for its segmentation layers; nnUNetTrainerUniversal has ours."""
     if "network_weights" not in given.content:
         return None
-    return {name: BACKBONE + name for name in given.state}
+    ours = {name: name for name in given.state if name.startswith(BACKBONE)}
+    return ours or {name: BACKBONE + name for name in given.state}
 
 
 def from_universal(given: Weights, own: Mapping[str, Tensor], classes: Sequence[ClassSpec]) -> Names:
@@ -94,7 +95,7 @@ class Source:
 
 SOURCES = (  # the first that knows the file
     Source("a MAST-Pro checkpoint", from_mastpro),
-    Source("a checkpoint of stock nnU-Net", from_nnunet),
+    Source("a checkpoint of nnU-Net", from_nnunet),
     Source("a checkpoint of the CLIP-Driven Universal Model", from_universal),
     Source("weights of MONAI's SwinUNETR", from_swinunetr),
     Source("MONAI's self-supervised Swin encoder", from_swin_encoder, SWIN),

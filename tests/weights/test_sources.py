@@ -24,13 +24,27 @@ def test_stock_nnunet(write_plans, load_as_nnunet, stock_checkpoint, convert, co
         assert torch.equal(tensor, given[name]), name
     assert torch.equal(network.embeddings, vectors)
     assert network.trained
-    assert "a checkpoint of stock nnU-Net" in text
+    assert "a checkpoint of nnU-Net" in text
     assert "matched 100.0% of the parameters of backbone\n" in text
     unique = {id(tensor) for tensor in network.backbone.state_dict(keep_vars=True).values()}
     assert counts(text)["loaded"] == len(unique) < len(found)
     numbers = sum(parameter.numel() for parameter in network.backbone.parameters())
     assert f"{numbers:,} numbers" in text
     assert counts(text)["ignored"] == sum(".seg_layers." in name for name in given)
+
+
+def test_the_backbone_of_the_universal_trainer(write_plans, load_as_nnunet, stock_checkpoint, convert, tmp_path):
+    """It lies beside a head, under our own name."""
+    plans = write_plans()
+    checkpoint = torch.load(stock_checkpoint(plans))
+    given = {name: tensor for name, tensor in checkpoint["network_weights"].items() if ".seg_layers." not in name}
+    renamed = {f"backbone.{name}": tensor for name, tensor in given.items()}
+    torch.save({**checkpoint, "network_weights": {**renamed, "head.layer.weight": torch.ones(1)}}, tmp_path / "u.pth")
+    start, text = convert(tmp_path / "u.pth", plans)
+    network, _ = load_as_nnunet(plans, "2d", start)
+    assert "matched 100.0% of the parameters of backbone\n" in text
+    for name, tensor in network.backbone.state_dict().items():
+        assert torch.equal(tensor, given[name]), name
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
