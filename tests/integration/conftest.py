@@ -30,7 +30,7 @@ CONTENTS = {  # of dataset.json; posterior is declared a tumour type, so that it
         "labels": {"background": 0, "anterior": 1, "posterior": 2},
         "mastpro": {
             "prompts": {
-                "anterior": {"host_structures": ["skull"]},
+                "anterior": {"host_structures": ["spinal_cord"]},
                 "posterior": {"is_tumor": True, "host_structures": ["brain"]},
             }
         },

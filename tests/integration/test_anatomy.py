@@ -10,7 +10,7 @@ import SimpleITK as sitk
 import torch
 from scipy.ndimage import binary_dilation
 
-NUMBERS = {1: 91, 2: 90}  # label -> skull, brain in TotalSegmentator's task "total": the hosts in conftest.py
+NUMBERS = {1: 21, 2: 50}  # label -> spinal_cord, brain in TotalSegmentator's total_mr: the hosts in conftest.py
 TRAINED = "nnUNetTrainerMASTPro_1epoch"
 
 
@@ -94,7 +94,10 @@ def test_training_uses_the_maps(lab, kind, trained):
     patch = json.loads((trained / "plans.json").read_text())["configurations"]["3d_fullres"]["patch_size"]
     assert any(side > width for size in sizes for width, side in zip(size, patch, strict=True))  # maps are padded too
     config = json.loads((trained / "plans.json").read_text())["mastpro"]
-    assert {host["value"]: host["structures"] for host in config["resolved"]["hosts"]} == {1: ["skull"], 2: ["brain"]}
+    assert {host["value"]: host["structures"] for host in config["resolved"]["hosts"]} == {
+        1: ["spinal_cord"],
+        2: ["brain"],
+    }
     weights = torch.load(trained / "fold_0" / "checkpoint_final.pth", map_location="cpu", weights_only=False)
     encoder = {name: value for name, value in weights["network_weights"].items() if name.startswith("anatomy.")}
     assert encoder
@@ -138,7 +141,7 @@ def test_organ_masks_in_the_place_of_maps_are_told(lab, kind, trained, masks, tm
     """TotalSegmentator's numbers; nnU-Net would drop them, and the network see no organ."""
     given = ["-i", lab.images(kind.dataset), "-o", tmp_path / "out", *kind.arguments(), "-f", "0", "-device", "cpu"]
     done = lab.command("nnUNetv2_predict", *given, "-prev_stage_predictions", masks, rc=1)
-    assert "holds 90, 91, a map only 0 and 1 (skull), 2 (brain); give -prev_stage" in done.stderr
+    assert "holds 21, 50, a map only 0 and 1 (spinal_cord), 2 (brain); give -prev_stage" in done.stderr
     assert not [*(tmp_path / "out").glob("*.nii.gz")]
 
 

@@ -79,7 +79,7 @@ def test_the_frozen_encoder_of_organ_masks_comes_from_a_file(lab, trained, tmp_p
     raw = lab.workspace.raw / kind.dataset
     for image in sorted([*(raw / "imagesTr").iterdir(), *(raw / "imagesTs").iterdir()]):
         size = sitk.ReadImage(image)
-        organs = sitk.GetImageFromArray(np.full(sitk.GetArrayFromImage(size).shape, 91, np.uint8))  # the host, a skull
+        organs = sitk.GetImageFromArray(np.full(sitk.GetArrayFromImage(size).shape, 21, np.uint8))  # spinal_cord
         organs.CopyInformation(size)
         sitk.WriteImage(organs, masks / image.name.replace("_0000", ""))
     lab.command("mastpro", "anatomy", "-d", "701", "-p", kind.plans, "--masks", masks)
