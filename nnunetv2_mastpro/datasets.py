@@ -1,6 +1,7 @@
 """nnU-Net's data sets: their names, copies of dataset.json, labels and files; checkpoints of trained folds."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -48,6 +49,12 @@ def find_folds(model: Path, wanted: list[str] | None, holding: Sequence[str] = (
     if not folds:
         raise MASTProError(f"{model} has no fold with {' or '.join(holding)}; train with nnUNetTrainerMASTPro first")
     return folds
+
+
+def with_name(dataset_json: dict, name: str) -> dict:
+    """With the name by which nnU-Net knows the data set, which tells whose "cancer" it is; its own name stays."""
+    named = "name" not in dataset_json and re.fullmatch(r"Dataset\d{3}_.+", name)
+    return {**dataset_json, "name": name} if named else dataset_json
 
 
 def values_of(label) -> tuple[int, ...]:

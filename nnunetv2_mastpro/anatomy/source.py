@@ -80,7 +80,7 @@ class Source:
                 f"(looked for {first}.nii.gz, {first}.nii, {first}/)"
             )
 
-    def _check_hosts(self, held: Collection[str], lacks: str, remedy: str) -> None:
+    def _check_hosts(self, held: set[str], lacks: str, remedy: str) -> None:
         """Raise MASTProError for a host of which no structure is held: empty in each map, it would mean absent."""
         lacking = [host for host in self.hosts if not held & {*host.structures}]
         if lacking:

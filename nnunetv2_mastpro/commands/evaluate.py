@@ -14,11 +14,10 @@ import argparse
 import csv
 import io
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json, with_name
 from nnunetv2_mastpro.errors import MASTProError
 
 REPORT, ROWS = "evaluation.json", "evaluation.csv"
@@ -134,15 +133,9 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
                 f"{other} has the labels {labels}, {path} has {content.get('labels')}; map the values of the "
                 "predictions to those, and put the data set's dataset.json in the place of the other"
             )
-    return _with_name(content, path)
-
-
-def _with_name(content: dict, path: Path) -> dict:
-    """The data set's name, which tells whose "cancer" it is, as nnU-Net knows it; beside predictions lie its plans."""
-    plans = path.with_name("plans.json")
+    plans = path.with_name("plans.json")  # beside predictions
     name = read_dataset_json(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name
-    named = "name" not in content and re.fullmatch(r"Dataset\d{3}_.+", str(name))
-    return {**content, "name": name} if named else content
+    return with_name(content, str(name))
 
 
 def as_json(content: Mapping) -> bytes:

@@ -122,8 +122,9 @@ def check_trainer(name: str) -> None:
     """Raise MASTProError unless the plugin has the trainer, and it is none that trains everything."""
     from nnunetv2_mastpro.training import trainer
 
-    found = {known: kind for known, kind in vars(trainer).items() if known.startswith("nnUNetTrainerMASTPro")}
-    known = [trainer_name for trainer_name, kind in found.items() if kind.mode is None]
+    known = [
+        found for found, kind in vars(trainer).items() if found.startswith("nnUNetTrainerMASTPro") and kind.mode is None
+    ]
     if name not in known:
         raise MASTProError(f"--trainer {name!r} is unknown; {nearest(name, known)}Known: {', '.join(known)}")
 

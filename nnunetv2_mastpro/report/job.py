@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from nnunetv2_mastpro.datasets import with_name
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.report.cases import Case, Volumes, check_case, find_cases, read_case, shown_channel
@@ -113,7 +114,8 @@ def evaluate_cases(request: Request, model: Model) -> dict | None:
         return None
     from nnunetv2_mastpro.evaluation.evaluate import evaluate
 
-    content = with_cases(model.dataset_json, request.cases, request.reference)
+    content = with_name(model.dataset_json, model.plans.get("dataset_name", ""))
+    content = with_cases(content, request.cases, request.reference)
     return evaluate(request.reference, request.predictions, content, workers=request.workers, chill=True)
 
 

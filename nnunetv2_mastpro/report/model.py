@@ -108,7 +108,6 @@ class Model:
 
 def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model:
     """Raises MASTProError where the folder is none of nnU-Net's. `with_maps`: host-organ maps are going to be shown."""
-
     plans, dataset_json = read_trained(folder)
     config = MASTProConfig.from_dict(plans["mastpro"]) if "mastpro" in plans else None
     if config is not None and config.resolved is None:

@@ -82,6 +82,13 @@ def test_a_host_that_totalsegmentator_cannot_make_is_not_absent(tmp_path, host, 
         source.check(cases)
 
 
+def test_a_host_of_ct_may_be_named_with_its_task(make_source):
+    source, case = make_source("CT", "total", structures=("total:colon",))
+    source.check([case])
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    assert found == {"total:colon": [3]}
+
+
 def test_a_host_may_be_named_with_its_task(make_source):
     source, case = make_source("MRI", "total_mr", structures=("colon", "total_mr:colon", "esophagus"))
     source.check([case])
