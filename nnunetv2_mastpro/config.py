@@ -25,7 +25,7 @@ class NetworkConfig:
     top_k_generic: int = 2  # [k] kept of the generic experts
     top_k_specific: int = 1  # [k] kept of the experts of the allowed tumour types
     rank: int = 8  # [r]
-    expert_kernel: int = 1  # side of the filters of an expert's maps; 1: an expert sees single voxels
+    backbone_rank: int = 0  # of updates of the backbone's weights that PEFT trains besides; 0: none, as in the paper
     routing: str = "sample"  # "token": each voxel chooses; "sample": each patch chooses
     router: str = "split"  # "split": R^t weighs its own experts; "joint": the generic ones too
     encoder_stages: tuple[int, ...] | None = None  # None: from the second on
@@ -43,24 +43,18 @@ class NetworkConfig:
             "generic_experts",
             "top_k_generic",
             "rank",
-            "expert_kernel",
             "attention_dim",
             "attention_heads",
             "kernel_hidden",
             "anatomy_features",
         ):
             _at_least(self, name, 1)
-        for name in ("specific_experts", "top_k_specific"):
+        for name in ("specific_experts", "top_k_specific", "backbone_rank"):
             _at_least(self, name, 0)
         if self.top_k_generic > self.generic_experts:
             raise MASTProError(
                 f"top_k_generic={self.top_k_generic} exceeds generic_experts={self.generic_experts}; "
                 "lower mastpro.network.top_k_generic in the plans"
-            )
-        if not self.expert_kernel % 2:
-            raise MASTProError(
-                f"expert_kernel={self.expert_kernel} is even, so it has no middle; "
-                "give 1, 3 or 5 as mastpro.network.expert_kernel in the plans"
             )
         _one_of(self, "routing", ("token", "sample"))
         _one_of(self, "router", ("split", "joint"))
@@ -117,7 +111,7 @@ class TrainingConfig:
     peft_learning_rate: float = 5e-5  # the paper's
     new_types: tuple[str, ...] = ()  # if any, only what these own is trained, on top of a trained model
     added_learning_rate: float = 1e-2  # for that
-    prompt_share: float = 0.1  # of learning_rate for fusion and mask proposal: wide inputs make their steps long
+    prompt_share: float = 0.1  # of the rate for fusion and mask proposal, whose wide inputs make their steps long
     balance_weight: float = 0.01  # load balance of the routers
     presence_weight: float = 0.1  # category supervision, Sec. 2.2
     anatomy_dropout: float = 0.2  # share of samples whose organ masks are all withheld

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from nnunetv2_mastpro.network.added import AddedExperts
 from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, FrozenSwin, SmallEncoder, UnreadAnatomy
 from nnunetv2_mastpro.network.experts import DMoE
 from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
@@ -13,6 +12,9 @@ from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.planned import SWIN_UNETR
 from nnunetv2_mastpro.network.text import LearnedPrompts, SentencePrompts, ShuffledPrompts
 from nnunetv2_mastpro.network.unet import UNetBackbone
+from nnunetv2_mastpro.network.updates import WeightUpdates
+
+ADDED_RANK = 4  # of the updates that an added type owns
 
 
 def is_planned_swin(planned: nn.Module) -> bool:
@@ -64,19 +66,16 @@ def build_mastpro(
             top_k_specific=network.top_k_specific,
             routing=network.routing,
             joint_router=network.router == "joint",
-            kernel=network.expert_kernel,
-            axes=backbone.axes,
         )
 
     sites = backbone.sites(network.encoder_stages, network.decoder_stages)
     experts, receipt = inject_experts({} if "experts" in network.ablate else sites, make_experts)
     added = [index for index, entry in enumerate(resolved.classes) if entry.added]
-    added_experts = {
-        site: AddedExperts(dim=channels, rank=network.rank, count=len(added), axes=backbone.axes)
-        for site, channels in (backbone.every_site().items() if added else ())
-    }
     anatomy = make_anatomy(backbone, network, resolved, organ_channels, anatomy_dropout) if organ_channels else None
     fusion, head = make_prompted(backbone, network, resolved.embedding_dim, layers)
+    frozen = {f"backbone.{name}": weight for name, weight in backbone.updatable().items()}
+    prompted = {f"fusion.{name}": weight for name, weight in fusion.named_parameters()}
+    prompted |= {f"head.{name}": weight for name, weight in head.named_parameters() if head.generated}
     return MASTProNet(
         backbone=backbone,
         experts=experts,
@@ -92,7 +91,8 @@ def build_mastpro(
         host_task_share=host_task_share,
         annotated_task_share=annotated_task_share,
         added=added,
-        added_experts=nn.ModuleDict(added_experts),
+        updates=WeightUpdates(frozen, network.backbone_rank) if network.backbone_rank else None,
+        added_updates=[WeightUpdates(frozen | prompted, ADDED_RANK) for _ in added],
     )
 
 

@@ -1,7 +1,6 @@
 """D-MoE: routers and low-rank experts, Eq. 3-5.
 
-B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank, R the maps of
-several experts, r of each. Filters of these maps are ours, after the idea of Conv-LoRA (Zhong et al., ICLR 2024).
+B batch, C channels, N voxels, T tumour types, E experts (generic first, then type by type), r rank.
 """
 
 from collections.abc import Sequence
@@ -33,39 +32,16 @@ def load_balance(choices: Tensor) -> Tensor:
     return terms.mean() if terms.numel() else terms.sum()
 
 
-def identity_filters(count: int, rank: int, kernel: int, axes: int) -> Tensor:
-    """(count, rank, *kernel): one in the middle, zero around it."""
-    filters = torch.zeros(count, rank, kernel**axes)
-    filters[..., kernel**axes // 2] = 1
-    return filters.view(count, rank, *[kernel] * axes)
+def add_experts(x: Tensor, gates: Tensor, factors: tuple[Tensor, Tensor]) -> Tensor:
+    """x + sum_e g_e E_e(x), every expert computed: two matrix products over the concatenated factors.
 
-
-def hidden_maps(down: Tensor, x: Tensor, filters: Tensor | None) -> Tensor:
-    """The experts' maps, filtered, through GELU: (B, R, N).
-
-    down (B, R, C), x (B, C, spatial), filters (B, R, *kernel) or None.
+    x (B, C, spatial), gates (B, E, N) or (B, E, 1); factors: down (E, r, C), up (E, C, r).
     """
-    hidden = down @ x.flatten(2)
-    if filters is None:
-        return F.gelu(hidden)
-    convolve = {4: F.conv2d, 5: F.conv3d}[x.ndim]
-    maps = hidden.flatten(0, 1).unflatten(1, x.shape[2:]).unsqueeze(0)  # (1, B R, spatial): each has its own filter
-    filtered = convolve(maps, filters.flatten(0, 1).unsqueeze(1), padding=filters.shape[-1] // 2, groups=maps.shape[1])
-    return F.gelu(filtered.view_as(hidden))
-
-
-def add_experts(x: Tensor, gates: Tensor, factors: tuple[Tensor, Tensor, Tensor | None]) -> Tensor:
-    """x + sum_e g_e E_e(x), every expert computed: two matrix products over the concatenated factors, filters between.
-
-    x (B, C, spatial), gates (B, E, N) or (B, E, 1); factors: down (E, r, C), up (E, C, r), filters (E, r, *kernel).
-    """
-    down, up, filters = factors
+    down, up = factors
     rank = down.shape[1]
     down, up = down.flatten(0, 1), up.transpose(0, 1).flatten(1)  # (E r, C), (C, E r)
     down, up = (factor.expand(len(x), -1, -1) for factor in (down, up))  # else matmul copies the whole map
-    if filters is not None:
-        filters = filters.flatten(0, 1).expand(len(x), *[-1] * (x.ndim - 1))
-    hidden = hidden_maps(down, x, filters)  # (B, E r, N)
+    hidden = F.gelu(down @ x.flatten(2))  # (B, E r, N)
     hidden = hidden.unflatten(1, (-1, rank)) * gates.unsqueeze(2)
     return x + (up @ hidden.flatten(1, 2)).view_as(x)
 
@@ -105,11 +81,10 @@ class DMoE(nn.Module):
     """Mixture of low-rank experts on a feature map: y = x + sum_i g_i E_i(x), Eq. 3.
 
     E_i goes down to `rank`, through GELU, and up to C. The way up starts at zero, so the module starts as the
-    identity. With `kernel` above 1 each of the `rank` maps is filtered before the GELU, by a kernel of that side over
-    `axes`, so that experts see around a voxel; filters start as the identity. `num_generic` experts are shared; each
-    of `num_tasks` tumour types owns `num_specific` as Parameters of its own. `routing`: "token" gates each voxel,
-    "sample" gates a whole sample by its mean features and then computes only the chosen experts. With `types` only
-    these tumour types' parameters are gathered, and T is their number: another type takes no part in any sum.
+    identity. `num_generic` experts are shared; each of `num_tasks` tumour types owns `num_specific` as Parameters of
+    its own. `routing`: "token" gates each voxel, "sample" gates a whole sample by its mean features and then computes
+    only the chosen experts. With `types` only these tumour types' parameters are gathered, and T is their number:
+    another type takes no part in any sum.
 
     In training mode a forward pass also returns the choices that load balance is computed of, and leaves in `kept`
     (B, E) the share of voxels (sample routing: 0 or 1) at which each expert was kept.
@@ -127,8 +102,6 @@ class DMoE(nn.Module):
         top_k_specific: int,
         routing: str = "sample",
         joint_router: bool = False,
-        kernel: int = 1,
-        axes: int = 3,
     ):
         super().__init__()
         num_specific = num_specific if num_tasks else 0
@@ -142,7 +115,6 @@ class DMoE(nn.Module):
         owners = [num_generic] + [num_specific] * num_tasks
         self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
-        self.filters = nn.ParameterList([identity_filters(n, rank, kernel, axes) for n in owners if kernel > 1])
         self.kept = torch.zeros(0, sum(owners))  # no buffer: DDP would send the first process's to the others
 
     def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
@@ -205,17 +177,16 @@ class DMoE(nn.Module):
         return torch.cat(groups, 1)
 
     def own_parameters(self, index: int) -> list[nn.Parameter]:
-        """What tumour type `index` owns: rows of the router, ways down and up, filters; nothing without own experts."""
+        """What tumour type `index` owns: rows of the router, ways down and up; nothing without own experts."""
         if not self.num_tasks:
             return []
-        factors = [factor[1 + index] for factor in (self.down, self.up, self.filters) if len(factor)]
-        return [self.router.specific[index], *factors]
+        return [self.router.specific[index], self.down[1 + index], self.up[1 + index]]
 
-    def factors(self, types: Sequence[int]) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Down (E, r, C), up (E, C, r) and filters (E, r, *kernel) of the generic experts and those of the types."""
+    def factors(self, types: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Down (E, r, C) and up (E, C, r) of the generic experts and those of the types."""
         owners = [0, *(1 + index for index in types)]
         down, up = (torch.cat([factor[owner] for owner in owners]) for factor in (self.down, self.up))
-        return down, up, torch.cat([self.filters[owner] for owner in owners]) if len(self.filters) else None
+        return down, up
 
     def mix_all(self, x: Tensor, gates: Tensor, types: Sequence[int]) -> Tensor:
         """Gates per voxel."""
@@ -225,9 +196,8 @@ class DMoE(nn.Module):
         """Gates per sample, (B, E, 1, ...): the chosen experts' factors are gathered, the rest is not computed."""
         kept = self.top_k_generic + min(self.top_k_specific, gates.shape[1] - self.num_generic)
         weight, index = gates.flatten(1).topk(kept, 1)  # (B, k)
-        down, up, filters = self.factors(types)
+        down, up = self.factors(types)
         down = down[index].flatten(1, 2)  # (B, k r, C)
-        filters = None if filters is None else filters[index].flatten(1, 2)  # (B, k r, *kernel)
         up = (up[index] * weight[:, :, None, None]).transpose(1, 2).flatten(2)  # (B, C, k r)
-        hidden = hidden_maps(down, x, filters)  # (B, k r, N)
+        hidden = F.gelu(down @ x.flatten(2))  # (B, k r, N)
         return x + (up @ hidden).view_as(x)

@@ -13,13 +13,12 @@ from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, UnreadAnatomy
 from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
 from nnunetv2_mastpro.network.head import FixedHead, MaskProposal, apply_kernel
 from nnunetv2_mastpro.network.inject import AdaptedSite
-from nnunetv2_mastpro.network.output import TrainingOutput, stack_choices, together
+from nnunetv2_mastpro.network.output import TrainingOutput, fill_left_out, nothing_found, stack_choices, together
 from nnunetv2_mastpro.network.text import LearnedPrompts, SentencePrompts
 from nnunetv2_mastpro.network.unet import UNetBackbone
+from nnunetv2_mastpro.network.updates import WeightUpdates, run, updated
 
-CLEARLY_NOT = -10.0  # logit where the network is not run; nnU-Net sums logits in half precision
 FIXED_HEAD = "fixed head"  # the name of the part
-LEFT_OUT = -20.0  # below the lowest logit: a probability under e^-20, which leaves a float32 sum of them as it is
 
 
 class MASTProNet(nn.Module):
@@ -39,9 +38,9 @@ class MASTProNet(nn.Module):
 
     Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
     that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
-    trained network, the last classes; each has an offset of its prompt, zero at the start, since all else that reads
-    prompts is shared, and an expert in each of `added_experts`, by stage. Its logit comes from a pass of its own, so
-    that all other logits are those of the network without it.
+    trained network, the last classes. Each has an offset of its prompt, zero at the start, and in `added_updates` its
+    own updates of the weights of backbone, fusion and head. Its logit comes from a pass of its own, which these change,
+    so that all other logits are those of the network without it. `updates`: those that PEFT trains.
 
     Ablations are other parts: LearnedPrompts or ShuffledPrompts for `text`, UnreadAnatomy, NoFusion, FixedHead, no
     `experts`.
@@ -64,7 +63,8 @@ class MASTProNet(nn.Module):
         host_task_share: float = 0.5,
         annotated_task_share: float = 0.25,
         added: Sequence[int] = (),
-        added_experts: nn.ModuleDict | None = None,
+        updates: WeightUpdates | None = None,
+        added_updates: Sequence[WeightUpdates] = (),
     ):
         super().__init__()
         self.backbone, self.experts, self.text, self.fusion, self.head = backbone, experts, text, fusion, head
@@ -75,7 +75,9 @@ class MASTProNet(nn.Module):
         self.register_buffer("embeddings", embeddings)
         self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
         self.added = list(added)
-        self.added_experts = nn.ModuleDict() if added_experts is None else added_experts
+        self.updates, self.added_updates = updates, nn.ModuleList(added_updates)
+        if updates is not None:
+            updates.requires_grad_(False)  # until the backbone is frozen
         self.offsets = nn.ParameterList([torch.zeros(embeddings.shape[1]) for _ in self.added])
         self.has_background = has_background
         prompted = has_background and head.generated
@@ -89,10 +91,13 @@ class MASTProNet(nn.Module):
         if self.anatomy is not None:
             image, organs = image.split([image.shape[1] - self.anatomy.table.shape[1], self.anatomy.table.shape[1]], 1)
             if self.skip_empty and not self.training and not self.anatomy.find(organs, classes)[1].any():
-                return self.nothing_found(image, classes)
+                return nothing_found(image, len(self.embeddings), self.has_background, classes)
             organs = self.anatomy.drop(organs)
-        output = together([self.look_for(image, organs, task_mask, found) for found in self.passes(classes)])
-        logits = output.logits if classes is None else [self.fill_left_out(stage, classes) for stage in output.logits]
+        passes = [self.look_for(image, organs, task_mask, found) for found in self.passes(classes)]
+        output = together(passes, self.has_background)
+        logits = output.logits
+        if classes is not None:
+            logits = [fill_left_out(stage, len(self.embeddings), self.has_background, classes) for stage in logits]
         logits = logits if self.deep_supervision else logits[0]
         return output._replace(logits=logits) if self.training else logits
 
@@ -113,23 +118,22 @@ class MASTProNet(nn.Module):
             task_mask = self.select_tasks(image, organs, classes)
         elif types is not None:
             task_mask = task_mask[:, types]
-        choices, added, columns = [], *self.added_types(classes)
+        choices, weights = [], self.updated_weights(classes)
 
         def adapt(site: str, features: Tensor) -> Tensor:
             if site in self.experts:
                 features, chosen = self.experts[site](features, task_mask, types)  # Eq. 3-5
                 choices.append(chosen)
-            if site in self.added_experts:
-                features = self.added_experts[site](features, task_mask[:, columns], added)
             return features
 
         text = self.prompts(classes)  # (T, D)
-        *skips, bottleneck = self.backbone.encode(image, adapt)
+        *skips, bottleneck = run(self.backbone, "backbone", weights, "encode", image, adapt)
         prior = None if organs is None else self.anatomy(organs, bottleneck.shape[2:], classes)  # Eq. 2
-        attended = self.fusion(bottleneck, text, self.selected_classes(task_mask, classes), prior)  # Eq. 6
-        decoded = self.backbone.decode([*skips, bottleneck + attended], adapt)  # Eq. 7
+        selected = self.selected_classes(task_mask, classes)
+        attended = run(self.fusion, "fusion", weights, bottleneck, text, selected, prior)  # Eq. 6
+        decoded = run(self.backbone, "backbone", weights, "decode", [*skips, bottleneck + attended], adapt)  # Eq. 7
         prompts = text if self.background is None else torch.cat([self.background, text])
-        kernels = self.head(attended, prompts)  # Eq. 8
+        kernels = run(self.head, "head", weights, attended, prompts)  # Eq. 8
         stages = len(kernels.stages) if self.deep_supervision else 1
         logits = [apply_kernel(decoded[-1 - s], kernels.stages[s]) for s in range(stages)]
         choices = stack_choices(choices, image) if self.training else None
@@ -141,11 +145,12 @@ class MASTProNet(nn.Module):
             return None
         return [index for index in range(len(self.embeddings)) if index not in self.left_out]
 
-    def added_types(self, classes: list[int] | None) -> tuple[list[int], list[int]]:
-        """Which of the added types take part, and their columns in a task mask of the types that take part."""
-        kept = [index for index in self.tumor_classes if classes is None or index in classes]
-        taking_part = [index for index in self.added if index in kept]
-        return [self.added.index(index) for index in taking_part], [kept.index(index) for index in taking_part]
+    def updated_weights(self, classes: list[int] | None) -> dict[str, Tensor]:
+        """By name, those that fine-tuning or the added type of this pass changes."""
+        kept = range(len(self.embeddings)) if classes is None else classes
+        updates = [] if self.updates is None else [self.updates]
+        updates += [update for index, update in zip(self.added, self.added_updates, strict=True) if index in kept]
+        return updated(dict(self.named_parameters()), updates) if updates else {}
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:
         """(T, D): what the text part makes of the embeddings, an added type's with its offset."""
@@ -174,22 +179,6 @@ class MASTProNet(nn.Module):
         selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
         return torch.where(drawn < self.host_task_share, hosted, selected)
 
-    def fill_left_out(self, logits: Tensor, classes: list[int]) -> Tensor:
-        """logits (B, ., spatial) of `classes` -> (B, K, spatial): the others get less than every one of the voxel."""
-        first = int(self.has_background)
-        lowest = logits.amin(1, keepdim=True) + LEFT_OUT if first else torch.full_like(logits[:, :1], CLEARLY_NOT)
-        filled = lowest.repeat(1, first + len(self.embeddings), *[1] * (logits.ndim - 2))
-        filled[:, [*range(first), *(first + index for index in classes)]] = logits
-        return filled
-
-    def nothing_found(self, image: Tensor, classes: list[int] | None = None) -> Tensor:
-        """Logits (B, K, spatial) of background, in a tensor of their own: nnU-Net writes into it."""
-        outputs = len(self.embeddings if classes is None else classes) + self.has_background
-        logits = image.new_full((len(image), outputs, *image.shape[2:]), CLEARLY_NOT)
-        if self.has_background:
-            logits[:, 0] = 0
-        return logits if classes is None else self.fill_left_out(logits, classes)
-
     def tumor_places(self, classes: list[int] | None = None) -> list[int]:
         """Where the tumour types are among the classes that take part."""
         kept = range(len(self.embeddings)) if classes is None else classes
@@ -203,9 +192,10 @@ class MASTProNet(nn.Module):
         return F.pad(task_mask.bool(), (0, 1), value=True)[:, columns]
 
     def freeze_backbone(self) -> None:
-        """PEFT: the backbone's parameters, its norms' too, stay as they are."""
-        for parameter in self.backbone.parameters():
-            parameter.requires_grad_(False)
+        """PEFT: the backbone's parameters, its norms' too, stay as they are; their updates, if any, are trained."""
+        self.backbone.requires_grad_(False)
+        if self.updates is not None:
+            self.updates.requires_grad_(True)
         self.backbone.eval()
 
     def own_parameters(self, classes: Sequence[int]) -> list[nn.Parameter]:
@@ -215,7 +205,7 @@ class MASTProNet(nn.Module):
             own += [p for moe in self.experts.values() for p in moe.own_parameters(self.tumor_classes.index(index))]
             if index in self.added:
                 place = self.added.index(index)
-                own += [p for experts in self.added_experts.values() for p in experts.own_parameters(place)]
+                own += [*self.added_updates[place].parameters()]
         return own
 
     def freeze_all_but(self, classes: Sequence[int]) -> None:
@@ -241,7 +231,8 @@ class MASTProNet(nn.Module):
         head = [*self.head.parameters()] + ([] if self.background is None else [self.background])
         parts = {
             "backbone": [*self.backbone.parameters()],
-            "experts": [*self.experts.parameters(), *self.added_experts.parameters()],
+            "experts": [*self.experts.parameters(), *self.added_updates.parameters()],
+            "weight updates": [] if self.updates is None else [*self.updates.parameters()],
             "learned prompts": [*self.text.parameters()],
             "fusion": [*self.fusion.parameters()],
             "anatomy encoder": [] if self.anatomy is None else [*self.anatomy.parameters()],

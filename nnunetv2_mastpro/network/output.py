@@ -9,6 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+CLEARLY_NOT = -10.0  # logit where the network is not run; nnU-Net sums logits in half precision
+LEFT_OUT = -20.0  # below the lowest logit: a probability under e^-20, which leaves a float32 sum of them as it is
+
 
 class TrainingOutput(NamedTuple):
     """What the loss needs: logits first, full resolution first, so that nnU-Net can index them."""
@@ -18,17 +21,39 @@ class TrainingOutput(NamedTuple):
     choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of; no site without experts
 
 
-def together(passes: Sequence[TrainingOutput]) -> TrainingOutput:
-    """All of the first pass, and of each other one the last class, the added type that it is for."""
+def together(passes: Sequence[TrainingOutput], has_background: bool) -> TrainingOutput:
+    """All of the first pass, and of each other one the last class, the added type that it is for.
+
+    Beside a background its logit is taken over as its pass says it, relative to the background there: the odds.
+    """
     first, *others = passes
-    logits = [
-        torch.cat([stage, *(added.logits[place][:, -1:] for added in others)], 1)
-        for place, stage in enumerate(first.logits)
-    ]
-    presence = torch.cat([first.presence, *(added.presence[:, -1:] for added in others)], 1)
+    logits = []
+    for place, stage in enumerate(first.logits):
+        added = [found.logits[place] for found in others]
+        odds = [own[:, -1:] - own[:, :1] + stage[:, :1] if has_background else own[:, -1:] for own in added]
+        logits.append(torch.cat([stage, *odds], 1))
+    presence = torch.cat([first.presence, *(found.presence[:, -1:] for found in others)], 1)
     return TrainingOutput(logits, presence, passes[-1].choices)
 
 
 def stack_choices(choices: list[Tensor], image: Tensor) -> Tensor:
     """(sites, 3, groups, experts) of what the sites' experts gave, on the image's device."""
     return torch.stack(choices) if choices else image.new_zeros(0, 3, 0, 0)
+
+
+def fill_left_out(logits: Tensor, total: int, has_background: bool, classes: Sequence[int]) -> Tensor:
+    """logits (B, ., spatial) of `classes` -> of all `total`: the others get less than every one of the voxel."""
+    first = int(has_background)
+    lowest = logits.amin(1, keepdim=True) + LEFT_OUT if first else torch.full_like(logits[:, :1], CLEARLY_NOT)
+    filled = lowest.repeat(1, first + total, *[1] * (logits.ndim - 2))
+    filled[:, [*range(first), *(first + index for index in classes)]] = logits
+    return filled
+
+
+def nothing_found(image: Tensor, total: int, has_background: bool, classes: Sequence[int] | None) -> Tensor:
+    """Logits (B, outputs, spatial) of background, in a tensor of their own: nnU-Net writes into it."""
+    outputs = (total if classes is None else len(classes)) + has_background
+    logits = image.new_full((len(image), outputs, *image.shape[2:]), CLEARLY_NOT)
+    if has_background:
+        logits[:, 0] = 0
+    return logits if classes is None else fill_left_out(logits, total, has_background, classes)

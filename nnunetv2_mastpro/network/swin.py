@@ -92,14 +92,20 @@ class SwinBackbone(nn.Module):
         depths = [len(stage.blocks) for stage in self.stages()]
         return choose_swin_sites(self.feature_size, depths, encoder_stages, decoder_stages)
 
-    def every_site(self) -> dict[str, int]:
-        """Of all blocks."""
-        return self.sites(None, range(DECODER_BLOCKS))
-
     def stages(self) -> list[BasicLayer]:
         """Of the Swin transformer, in order."""
         vit = self.swinViT
         return [vit.layers1[0], vit.layers2[0], vit.layers3[0], vit.layers4[0]]
+
+    def updatable(self) -> dict[str, nn.Parameter]:
+        """What low-rank updates may change, by name: the convolutions. Swin blocks have experts after each of them, and
+        checkpointing computes them again when the weights are as they were.
+        """
+        return {name: weight for name, weight in self.named_parameters() if not name.startswith("swinViT.")}
+
+    def forward(self, way: str, *inputs) -> list[Tensor]:
+        """`way`: "encode" or "decode", with their inputs; functional_call goes through forward."""
+        return getattr(self, way)(*inputs)
 
     def encode(self, image: Tensor, adapt: Adapt) -> list[Tensor]:
         """image (B, channels, spatial) -> features by resolution, full first, bottleneck last."""

@@ -59,9 +59,13 @@ class UNetBackbone(nn.Module):
         """Site -> channels."""
         return choose_sites(self.encoder_dims, self.decoder_dims, encoder_stages, decoder_stages)
 
-    def every_site(self) -> dict[str, int]:
-        """Of all stages."""
-        return self.sites(range(len(self.encoder_dims)), range(len(self.decoder_dims)))
+    def updatable(self) -> dict[str, nn.Parameter]:
+        """What low-rank updates may change, by name: all of it."""
+        return dict(self.named_parameters())
+
+    def forward(self, way: str, *inputs) -> list[Tensor]:
+        """`way`: "encode" or "decode", with their inputs; functional_call goes through forward."""
+        return getattr(self, way)(*inputs)
 
     def encode(self, image: Tensor, adapt: Adapt) -> list[Tensor]:
         """image (B, C, spatial) -> features per stage, full resolution first, bottleneck last."""

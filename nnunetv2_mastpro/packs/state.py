@@ -11,14 +11,13 @@ from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec
 
-FACTORS = ("down", "up", "filters")  # of an expert; filters where mastpro.network.expert_kernel is above 1
-PARTS = "|".join(FACTORS)
+FACTORS = ("down", "up")  # of an expert
 OWNED = re.compile(
-    rf"experts\.\w+\.(router\.specific\.\d+|({PARTS})\.[1-9]\d*)|added_experts\.\w+\.({PARTS})\.\d+"
+    r"experts\.\w+\.(router\.specific\.\d+|(down|up)\.[1-9]\d*)|added_updates\.\d+\..+"
     r"|offsets\.\d+|embeddings|trained"
 )
+UPDATES = "updates."  # in a pack: those of the backbone's weights
 SITE = re.compile(r"experts\.(\w+)\.router\.generic")
-ADDED_SITE = re.compile(r"added_experts\.(\w+)\.down\.0")
 
 
 def shared_names(weights: Mapping[str, Tensor]) -> list[str]:
@@ -41,16 +40,17 @@ def shared_hash(weights: Mapping[str, Tensor]) -> str:
     return hash_tensors(weights, shared_names(weights))
 
 
-def sites(weights: Mapping[str, Tensor], pattern: re.Pattern) -> list[str]:
+def sites(weights: Mapping[str, Tensor]) -> list[str]:
     """Names of stages."""
-    return sorted(match[1] for name in weights if (match := pattern.fullmatch(name)))
+    return sorted(match[1] for name in weights if (match := SITE.fullmatch(name)))
 
 
 def owned_names(weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], index: int) -> dict[str, str]:
     """Name in a pack -> name in the state, of what tumour type `index` of the classes owns, but its embedding."""
-    names = [f"experts.{site}.{part}" for site in sites(weights, SITE) for part in ("router", *FACTORS)]
+    names = [f"experts.{site}.{part}" for site in sites(weights) for part in ("router", *FACTORS)]
     if classes[index].added:
-        names += ["offset", *(f"added_experts.{s}.{part}" for s in sites(weights, ADDED_SITE) for part in FACTORS)]
+        own = f"added_updates.{sum(entry.added for entry in classes[:index])}."
+        names += ["offset", *(f"{UPDATES}{name.removeprefix(own)}" for name in weights if name.startswith(own))]
     places = {name: _place(name, classes, index) for name in names}
     return {name: place for name, place in places.items() if place in weights}
 
@@ -79,7 +79,7 @@ def _place(name: str, classes: Sequence[ClassSpec], index: int) -> str:
     task, added = sum(entry.is_tumor for entry in classes[:index]), sum(entry.added for entry in classes[:index])
     if name == "offset":
         return f"offsets.{added}"
+    if name.startswith(UPDATES):
+        return f"added_updates.{added}.{name.removeprefix(UPDATES)}"
     site, part = name.rsplit(".", 1)
-    if site.startswith("added_experts."):
-        return f"{site}.{part}.{added}"
     return f"{site}.router.specific.{task}" if part == "router" else f"{site}.{part}.{1 + task}"

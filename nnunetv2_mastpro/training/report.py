@@ -30,8 +30,8 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield "The encoder of organ masks is frozen (anatomy_encoder swin)."
     sites = ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
     yield f"Stages with experts: {sites or 'none, so no expert_usage.json is written'}"
-    if network.added_experts:
-        yield f"Stages with an expert of each added type: {', '.join(network.added_experts)}"
+    if network.updates is not None:
+        yield f"Low-rank updates of the backbone's weights: {len(network.updates.keys)} tensors"
     yield from describe_ablations(network, config)
     yield f"\nClasses, and the prompts that stand for them (encoder {config.prompts.encoder})"
     for entry, origin in zip(config.resolved.classes, origins, strict=True):

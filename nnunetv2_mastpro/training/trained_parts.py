@@ -18,15 +18,20 @@ class TrainedParts(AdamWRecipe):
         return [labels.index(name) for name in self.mastpro.training.new_types]
 
     def parameter_groups(self) -> list[dict]:
-        """Backbone, experts and a fixed head at the full rate; what prompts feed at a share of it unless PEFT."""
-        parts = self.bare_network.parts()
-        if not self.bare_network.backbone_is_trained:
-            return [{"params": [p for part in parts.values() for p in part if p.requires_grad]}]
-        at_full_rate = [parts.pop(name) for name in ("backbone", "experts", FIXED_HEAD) if name in parts]
-        groups = [{"params": sum(at_full_rate, [])}]
-        if parts:
-            groups.append({"params": sum(parts.values(), []), "share": self.mastpro.training.prompt_share})
-        return groups
+        """Backbone, updates, experts and a fixed head at the full rate; what prompts feed at a share of it.
+
+        PEFT without updates of the backbone has one rate, the paper's.
+        """
+        network = self.bare_network
+        parts = {name: [p for p in part if p.requires_grad] for name, part in network.parts().items()}
+        if not (network.backbone_is_trained or network.updates or self.mastpro.training.new_types):
+            return [{"params": sum(parts.values(), [])}]
+        full = [name for name in parts if name in ("backbone", "weight updates", "experts", FIXED_HEAD)]
+        at_full_rate, at_a_share = (
+            sum((part for name, part in parts.items() if (name in full) is whole), []) for whole in (True, False)
+        )
+        groups = [{"params": at_full_rate}, {"params": at_a_share, "share": self.mastpro.training.prompt_share}]
+        return [group for group in groups if group["params"]]
 
     def freeze(self) -> None:
         """PEFT: train all but the backbone, or what new types own only; optimizer and DDP are built anew."""

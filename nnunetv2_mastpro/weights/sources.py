@@ -33,25 +33,24 @@ def from_mastpro(given: Weights, own: Mapping[str, Tensor], classes: Sequence[Cl
             here = owned_names(own, classes, places[entry.label])
             theirs = owned_names(given.state, given.classes, index)
             names |= {name: here[part] for part, name in theirs.items() if part in here}
-    _check_filters(given, own, names)
+    _check_updates(given, own)
     return names
 
 
-def _check_filters(given: Weights, own: Mapping[str, Tensor], names: dict[str, str]) -> None:
-    """Raise MASTProError where experts would be taken without their trained filters, which would make others of them.
+def _check_updates(given: Weights, own: Mapping[str, Tensor]) -> None:
+    """Raise MASTProError where a backbone would be taken without its trained updates, which experts and head rest on.
 
-    The other way round is sound: new filters start as the identity.
+    The other way round is sound: new updates start at zero.
     """
-    for name, tensor in given.state.items():
-        place = names.get(name, "")
-        down = own.get(place.replace(".filters.", ".down."))
-        if ".filters." not in place or down is None or down.shape[:2] != tensor.shape[:2]:
-            continue  # no filters, or of experts that are not taken either
-        if place not in own or own[place].shape != tensor.shape:
-            raise MASTProError(
-                f"{given.file} was trained with expert_kernel={tensor.shape[-1]}, the plans have another; set "
-                f"mastpro.network.expert_kernel in the plans to {tensor.shape[-1]}"
-            )
+
+    def rank(state: Mapping[str, Tensor]) -> int:
+        return max((len(state[name]) for name in state if name.startswith("updates.down.")), default=0)
+
+    if rank(given.state) not in (0, rank(own)):
+        raise MASTProError(
+            f"{given.file} was trained with backbone_rank={rank(given.state)}, the plans have another; set "
+            f"mastpro.network.backbone_rank in the plans to {rank(given.state)}"
+        )
 
 
 def from_nnunet(given: Weights, own: Mapping[str, Tensor], classes: Sequence[ClassSpec]) -> Names:

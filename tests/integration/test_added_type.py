@@ -81,7 +81,7 @@ def test_only_what_the_new_type_owns_has_moved(base, added):
     assert start.keys() == after.keys()
     own = {name for name in after if name not in before}
     routed = {name for name in after if name.endswith((".specific.1", ".down.2", ".up.2"))}
-    assert own == {"offsets.0", *routed, *(name for name in after if name.startswith("added_experts."))}
+    assert own == {"offsets.0", *routed, *(name for name in after if name.startswith("added_updates.0."))}
     moved = {name for name, tensor in after.items() if not tensor.equal(start[name])}
     assert "offsets.0" in moved
     assert len(moved) > len(own) // 2

@@ -23,7 +23,7 @@ VARIANTS = [
     ("PlainConvUNet", 3, {"routing": "token", "router": "split"}),
     ("ResidualEncoderUNet", 2, {"routing": "token", "router": "joint"}),
     ("ResidualEncoderUNet", 3, {"routing": "sample", "router": "joint"}),
-    ("PlainConvUNet", 3, {"routing": "sample", "router": "split", "expert_kernel": 3}),
+    ("PlainConvUNet", 3, {"routing": "sample", "router": "split", "backbone_rank": 2}),
 ]
 
 

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from nnunetv2_mastpro.config import NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.head import FixedHead, apply_kernel
-from nnunetv2_mastpro.network.mastpro import CLEARLY_NOT
+from nnunetv2_mastpro.network.output import CLEARLY_NOT
 from nnunetv2_mastpro.network.text import derangement
 
 PARTS = ("text", "anatomy", "experts")

@@ -16,41 +16,28 @@ def features(spatial=(2, 3)):
     return torch.randn(SAMPLES, CHANNELS, *spatial, generator=torch.Generator().manual_seed(5))
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("spatial", [(4, 5), (4, 3, 5)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("routing", ["token", "sample"])
-def test_it_starts_as_the_identity(make_moe, routing, joint, dtype, spatial, kernel):
-    moe = make_moe(start=True, routing=routing, joint_router=joint, kernel=kernel, axes=len(spatial))
+def test_it_starts_as_the_identity(make_moe, routing, joint, dtype, spatial):
+    moe = make_moe(start=True, routing=routing, joint_router=joint)
     x = features(spatial).to(dtype)
     with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
         assert_close(moe(x, DIFFERING)[0], x, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("routing", ["token", "sample"])
-def test_filters_start_as_the_identity(make_moe, routing):
-    """So that weights of experts without them mean the same."""
-    without = make_moe(routing=routing)
-    moe = make_moe(start=True, routing=routing, kernel=3, axes=2)
-    moe.load_state_dict(without.state_dict() | {name: p for name, p in moe.state_dict().items() if "filters" in name})
-    task_mask = torch.ones(SAMPLES, TASKS)
-    assert_close(moe(features(), task_mask)[0], without(features(), task_mask)[0])
-    assert not without(features(), task_mask)[0].equal(features())
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("joint", [False, True])
 @pytest.mark.parametrize("routing", ["token", "sample"])
-def test_a_masked_type_takes_no_part(make_moe, routing, joint, kernel):
+def test_a_masked_type_takes_no_part(make_moe, routing, joint):
     """Other types' outputs stay bit for bit, its own parameters get zeros, which DDP wants, and no count."""
     task_mask = torch.tensor([MASKS["some"]] * SAMPLES)  # without type 1
-    moe = make_moe(routing=routing, joint_router=joint, kernel=kernel, axes=2)
+    moe = make_moe(routing=routing, joint_router=joint)
     before, choices = moe(features(), task_mask)
     (before.square().sum() + load_balance(choices)).backward()
     mine = moe.own_parameters(1)
     parameters = dict(moe.named_parameters())
-    named = [parameters[name] for name in ("router.specific.1", "down.2", "up.2", "filters.2") if name in parameters]
+    named = [parameters[name] for name in ("router.specific.1", "down.2", "up.2")]
     assert [*map(id, mine)] == [*map(id, named)]
     for parameter in mine:
         assert_close(parameter.grad, torch.zeros_like(parameter), rtol=0, atol=0)

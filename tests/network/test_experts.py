@@ -57,21 +57,10 @@ def loop_gates(moe, logits, tasks):
 
 
 def loop_expert(moe, expert, x, place):
-    """E_i of Eq. 3 at a place of x (C, spatial): down, filters over the places around it, GELU, up."""
-    ones = [torch.ones(len(down), moe.down[0].shape[1], *[1] * len(place)) for down in moe.down]
-    filters = moe.filters if len(moe.filters) else ones
-    stacks = [
-        [factor[i] for factor in factors]
-        for factors in zip(moe.down, moe.up, filters, strict=True)
-        for i in range(len(factors[0]))
-    ]
-    down, up, kernel = (factor.double() for factor in stacks[expert])
-    hidden, reach = 0, kernel.shape[-1] // 2
-    for offset in product(range(-reach, reach + 1), repeat=len(place)):
-        at = [start + step for start, step in zip(place, offset, strict=True)]
-        if all(0 <= index < size for index, size in zip(at, x.shape[1:], strict=True)):
-            weight = kernel[(slice(None), *(step + reach for step in offset))]
-            hidden = hidden + weight * (down @ x[(slice(None), *at)])
+    """E_i of Eq. 3 at a place of x (C, spatial): down, GELU, up."""
+    stacks = [[down[i], up[i]] for down, up in zip(moe.down, moe.up, strict=True) for i in range(len(down))]
+    down, up = (factor.double() for factor in stacks[expert])
+    hidden = down @ x[(slice(None), *place)]
     return up @ (0.5 * hidden * (1 + torch.erf(hidden / math.sqrt(2))))
 
 
@@ -159,20 +148,12 @@ def test_moe_is_the_loop(make_moe, routing, joint, mask, spatial):
         {"num_specific": 3, "top_k_specific": 3, "joint_router": True},
         {"num_specific": 0},
         {"num_specific": 0, "joint_router": True},
-        {"kernel": 3, "axes": 2},
-        {"kernel": 5, "axes": 2, "num_specific": 0},
     ],
     ids=lambda values: " ".join(f"{name}={value}" for name, value in values.items()),
 )
 def test_moe_of_other_sizes_is_the_loop(make_moe, values, routing, mask):
     moe = make_moe(routing=routing, **values)
     assert_same_as_the_loop(moe, (2, 2), torch.tensor(MASKS[mask], dtype=torch.float32))
-
-
-@pytest.mark.parametrize("routing", ["token", "sample"])
-def test_moe_that_filters_volumes_is_the_loop(make_moe, routing):
-    moe = make_moe(routing=routing, kernel=3)
-    assert_same_as_the_loop(moe, (2, 1, 3), torch.tensor(MASKS["differing"], dtype=torch.float32))
 
 
 @pytest.mark.parametrize("joint", [False, True])

@@ -137,7 +137,7 @@ def test_the_offset_of_a_prompt_starts_at_zero_and_is_its_own(make_network, make
     plain, added = make_network(classes=GROWN), make_network(classes=GROWN, added=("lung_tumor",))
     added.embeddings.copy_(plain.embeddings)
     more = added.state_dict().keys() - plain.state_dict().keys()
-    assert {name for name in more if not name.startswith("added_experts.")} == {"offsets.0"}
+    assert {name for name in more if not name.startswith("added_updates.")} == {"offsets.0"}
     assert_close(added.prompts(), plain.prompts(), rtol=0, atol=0)
     with torch.no_grad():
         added.offsets[0].fill_(2.0)
@@ -154,8 +154,7 @@ def test_only_what_the_new_type_owns_is_trained(make_planned, make_network, rand
     trained = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     sites = [f"experts.{site}" for site in network.experts]
     own = [(f"{site}.router.specific.2", f"{site}.down.3", f"{site}.up.3") for site in sites]
-    stages = [f"added_experts.{site}" for site in network.backbone.every_site()]
-    own += [(f"{stage}.down.0", f"{stage}.up.0", f"{stage}.filters.0") for stage in stages]
+    own.append(tuple(f"added_updates.0.{name}" for name, _ in network.added_updates[0].named_parameters()))
     assert trained == {"offsets.0", *itertools.chain(*own)}
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 1e-2)
     for _ in range(2):

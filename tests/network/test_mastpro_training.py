@@ -31,9 +31,10 @@ def some_loss(output):
 def test_everything_is_trained(variant, make_planned, make_network, make_image):
     """No gradient is None in any step, which DDP refuses; by the third none has been zero throughout."""
     name, axes, values = variant
-    network = make_network(make_planned(name, axes), **values)
+    network = make_network(make_planned(name, axes), **values).requires_grad_(True)  # updates too, as in PEFT
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2)
-    idle = {key for key, _ in network.named_parameters() if not key.endswith("conv.bias")}  # the norm cancels those
+    cancelled = ("conv.bias", "conv_bias")  # by the norm
+    idle = {key for key, _ in network.named_parameters() if not key.endswith(cancelled)}
     for _ in range(3):
         optimizer.zero_grad(set_to_none=True)
         some_loss(network(make_image(axes), ONE_TYPE_EACH)).backward()
@@ -143,7 +144,7 @@ def test_annotated_types_alone_are_selected_in_their_share_of_samples(make_netwo
 
 def test_bfloat16(variant, make_planned, make_network, make_image):
     name, axes, values = variant
-    network = make_network(make_planned(name, axes), **values)
+    network = make_network(make_planned(name, axes), **values).requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16):
         output = network(make_image(axes))
         loss = some_loss(output)

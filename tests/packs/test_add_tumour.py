@@ -91,8 +91,10 @@ def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, c
     assert weights["embeddings"][:3].equal(old["embeddings"])
     new = {name: weights[name] for name in weights.keys() - old.keys()}
     zeros = {name for name, tensor in new.items() if not tensor.any()}
-    assert zeros == {name for name in new if name == "offsets.0" or ".up." in name}
-    assert len(new) == 1 + 3 * 3 + 5 * 3  # the offset, three sites with routers, all five stages
+    assert zeros == {name for name in new if name == "offsets.0" or ".up." in name or ".shift." in name}
+    updates = [name for name in new if name.startswith("added_updates.0.")]
+    assert len(new) == 1 + 3 * 3 + len(updates)  # the offset, three sites with routers
+    assert any("encoder_stages_0" in name for name in updates)
 
 
 def test_the_start_is_the_seeds(make_model, make_dataset, commands, tmp_path, monkeypatch):
@@ -103,9 +105,12 @@ def test_the_start_is_the_seeds(make_model, make_dataset, commands, tmp_path, mo
         monkeypatch.setenv("MASTPRO_SEED", seed)
         call(base, "-n", name)
         start = tmp_path / "nnUNet_results" / DATASET / NEW.replace("Added", name) / "fold_0" / "checkpoint_start.pth"
-        starts.append(torch.load(start)["network_weights"]["added_experts.encoder_0.down.0"])
-    assert starts[0].equal(starts[1])
-    assert not starts[0].equal(starts[2])
+        starts.append(torch.load(start)["network_weights"])
+    drawn = [name for name in starts[0] if name.startswith("added_updates.0.down.")]
+    assert drawn
+    for name in drawn:
+        assert starts[0][name].equal(starts[1][name])
+        assert not starts[0][name].equal(starts[2][name])
 
 
 def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):

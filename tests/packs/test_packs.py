@@ -21,13 +21,13 @@ def weights_of(folder):
     return torch.load(folder / "fold_0" / "checkpoint_final.pth")["network_weights"]
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize(
     ("routing", "router"), [("sample", "split"), ("token", "split"), ("sample", "joint"), ("token", "joint")]
 )
-def test_round_trip(make_model, make_pack, predict, image, tmp_path, routing, router, kernel, model_of):
+def test_round_trip(make_model, make_pack, predict, image, tmp_path, routing, router, rank, model_of):
     """Base and pack give the grown model to the bit, through nnU-Net's loading; without the type, the base."""
-    base = make_model(routing=routing, router=router, expert_kernel=kernel)
+    base = make_model(routing=routing, router=router, backbone_rank=rank)
     grown, pack = make_pack(base, "lung_tumor")
     unpack(model_of(base), [pack], tmp_path / "new", "0")
     found, expected = weights_of(tmp_path / "new"), weights_of(grown)

@@ -23,7 +23,7 @@ def added_plans(plans):
 def own_names(network):
     """What kidney_tumor, the second type, owns."""
     routed = [f"experts.{s}.{part}" for s in network.experts for part in ("router.specific.1", "down.2", "up.2")]
-    others = [f"added_experts.{s}.{part}.0" for s in network.added_experts for part in ("down", "up", "filters")]
+    others = [f"added_updates.0.{name}" for name, _ in network.added_updates[0].named_parameters()]
     return {"offsets.0", *routed, *others}
 
 
@@ -64,13 +64,15 @@ def test_a_start_from_trained_weights_trains_the_new_type_only(added_plans, make
     trainer.network.trained.fill_(True)
     trainer.decide_what_is_trained()
     assert trainable(trainer) == own_names(trainer.network)
-    (group,) = trainer.optimizer.param_groups
-    assert {id(p) for p in group["params"]} == {id(p) for p in trainer.network.parameters() if p.requires_grad}
-    assert group["initial_lr"] == 2e-3
+    own, prompts = trainer.optimizer.param_groups
+    assert [id(p) for p in prompts["params"]] == [id(trainer.network.offsets[0])]
+    trained = {id(p) for p in trainer.network.parameters() if p.requires_grad}
+    assert {id(p) for group in (own, prompts) for p in group["params"]} == trained
+    assert [group["initial_lr"] for group in (own, prompts)] == [2e-3, 2e-3]
+    assert [group.get("share") for group in (own, prompts)] == [None, 0.1]
     assert_close(trainer.network.embeddings, before, rtol=0, atol=0)  # the old types' outputs come from them
     told = [*describe_network(trainer.network, trainer.mastpro, trainer.embeddings.origins)]
     assert "All is frozen but what the new types own: kidney_tumor." in told
-    assert f"Stages with an expert of each added type: {', '.join(trainer.network.added_experts)}" in told
 
 
 def test_where_everything_is_trained_experts_have_the_full_rate(plans, make_trainer):
@@ -79,7 +81,7 @@ def test_where_everything_is_trained_experts_have_the_full_rate(plans, make_trai
     trainer = make_trainer()
     share = {id(p): group.get("share", 1) for group in trainer.optimizer.param_groups for p in group["params"]}
     network = trainer.network
-    assert {share[id(p)] for p in (*network.experts.parameters(), *network.added_experts.parameters())} == {1}
+    assert {share[id(p)] for p in (*network.experts.parameters(), *network.added_updates.parameters())} == {1}
     assert share[id(network.offsets[0])] == 0.1
 
 

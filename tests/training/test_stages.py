@@ -43,6 +43,32 @@ def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
     assert any(said in line for line in lines)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_peft_trains_updates_of_the_backbone(make_trainer, plans, rank):
+    """With them the parts that read prompts have a share of the rate; else it is one, the paper's."""
+    plans["mastpro"]["network"]["backbone_rank"] = rank
+    made = make_trainer()
+    lines = start(made, loaded=True)
+    trained = {name.split(".")[0] for name, p in made.network.named_parameters() if p.requires_grad}
+    assert trained == {"experts", "fusion", "head", "background", *(["updates"] if rank else [])}
+    first, *others = made.optimizer.param_groups
+    assert "share" not in first
+    assert [group["share"] for group in others] == ([0.1] if rank else [])
+    full = {id(p) for part in (made.network.experts, made.network.updates) if part for p in part.parameters()}
+    assert {id(p) for p in first["params"]} == full if rank else {id(p) for p in first["params"]} > full
+    assert any("Low-rank updates of the backbone's weights" in line for line in lines) == bool(rank)
+
+
+def test_everything_is_trained_without_updates(make_trainer, plans):
+    """What they would change is trained itself."""
+    plans["mastpro"]["network"]["backbone_rank"] = 2
+    made = make_trainer(nnUNetTrainerMASTProPretrain)
+    start(made, loaded=True)
+    assert not any(p.requires_grad for p in made.network.updates.parameters())
+    optimized = {id(p) for group in made.optimizer.param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in made.network.parameters() if p.requires_grad}
+
+
 def test_peft_without_weights_is_refused(make_trainer, plans):
     plans["mastpro"]["training"] = {"mode": "peft"}
     with pytest.raises(MASTProError, match="no weights with a trained backbone were given; give a MAST-Pro"):

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 
-def with_filters(kernel):
-    return lambda plans: plans["mastpro"]["network"].update(expert_kernel=kernel)
+def with_updates(rank):
+    return lambda plans: plans["mastpro"]["network"].update(backbone_rank=rank)
 
 
 def test_stock_nnunet(write_plans, load_as_nnunet, stock_checkpoint, convert, counts):
@@ -47,18 +47,18 @@ def test_the_backbone_of_the_universal_trainer(write_plans, load_as_nnunet, stoc
         assert torch.equal(tensor, given[name]), name
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_mastpro_of_other_classes(write_plans, load_as_nnunet, mastpro_checkpoint, convert, kernel, counts):
+@pytest.mark.parametrize("rank", [0, 3])
+def test_mastpro_of_other_classes(write_plans, load_as_nnunet, mastpro_checkpoint, convert, rank, counts):
     """Shared parts and types that are in both, by name; the rest is new."""
     labels = {"background": 0, "kidney_tumor": 1, "spleen": 2, "lung_tumor": 3, "liver_tumor": 4}
-    source = mastpro_checkpoint(write_plans("other", labels, change=with_filters(kernel)))
-    plans = write_plans(change=with_filters(kernel))
+    source = mastpro_checkpoint(write_plans("other", labels, change=with_updates(rank)))
+    plans = write_plans(change=with_updates(rank))
     start, text = convert(source, plans)
     given, found = torch.load(source)["network_weights"], torch.load(start)["network_weights"]
     network, vectors = load_as_nnunet(plans, "2d", start)
     types = {0: 2, 1: 0}  # liver_tumor, kidney_tumor: their places among the types, here and there
     for name, tensor in found.items():
-        experts = re.fullmatch(r"(experts\.\w+\.(?:router\.specific|down|up|filters)\.)(\d+)", name)
+        experts = re.fullmatch(r"(experts\.\w+\.(?:router\.specific|down|up)\.)(\d+)", name)
         if name in ("embeddings", "trained"):
             continue
         if experts is None:
@@ -76,27 +76,27 @@ def test_mastpro_of_other_classes(write_plans, load_as_nnunet, mastpro_checkpoin
     assert counts(text)["re-initialised"] == 0
 
 
-def test_experts_are_given_filters(write_plans, build, mastpro_checkpoint, convert, load_as_nnunet, counts):
+def test_a_backbone_is_given_updates(write_plans, build, mastpro_checkpoint, convert, load_as_nnunet, counts):
     """What was trained without them stays the same network until they are trained: PEFT may have more than stage 1."""
-    without, plans = write_plans("without"), write_plans(change=with_filters(3))
+    without, plans = write_plans("without"), write_plans(change=with_updates(3))
     source = mastpro_checkpoint(without)
     start, text = convert(source, plans)
     network, _ = load_as_nnunet(plans, "2d", start)
-    filters = [parameter for name, parameter in network.named_parameters() if "filters" in name]
-    assert counts(text)["re-initialised"] == len(filters) > 0
+    assert counts(text)["re-initialised"] == len([*network.updates.parameters()]) > 0
+    assert network.trained
     before, *_ = build(without)
     before.load_state_dict(torch.load(source)["network_weights"] | {"embeddings": network.embeddings})
     image = torch.randn(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     assert_close(network.eval()(image), before.eval()(image))
 
 
-@pytest.mark.parametrize("kernel", [1, 5])
-def test_trained_filters_are_not_left_behind(write_plans, mastpro_checkpoint, refused, tmp_path, kernel):
-    """Experts without them would be others."""
-    source = mastpro_checkpoint(write_plans("with", change=with_filters(3)))
-    plans = write_plans(change=with_filters(kernel))
+@pytest.mark.parametrize("rank", [0, 2])
+def test_trained_updates_are_not_left_behind(write_plans, mastpro_checkpoint, refused, tmp_path, rank):
+    """Experts and head were trained on the updated backbone."""
+    source = mastpro_checkpoint(write_plans("with", change=with_updates(3)))
+    plans = write_plans(change=with_updates(rank))
     shown = refused("--from", source, "--plans", plans, "-c", "2d", "-o", tmp_path / "start.pth")
-    assert "was trained with expert_kernel=3, the plans have another; set mastpro.network.expert_kernel" in shown
+    assert "was trained with backbone_rank=3, the plans have another; set mastpro.network.backbone_rank" in shown
 
 
 def test_mastpro_without_a_type_in_common(write_plans, mastpro_checkpoint, convert, counts):

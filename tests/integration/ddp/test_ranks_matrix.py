@@ -111,7 +111,7 @@ def test_two_ranks_of_two_are_one_of_four_without_batch_dice(matrix):
 def test_new_types_alone_are_trained_on_every_rank(matrix):
     for name in ("added", "added_continued"):
         for rank in matrix[name]:
-            own = [name for name in rank["trained"] if not name.startswith("added_experts.")]
+            own = [name for name in rank["trained"] if not name.startswith("added_updates.0.")]
             assert all(name.endswith((".specific.1", ".down.2", ".up.2", "offsets.0")) for name in own)
             assert "offsets.0" in own
             assert len(own) < len(rank["trained"])
