@@ -3,10 +3,10 @@
     python benchmarks/scale.py -o OUT [--types 1 8 32 128] [--overlay demo] [--repeats 7]
 
 nnU-Net's training step and sliding window as benchmarks/cost.py takes them. Prediction is measured with all types
-selected and with one, as MASTPRO_TASKS selects it. The numbers of types take turns, so that a drift of the machine is
-shared: times are medians, ratios medians over the turns against the first number of types. Memory is the most that
-network and work add to the resident size of a process of its own. Prints a Markdown table; writes scale.json and the
-curves, scale.png.
+selected and with one, as MASTPRO_TASKS selects it. "Plain" is nnU-Net's network of as many classes, same optimizer. The
+numbers of types take turns, so that a drift of the machine is shared: times are medians, ratios medians over the turns
+against the first number of types. Memory is the most that network and work add to the resident size of a process of its
+own. Prints a Markdown table; writes scale.json and the curves, scale.png.
 """
 
 import argparse
@@ -20,14 +20,15 @@ from statistics import median
 
 from cost import DATASET, FOLDERS, make_batch, make_predictor, make_trainer, peak_growth_kib, seconds
 
-WORK = ("training step", "prediction, all types", "prediction, one type")
+TRAINING, ALL, ONE, PLAIN = "training step", "prediction, all types", "prediction, one type", "plain nnU-Net: "
+WORK = (TRAINING, ALL, ONE, f"{PLAIN}{TRAINING}", f"{PLAIN}prediction")
 
 
-def make(overlay: str, number: int):
+def make(overlay: str, number: int, kind: str = "mastpro"):
     """A trainer of `number` tumour types, each with a sentence of its own."""
     labels = tuple(f"tumor_{index}" for index in range(1, number + 1))
     prompts = {label: {"sentence": f"This is {label.replace('_', ' ')}.", "is_tumor": True} for label in labels}
-    return make_trainer("mastpro", overlay, labels, prompts)
+    return make_trainer(kind, overlay, labels, prompts)
 
 
 def select_one(trainer) -> None:
@@ -49,12 +50,12 @@ def time_turns(overlay: str, types: list[int], repeats: int) -> dict[str, list[l
 
 def make_action(overlay: str, number: int, what: str):
     """A function that does `what` once, with a trainer of its own."""
-    trainer = make(overlay, number)
-    if what == "training step":
+    trainer = make(overlay, number, "plain" if what.startswith(PLAIN) else "mastpro")
+    if what.removeprefix(PLAIN) == TRAINING:
         trainer.network.train()
         batch = make_batch(trainer)
         return lambda: trainer.train_step(batch)
-    if what == "prediction, one type":
+    if what == ONE:
         select_one(trainer)
     return make_predictor(trainer)
 

@@ -63,9 +63,11 @@ def restore(source, adapters, target):
     return cli.main(["weights", "--from", str(source), "--adapters", str(adapters), "-o", str(target)])
 
 
+@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("from_stock", [False, True], ids=["from the start", "from the stock checkpoint"])
-def test_restored_to_the_bit(tuned, stock, tmp_path, from_stock, capsys):
-    """From whatever the backbone came from."""
+def test_restored_to_the_bit(plans, tuned, stock, tmp_path, from_stock, rank, capsys):
+    """From whatever the backbone came from; with updates of its weights too."""
+    plans["mastpro"]["network"]["backbone_rank"] = rank
     trainer, start = tuned()
     saved = tmp_path / "checkpoint_final.pth"
     trainer.save_checkpoint(str(saved))
@@ -83,6 +85,7 @@ def test_restored_to_the_bit(tuned, stock, tmp_path, from_stock, capsys):
     before = torch.load(start)["network_weights"]
     moved = [name for name, tensor in before.items() if not torch.equal(tensor, found["network_weights"][name])]
     assert len(moved) > 5  # else the backbone alone would do
+    assert any(name.startswith("updates.up.") for name in moved) == bool(rank)
 
 
 def test_what_is_in_it(tuned, tmp_path):
