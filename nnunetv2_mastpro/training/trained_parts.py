@@ -1,5 +1,7 @@
 """Which parameters a training moves, at which rate: all, all but the backbone (PEFT), or what new types own."""
 
+import torch
+
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.mastpro import FIXED_HEAD
 from nnunetv2_mastpro.training.ranks import wrap_anew
@@ -45,6 +47,14 @@ class TrainedParts(AdamWRecipe):
         self.optimizer, self.lr_scheduler = self.configure_optimizers()
         if self.is_ddp:
             self.network = wrap_anew(self.network)
+
+    def fits_optimizer(self, state: dict) -> bool:
+        """Whether an optimizer's state is of the parameters that are optimized now: as many, of the same shapes."""
+        now = [p for group in self.optimizer.param_groups for p in group["params"]]
+        then = [index for group in state["param_groups"] for index in group["params"]]
+        moments = [(index, m) for index, values in state["state"].items() for m in values.values()]
+        shapes = [(index, m.shape) for index, m in moments if isinstance(m, torch.Tensor) and m.ndim]  # not the count
+        return len(now) == len(then) and all(now[index].shape == shape for index, shape in shapes)
 
     def settle_prompts(self) -> None:
         """At the start -pretrained_weights' prompts give way to the data set's own; new types are trained with theirs.

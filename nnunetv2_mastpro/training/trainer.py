@@ -183,8 +183,7 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
         saved = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
         check_same_classes(saved, self.plans_manager.plans["mastpro"]["resolved"], filename_or_checkpoint)
         check_same_embeddings(saved["network_weights"]["embeddings"], self.embeddings.vectors, filename_or_checkpoint)
-        optimized = sum(len(group["params"]) for group in saved["optimizer_state"]["param_groups"])
-        if optimized < len(list(self.bare_network.parameters())):
+        if not self.fits_optimizer(saved["optimizer_state"]):
             self.freeze()  # the run to be continued was PEFT
         super().load_checkpoint(filename_or_checkpoint)
 

@@ -153,10 +153,12 @@ def test_a_fixed_head_cannot_be_narrowed(plans, dataset_json, monkeypatch):
     assert read_settings(resolve(plans, dataset_json, ("text",))[0]).tasks == ("liver_tumor",)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
 @pytest.mark.parametrize("peft", [False, True])
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_checkpoint_is_continued(make_trainer, tmp_path, name, peft):
-    """With --c, and in PEFT with the backbone frozen again."""
+def test_a_checkpoint_is_continued(make_trainer, plans, tmp_path, name, peft, rank):
+    """With --c, and in PEFT with the backbone frozen again; where its weights have updates too."""
+    plans["mastpro"]["network"]["backbone_rank"] = rank
     first = make_trainer(TRAINERS[name])
     first.on_train_epoch_start()
     first.train_step(batch_for(first))
@@ -173,5 +175,7 @@ def test_a_checkpoint_is_continued(make_trainer, tmp_path, name, peft):
     for key, value in first.network.state_dict().items():
         assert second.network.state_dict()[key].equal(value)
     assert second.bare_network.backbone_is_trained == (not peft)
+    if rank:
+        assert all(p.requires_grad == peft for p in second.bare_network.updates.parameters())
     second.on_train_epoch_start()
     second.train_step(batch_for(second))
