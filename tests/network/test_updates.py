@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.network.output import TrainingOutput, together
 from nnunetv2_mastpro.network.updates import WeightUpdates, updated
 
 GROWN = {"liver": False, "liver_tumor": True, "kidney_tumor": True, "lung_tumor": True}
@@ -104,6 +105,16 @@ def test_a_types_updates_reach_its_own_logit_alone(make_network, randomize, make
         after = network(image)
     assert_close(after[:, :lung], before[:, :lung], rtol=0, atol=0)
     assert not after[:, lung].equal(before[:, lung])
+
+
+@pytest.mark.parametrize("has_background", [True, False])
+def test_an_added_logit_is_taken_over_as_odds(has_background):
+    """Against the background of its own pass; regions have none."""
+    first, own = torch.randn(2, 3, 4), torch.randn(2, 4, 4)
+    outputs = [TrainingOutput([logits], torch.zeros(2, logits.shape[1]), None) for logits in (first, own)]
+    (found,) = together(outputs, has_background).logits
+    assert_close(found[:, :3], first, rtol=0, atol=0)
+    assert_close(found[:, 3] - found[:, 0] if has_background else found[:, 3], own[:, 3] - own[:, 0] * has_background)
 
 
 @pytest.mark.parametrize("training", [True, False])
