@@ -2,7 +2,7 @@
 
     python benchmarks/two_stage.py -o OUT [--seeds 0 1 2] [--modes peft full scratch] [--peft-rates 3e-3]
         [--first liver_tumor kidney_tumor] [--second lung_tumor colon_tumor] [--network '{"rank": 16}']
-        [--second-network '{"backbone_rank": 4}']
+        [--second-network '{"backbone_rank": 16}']
 
 Stage 1 trains the whole network (nnUNetTrainerMASTProPretrain) on the first tumour types. `mastpro weights` takes it
 over to a data set of the second types, of other patients, whose plans are those of stage 1 by nnU-Net's own

@@ -99,7 +99,7 @@ class PromptConfig:
     """Where sentence embeddings come from (Eq. 1): a sentence-transformers name or a local folder."""
 
     encoder: str = "sentence-transformers/all-MiniLM-L6-v2"
-    added: tuple[str, ...] = ()  # types appended to a trained model: see network/added.py
+    added: tuple[str, ...] = ()  # types appended to a trained model: see network/updates.py
 
 
 @dataclass(frozen=True)

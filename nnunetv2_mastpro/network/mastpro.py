@@ -146,10 +146,9 @@ class MASTProNet(nn.Module):
         return [index for index in range(len(self.embeddings)) if index not in self.left_out]
 
     def updated_weights(self, classes: list[int] | None) -> dict[str, Tensor]:
-        """By name, those that fine-tuning or the added type of this pass changes."""
-        kept = range(len(self.embeddings)) if classes is None else classes
+        """By name, those that fine-tuning or the added type of this pass changes; `classes` as `passes` gives them."""
         updates = [] if self.updates is None else [self.updates]
-        updates += [update for index, update in zip(self.added, self.added_updates, strict=True) if index in kept]
+        updates += [update for index, update in zip(self.added, self.added_updates, strict=True) if index in classes]
         return updated(dict(self.named_parameters()), updates) if updates else {}
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:

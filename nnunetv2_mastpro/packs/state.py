@@ -16,7 +16,7 @@ OWNED = re.compile(
     r"experts\.\w+\.(router\.specific\.\d+|(down|up)\.[1-9]\d*)|added_updates\.\d+\..+"
     r"|offsets\.\d+|embeddings|trained"
 )
-UPDATES = "updates."  # in a pack: those of the backbone's weights
+UPDATES = "updates."  # in a pack: those of the weights of backbone, fusion and head
 SITE = re.compile(r"experts\.(\w+)\.router\.generic")
 
 
@@ -49,7 +49,7 @@ def owned_names(weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], ind
     """Name in a pack -> name in the state, of what tumour type `index` of the classes owns, but its embedding."""
     names = [f"experts.{site}.{part}" for site in sites(weights) for part in ("router", *FACTORS)]
     if classes[index].added:
-        own = f"added_updates.{sum(entry.added for entry in classes[:index])}."
+        own = _place(UPDATES, classes, index)
         names += ["offset", *(f"{UPDATES}{name.removeprefix(own)}" for name in weights if name.startswith(own))]
     places = {name: _place(name, classes, index) for name in names}
     return {name: place for name, place in places.items() if place in weights}

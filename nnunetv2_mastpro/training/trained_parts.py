@@ -28,10 +28,9 @@ class TrainedParts(AdamWRecipe):
         parts = {name: [p for p in part if p.requires_grad] for name, part in network.parts().items()}
         if not (network.backbone_is_trained or network.updates or self.mastpro.training.new_types):
             return [{"params": sum(parts.values(), [])}]
-        full = [name for name in parts if name in ("backbone", "weight updates", "experts", FIXED_HEAD)]
-        at_full_rate, at_a_share = (
-            sum((part for name, part in parts.items() if (name in full) is whole), []) for whole in (True, False)
-        )
+        full = ("backbone", "weight updates", "experts", FIXED_HEAD)
+        at_full_rate = [p for name, part in parts.items() if name in full for p in part]
+        at_a_share = [p for name, part in parts.items() if name not in full for p in part]
         groups = [{"params": at_full_rate}, {"params": at_a_share, "share": self.mastpro.training.prompt_share}]
         return [group for group in groups if group["params"]]
 
