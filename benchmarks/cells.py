@@ -19,6 +19,7 @@ RING = {  # name -> what it annotates; each type in two sources of five
     "PancreasColon": ("pancreas_tumor", "colon_tumor"),
     "ColonLiver": ("colon_tumor", "liver_tumor"),
 }
+ALONE = {name.removesuffix("_tumor").capitalize(): (name,) for name in TYPES}  # each type in one source of five
 DESIGNS = {  # number of types -> design; the first is the demo, trained for longer and tested on more cases
     3: Design(num_test=18, steps_per_epoch=60),
     5: Design(types=TYPES, sources=RING, num_training=16, num_test=12, folds=16, steps_per_epoch=200),
@@ -119,9 +120,13 @@ def model_of(row: Row) -> Model:
     return Model(row.key, row.title, f"{row.trainer}_{EPOCHS}epochs", anatomy=row.anatomy, other_plans=plans)
 
 
-def design_of(types: int, steps: int | None, cases: int | None, backbone: str, complete: bool) -> Design:
-    """Raises MASTProError for steps that the epochs do not divide."""
+def design_of(
+    types: int, steps: int | None, cases: int | None, backbone: str, complete: bool, alone: bool = False
+) -> Design:
+    """`alone`: each source annotates one type. Raises MASTProError for steps that the epochs do not divide."""
     chosen = DESIGNS[types]
+    if alone:
+        chosen = replace(chosen, sources=ALONE)
     steps = steps or EPOCHS * chosen.steps_per_epoch
     if steps % EPOCHS or steps < EPOCHS:
         raise MASTProError(f"--steps {steps} is not a multiple of {EPOCHS}, the number of epochs; give one")

@@ -19,6 +19,7 @@ DEFAULT = Path(__file__).resolve().parents[1] / "docs" / "results.md"
 TITLES = {
     "": "the phantom",
     "swin": "the phantom, SwinUNETR",
+    "unet_alone": "the phantom, one type a source",
     "sts": "soft-tissue sarcoma",
     "datasets": "nnU-Net data sets",
 }
@@ -44,7 +45,7 @@ def tables(folder: Path) -> dict[str, Path]:
     found = {
         path.stem: path
         for path in sorted(folder.glob("table[123]*.md"))
-        if re.fullmatch(r"table[123](_(swin|sts|datasets))?", path.stem)
+        if re.fullmatch(r"table[123](_(swin|unet_alone|sts|datasets))?", path.stem)
     }
     if not found:
         raise MASTProError(

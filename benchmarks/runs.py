@@ -56,9 +56,15 @@ class Phantom:
     cases: int | None = None
     backbone: str = "unet"
     data_seed: int = 0
+    alone: bool = False
+
+    @property
+    def kind(self) -> str:
+        """Of folders and cells."""
+        return f"{self.backbone}_alone" if self.alone else self.backbone
 
     def design(self, complete: bool = False) -> Design:
-        return design_of(self.types, self.steps, self.cases, self.backbone, complete)
+        return design_of(self.types, self.steps, self.cases, self.backbone, complete, self.alone)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -67,7 +73,7 @@ class Phantom:
     def prepare(self, complete: bool) -> Path:
         """The folder of the data, made if it is not there."""
         design = self.design(complete)
-        layout = Layout(self.out / f"data_{'complete' if complete else 'partial'}_{self.backbone}")
+        layout = Layout(self.out / f"data_{'complete' if complete else 'partial'}_{self.kind}")
         told = {**pipeline.settings(self.data_seed, design), "complete": complete}
         state = State(layout.folder, {key: value for key, value in told.items() if key != "steps"}, "phantom")
         environ = {**os.environ, **pipeline.variables(layout, self.data_seed, design)}
@@ -76,7 +82,7 @@ class Phantom:
 
     def trained(self, row: Row, key: str, seed: int) -> tuple[Layout, State]:
         """Where the row `key` with this seed is trained, and what of it is finished."""
-        layout = Layout(self.out / f"{self.backbone}_{key}_seed_{seed}", self.prepare(row.complete))
+        layout = Layout(self.out / f"{self.kind}_{key}_seed_{seed}", self.prepare(row.complete))
         settings = {**pipeline.settings(seed, self.design(row.complete)), "network": dict(row.network)}
         return layout, State(layout.folder, settings, "cell")
 

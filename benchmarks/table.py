@@ -33,6 +33,7 @@ def parse(table: str, description: str, argv: Sequence[str] | None) -> argparse.
     add("--types", type=int, choices=(3, 5), default=5, help="tumour types of the phantom; 3 is the demo's set-up")
     add("--steps", type=int, help="of each training (default: 2000 with five types, 600 with three and on --sts)")
     add("--cases", type=int, help="of each source (default: 16 with five types, 7 with three)")
+    add("--alone", action="store_true", help="each source of the five types annotates one (default: two)")
     add("--sts", type=Path, metavar="DATA", help="real CT of sarcoma instead of the phantom")
     add("--datasets", nargs="+", metavar="ID", help="your own nnU-Net data sets, preprocessed, instead of the phantom")
     add("--folds", type=int, nargs="+", default=[0], help="of --datasets, in place of seeds (default: 0)")
@@ -45,6 +46,8 @@ def parse(table: str, description: str, argv: Sequence[str] | None) -> argparse.
     args = parser.parse_args(argv)
     if args.sts and args.datasets:
         parser.error("--sts and --datasets are two tables; run them one after the other")
+    if args.alone and args.types != 5:
+        parser.error("--alone is of the five types; leave --types out")
     return args
 
 
@@ -58,12 +61,15 @@ def setting(args: argparse.Namespace, table: str) -> tuple[str, Phantom | Sarcom
         return "datasets", Datasets(tuple(args.datasets), *lengths), rows
     if args.sts:
         return "sts", Sarcoma(out, args.sts.resolve(), args.steps or 600), rows
-    return args.backbone, Phantom(out, args.types, args.steps, args.cases, args.backbone), rows
+    phantom = Phantom(out, args.types, args.steps, args.cases, args.backbone, alone=args.alone)
+    return phantom.kind, phantom, rows
 
 
 def told(runner) -> dict:
     """What a cell's file says of its setting, so that other ones are not mixed in."""
-    kept = {key: value for key, value in vars(runner).items() if key not in ("out", "data", "device")}
+    kept = {
+        key: value for key, value in vars(runner).items() if key not in ("out", "data", "device") and value is not False
+    }
     if isinstance(runner, Phantom):
         design = runner.design()
         kept |= {"steps": EPOCHS * design.steps_per_epoch, "cases": design.num_training, "unseen": design.num_test}

@@ -1,6 +1,7 @@
 """Table 1 of the paper, as far as a phantom goes: one network over sources that each annotate some tumour types.
 
     python -m benchmarks.table1 -o OUT [--seeds 0 1 2] [--cells stock partial mastpro] [--types 3] [--backbone swin]
+    python -m benchmarks.table1 -o OUT --alone [--seeds 0 1 2] [--cells stock partial mastpro]
     python -m benchmarks.table1 -o OUT --sts DATA
     python -m benchmarks.table1 -o OUT --datasets 3 6 7 10 --folds 0 -p nnUNetPlans --anatomy-plans MASTProPlans
     python -m benchmarks.table1 -o OUT --summarise
@@ -10,8 +11,9 @@ partial labels, the Universal Model's head and MAST-Pro have the partial-label l
 but one row have the same optimizer, and all have the same network, data and steps. `complete` is stock nnU-Net on the
 same patients with everything annotated: what the phantom allows. `selected` predicts with MAST-Pro, one type at a time.
 
-By default five types, five sources of 16 cases, 2000 steps, 12 unseen cases with everything annotated. Each cell is
-kept in OUT/cells and is not run again; OUT/table1.md, .csv and .png are of those that are finished.
+By default five types, five sources of 16 cases that annotate two types each (--alone: one), 2000 steps, 12 unseen cases
+with everything annotated. Each cell is kept in OUT/cells and is not run again; OUT/table1.md, .csv and .png are of
+those that are finished.
 """
 
 from benchmarks.table import main

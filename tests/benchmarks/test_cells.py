@@ -50,6 +50,10 @@ def test_the_designs():
     assert [source.training for source in partial[:-1]] == [source.training for source in sources]  # the same patients
     counts = [sum(name in source.annotated for source in partial[:-1]) for name in five.types]
     assert counts == [2] * 5
+    *alone, unseen = phantom_sets(0, design_of(5, None, None, "unet", False, alone=True))
+    assert [source.annotated for source in alone] == [(name,) for name in five.types]
+    assert [len(source) for source in alone] == [16] * 5
+    assert unseen.annotated == five.types
     assert design_of(5, 300, 4, "unet", False).steps_per_epoch == 30
 
 
@@ -86,6 +90,10 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
     assert "Finished cells: 6." in (tmp_path / "table2.md").read_text()
     with pytest.raises(SystemExit, match=r"tp_seed_0.json was made with steps=2000 \(now 1000\); give the same"):
         table.main("table2", "", [*arguments, "--steps", "1000"])
+    table.main("table2", "", ["-o", str(tmp_path), "--alone", "--seeds", "0", "--cells", "tp"])
+    alone = json.loads((tmp_path / "cells" / "unet_alone" / "tp_seed_0.json").read_text())
+    assert alone["setting"] == {**cell["setting"], "alone": True}
+    assert (tmp_path / "table2_unet_alone.md").is_file()
 
 
 @pytest.mark.parametrize(
@@ -94,6 +102,7 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
         (["--cells", "teq"], "--cells names 'teq', which table2 does not have; known: none, ap, tp"),
         (["--steps", "25"], "--steps 25 is not a multiple of 10"),
         (["--summarise"], "holds no finished cell; run without --summarise first"),
+        (["--alone", "--types", "3"], "2"),  # argparse's own status; it says why
         (["--sts", "nowhere"], "has no dataset.json"),
         (["--sts", "nowhere", "--cells", "ap"], "none of --cells is of use with one class"),
     ],
