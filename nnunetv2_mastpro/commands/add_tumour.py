@@ -1,4 +1,4 @@
-"""Teach a trained model a new tumour type: only its own experts, router rows and prompt are trained.
+"""Teach a trained model a new tumour type: only its experts, router rows, prompt and weight updates are trained.
 
     mastpro add-tumour -m MODEL -d 12 -n WithColonPlans
 
@@ -78,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(["would run:", *before, *yours, training]))
         if args.write_prompts:
             print("would write the model's prompts into dataset.json")
+        if lacking := no_device(args.device):
+            print(f"note: {lacking}")
         return 0
+    if lacking := no_device(args.device):
+        raise MASTProError(lacking)
     add.carry_out(addition, lambda line: print(line, flush=True))
     print(
         f"\n{addition.fold_folder.parent} holds the model with {', '.join(addition.new)}; write a pack of it:\n"
@@ -86,3 +90,11 @@ def run(args: argparse.Namespace) -> int:
         f"-o {addition.new[0]}.safetensors"
     )
     return 0
+
+
+def no_device(name: str) -> str:
+    """What is wrong with the training's device; nothing where torch has it."""
+    import torch
+
+    has = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name, lambda: True)
+    return "" if has() else f"torch finds no {name} device here; give -device cpu, or run it where there is one"

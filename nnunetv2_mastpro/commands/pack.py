@@ -1,8 +1,8 @@
 """Write one tumour type's trained parameters to a file, an expert pack, that fits on the model it was added to.
 
-The pack holds the type's experts, router rows and prompt, and in its header the hash of all that the types share, the
-network's sizes, versions and a licence. Packs of several types, trained apart on the same model, go into one by
-`mastpro unpack`.
+The pack holds the type's experts, router rows, prompt and updates of the shared weights, and in its header the hash of
+all that the types share, the network's sizes, versions and a licence. Packs of several types, trained apart on the same
+model, go into one by `mastpro unpack`.
 """
 
 from __future__ import annotations
@@ -43,4 +43,9 @@ def run(args: argparse.Namespace) -> int:
     write_pack(model, args.label, args.output, args.licence)
     size, whole = args.output.stat().st_size, model.file.stat().st_size
     print(f"wrote {args.output}: {size / 2**10:,.0f} KiB, {size / whole:.2%} of {model.file.name}")
+    if not next(entry.added for entry in model.classes if entry.label == args.label):
+        print(
+            f"note: {args.label} was trained with the model, not added to it (mastpro add-tumour): its pack fits only "
+            "on a model with the same shared weights that lacks it"
+        )
     return 0

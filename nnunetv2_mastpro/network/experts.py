@@ -115,7 +115,8 @@ class DMoE(nn.Module):
         owners = [num_generic] + [num_specific] * num_tasks
         self.down = nn.ParameterList([torch.randn(n, rank, dim) * dim**-0.5 for n in owners])
         self.up = nn.ParameterList([torch.zeros(n, dim, rank) for n in owners])
-        self.kept = torch.zeros(0, sum(owners))  # no buffer: DDP would send the first process's to the others
+        self.num_experts = sum(owners)
+        self.kept = torch.zeros(0, self.num_experts)  # no buffer: DDP would send the first process's to the others
 
     def forward(self, x: Tensor, task_mask: Tensor, types: Sequence[int] | None = None) -> tuple[Tensor, Tensor | None]:
         """x (B, C, spatial), task_mask (B, T) of {0, 1} -> adapted x, choices (3, groups, E) in training."""
@@ -135,7 +136,7 @@ class DMoE(nn.Module):
         """(B, E) of the generic experts and those of the types -> of all experts, 0 for the others."""
         if len(types) == self.num_tasks:
             return shares
-        every = shares.new_zeros(len(shares), self.kept.shape[1])
+        every = shares.new_zeros(len(shares), self.num_experts)
         own = [self.num_generic + t * self.num_specific + i for t in types for i in range(self.num_specific)]
         columns = torch.tensor([*range(self.num_generic), *own], device=shares.device)
         return every.index_copy(1, columns, shares)

@@ -14,14 +14,13 @@ from nnunetv2_mastpro.network.fusion import NoFusion, PromptFusion
 from nnunetv2_mastpro.network.head import FixedHead, MaskProposal, apply_kernel
 from nnunetv2_mastpro.network.inject import AdaptedSite
 from nnunetv2_mastpro.network.output import TrainingOutput, fill_left_out, nothing_found, stack_choices, together
+from nnunetv2_mastpro.network.parts import Parts
 from nnunetv2_mastpro.network.text import LearnedPrompts, SentencePrompts
 from nnunetv2_mastpro.network.unet import UNetBackbone
 from nnunetv2_mastpro.network.updates import WeightUpdates, run, updated
 
-FIXED_HEAD = "fixed head"  # the name of the part
 
-
-class MASTProNet(nn.Module):
+class MASTProNet(Parts):
     """Segments T classes, each described by the embedding of its sentence.
 
     embeddings (T, D) are a persistent buffer: a checkpoint needs no text encoder. `is_tumor` (T) marks the tumour
@@ -73,7 +72,7 @@ class MASTProNet(nn.Module):
         self.receipt, self.deep_supervision = receipt, deep_supervision
         self.tumor_classes = [index for index, tumor in enumerate(is_tumor) if tumor]
         self.register_buffer("embeddings", embeddings)
-        self.register_buffer("trained", torch.tensor(False))  # a checkpoint's backbone may be built upon
+        self.register_buffer("trained", torch.tensor(0))  # not yet; then what mark_trained says
         self.added = list(added)
         self.updates, self.added_updates = updates, nn.ModuleList(added_updates)
         if updates is not None:
@@ -87,13 +86,19 @@ class MASTProNet(nn.Module):
 
     def forward(self, image: Tensor, task_mask: Tensor | None = None) -> TrainingOutput | list[Tensor] | Tensor:
         """image (B, channels, spatial); task_mask (B, number of tumour types) of {0, 1}, None selects them itself."""
-        organs, classes = None, self.looked_for()
+        organs = seen = None
+        classes = self.looked_for()
         if self.anatomy is not None:
             image, organs = image.split([image.shape[1] - self.anatomy.table.shape[1], self.anatomy.table.shape[1]], 1)
-            if self.skip_empty and not self.training and not self.anatomy.find(organs, classes)[1].any():
-                return nothing_found(image, len(self.embeddings), self.has_background, classes)
-            organs = self.anatomy.drop(organs)
-        passes = [self.look_for(image, organs, task_mask, found) for found in self.passes(classes)]
+            seen = self.anatomy.drop(organs)
+        passes, kept = [], []
+        for found in self.passes(classes):
+            skipped = self.skips(organs, found)
+            passes.append(self.pass_over(image, found) if skipped else self.look_for(image, seen, task_mask, found))
+            kept.append([moe.kept for moe in self.experts.values()])
+        if self.training and len(passes) > 1:
+            for moe, shares in zip(self.experts.values(), zip(*kept, strict=True), strict=True):
+                moe.kept = torch.stack(shares).amax(0)  # a type's own experts take part in its own pass
         output = together(passes, self.has_background)
         logits = output.logits
         if classes is not None:
@@ -139,6 +144,17 @@ class MASTProNet(nn.Module):
         choices = stack_choices(choices, image) if self.training else None
         return TrainingOutput(logits, kernels.presence[:, int(self.has_background) :], choices)
 
+    def skips(self, organs: Tensor | None, classes: list[int] | None) -> bool:
+        """Whether organs (B, L, spatial) lack every host of what this pass is for, an added type or all `classes`."""
+        if organs is None or not self.skip_empty or self.training:
+            return False
+        own = classes[-1:] if classes and classes[-1] in self.added else classes
+        return not self.anatomy.find(organs, own)[1].any()
+
+    def pass_over(self, image: Tensor, classes: list[int] | None) -> TrainingOutput:
+        """What a skipped pass says."""
+        return nothing_found(image, len(self.embeddings if classes is None else classes), self.has_background)
+
     def looked_for(self) -> list[int] | None:
         """The classes that take part where some are left out, else None. Nothing is left out in training."""
         if self.training or not self.left_out:
@@ -149,7 +165,7 @@ class MASTProNet(nn.Module):
         """By name, those that fine-tuning or the added type of this pass changes; `classes` as `passes` gives them."""
         updates = [] if self.updates is None else [self.updates]
         updates += [update for index, update in zip(self.added, self.added_updates, strict=True) if index in classes]
-        return updated(dict(self.named_parameters()), updates) if updates else {}
+        return updated(self.get_parameter, updates)
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:
         """(T, D): what the text part makes of the embeddings, an added type's with its offset."""
@@ -189,53 +205,3 @@ class MASTProNet(nn.Module):
         columns = [tumors.index(place) if place in tumors else len(tumors) for place in range(count)]
         # not written into a tensor of ones: torch.compile's inductor lets other ones share it
         return F.pad(task_mask.bool(), (0, 1), value=True)[:, columns]
-
-    def freeze_backbone(self) -> None:
-        """PEFT: the backbone's parameters, its norms' too, stay as they are; their updates, if any, are trained."""
-        self.backbone.requires_grad_(False)
-        if self.updates is not None:
-            self.updates.requires_grad_(True)
-        self.backbone.eval()
-
-    def own_parameters(self, classes: Sequence[int]) -> list[nn.Parameter]:
-        """What belongs to these tumour types alone: experts, router rows, offsets of the prompts, added experts."""
-        own = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
-        for index in classes:
-            own += [p for moe in self.experts.values() for p in moe.own_parameters(self.tumor_classes.index(index))]
-            if index in self.added:
-                place = self.added.index(index)
-                own += [*self.added_updates[place].parameters()]
-        return own
-
-    def freeze_all_but(self, classes: Sequence[int]) -> None:
-        """Only what these tumour types own is trained: nothing that another type's output comes from moves."""
-        self.freeze_backbone()
-        self.requires_grad_(False)
-        for parameter in self.own_parameters(classes):
-            parameter.requires_grad_(True)
-
-    def train(self, mode: bool = True) -> "MASTProNet":
-        """As nn.Module; a frozen backbone stays in evaluation, so that running statistics stay as they are."""
-        super().train(mode)
-        self.backbone.train(mode and self.backbone_is_trained)
-        return self
-
-    @property
-    def backbone_is_trained(self) -> bool:
-        """False after freeze_backbone."""
-        return any(parameter.requires_grad for parameter in self.backbone.parameters())
-
-    def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Parameters by part; the one list behind optimizer and start-up table."""
-        head = [*self.head.parameters()] + ([] if self.background is None else [self.background])
-        parts = {
-            "backbone": [*self.backbone.parameters()],
-            "experts": [*self.experts.parameters(), *self.added_updates.parameters()],
-            "weight updates": [] if self.updates is None else [*self.updates.parameters()],
-            "learned prompts": [*self.text.parameters()],
-            "fusion": [*self.fusion.parameters()],
-            "anatomy encoder": [] if self.anatomy is None else [*self.anatomy.parameters()],
-            "mask proposal" if self.head.generated else FIXED_HEAD: head,
-            "added prompts": [*self.offsets],
-        }
-        return {name: parameters for name, parameters in parts.items() if parameters}

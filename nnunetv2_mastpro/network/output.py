@@ -18,22 +18,26 @@ class TrainingOutput(NamedTuple):
 
     logits: list[Tensor] | Tensor  # per supervised stage (B, outputs, spatial), or one tensor
     presence: Tensor  # (B, T): is the class in the patch
-    choices: Tensor  # (sites, 3, groups, experts): what load balance is computed of; no site without experts
+    choices: Tensor | None  # (sites, 3, groups, experts): what load balance is computed of, in training
 
 
 def together(passes: Sequence[TrainingOutput], has_background: bool) -> TrainingOutput:
     """All of the first pass, and of each other one the last class, the added type that it is for.
 
-    Beside a background its logit is taken over as its pass says it, relative to the background there: the odds.
+    Beside a background its logit is taken over as its pass says it, relative to the background there: the odds. Load
+    balance is of the added types' passes, which have each as many types, since no other one is trained beside them.
     """
     first, *others = passes
+    if not others:
+        return first
     logits = []
     for place, stage in enumerate(first.logits):
         added = [found.logits[place] for found in others]
         odds = [own[:, -1:] - own[:, :1] + stage[:, :1] if has_background else own[:, -1:] for own in added]
         logits.append(torch.cat([stage, *odds], 1))
     presence = torch.cat([first.presence, *(found.presence[:, -1:] for found in others)], 1)
-    return TrainingOutput(logits, presence, passes[-1].choices)
+    choices = None if first.choices is None else torch.cat([found.choices for found in others])
+    return TrainingOutput(logits, presence, choices)
 
 
 def stack_choices(choices: list[Tensor], image: Tensor) -> Tensor:
@@ -50,10 +54,9 @@ def fill_left_out(logits: Tensor, total: int, has_background: bool, classes: Seq
     return filled
 
 
-def nothing_found(image: Tensor, total: int, has_background: bool, classes: Sequence[int] | None) -> Tensor:
-    """Logits (B, outputs, spatial) of background, in a tensor of their own: nnU-Net writes into it."""
-    outputs = (total if classes is None else len(classes)) + has_background
-    logits = image.new_full((len(image), outputs, *image.shape[2:]), CLEARLY_NOT)
+def nothing_found(image: Tensor, classes: int, has_background: bool) -> TrainingOutput:
+    """Of a pass that is not run: background, in a tensor of its own, since nnU-Net writes into it."""
+    logits = image.new_full((len(image), classes + has_background, *image.shape[2:]), CLEARLY_NOT)
     if has_background:
         logits[:, 0] = 0
-    return logits if classes is None else fill_left_out(logits, total, has_background, classes)
+    return TrainingOutput([logits], image.new_full((len(image), classes), CLEARLY_NOT), None)

@@ -1,6 +1,6 @@
 """Low-rank updates of a frozen backbone's weights, after LoRA (Hu et al., ICLR 2022)."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,11 @@ class WeightUpdates(nn.Module):
             self.down[key] = torch.randn(own_rank, inputs) * inputs**-0.5
             self.up[key] = torch.zeros(outputs, own_rank)
 
+    @property
+    def change_something(self) -> bool:
+        """False as they start."""
+        return any(bool(values.any()) for values in (*self.up.values(), *self.shift.values()))
+
     def forward(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weights by name -> the updated ones."""
         updated = {}
@@ -40,11 +45,11 @@ class WeightUpdates(nn.Module):
         return updated
 
 
-def updated(weights: Mapping[str, Tensor], updates: Iterable[WeightUpdates]) -> dict[str, Tensor]:
-    """Those of all updates, one on top of the other; nothing where there are none."""
+def updated(get: Callable[[str], Tensor], updates: Iterable[WeightUpdates]) -> dict[str, Tensor]:
+    """The weights that `get` gives with all updates, one on top of the other; nothing where there are none."""
     changed: dict[str, Tensor] = {}
     for update in updates:
-        changed |= update({**weights, **changed})
+        changed |= update({name: changed[name] if name in changed else get(name) for name in update.keys})
     return changed
 
 

@@ -18,7 +18,7 @@ from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import shared_hash, take_type
 
-FORMAT = "nnunetv2_mastpro pack 2"
+FORMAT = "nnunetv2_mastpro pack 3"
 KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
 NOT_SAID = "not said"
 WANTED = "give files that mastpro pack wrote"

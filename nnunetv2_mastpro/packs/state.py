@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec
+from nnunetv2_mastpro.network.parts import WITH_ADDED
 
 FACTORS = ("down", "up")  # of an expert
 OWNED = re.compile(
@@ -65,7 +66,7 @@ def append_types(
     weights: Mapping[str, Tensor], classes: Sequence[ClassSpec], types: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
     """A new state with the types at its end. `classes`: all of the new state, the appended ones last."""
-    grown = dict(weights)
+    grown = {**weights, "trained": torch.tensor(int(weights["trained"]) | WITH_ADDED)}
     for index, own in enumerate(types, len(classes) - len(types)):
         for name, tensor in own.items():
             if name == "embedding":

@@ -3,7 +3,7 @@
 import torch
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.network.mastpro import FIXED_HEAD
+from nnunetv2_mastpro.network.parts import FIXED_HEAD, WITH_ADDED, WITH_UPDATES
 from nnunetv2_mastpro.training.ranks import wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe
 from nnunetv2_mastpro.training.report import describe_network
@@ -55,6 +55,23 @@ class TrainedParts(AdamWRecipe):
         shapes = [(index, m.shape) for index, m in moments if isinstance(m, torch.Tensor) and m.ndim]  # not the count
         return len(now) == len(then) and all(now[index].shape == shape for index, shape in shapes)
 
+    def check_nothing_is_lost(self) -> None:
+        """Raise MASTProError where the weights were trained with changes of frozen ones that this network has not.
+
+        nnU-Net takes of a file what the network has, and leaves the rest without a word.
+        """
+        network, given = self.bare_network, int(self.bare_network.trained)
+        if given & WITH_UPDATES and network.updates is None:
+            raise MASTProError(
+                "the pretrained weights were trained with updates of the backbone, and the plans have none; set "
+                "mastpro.network.backbone_rank in the plans to that of the plans.json beside the weights"
+            )
+        if given & WITH_ADDED and not network.added:
+            raise MASTProError(
+                "the pretrained weights are of a model to which tumour types were added, each with weights of its own, "
+                "and in the plans they are ordinary ones; give what mastpro weights makes of the file for these plans"
+            )
+
     def settle_prompts(self) -> None:
         """At the start -pretrained_weights' prompts give way to the data set's own; new types are trained with theirs.
 
@@ -95,9 +112,14 @@ class TrainedParts(AdamWRecipe):
                 "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
             )
         if starts:
+            self.check_nothing_is_lost()
             self.settle_prompts()
         if pretrained and training.mode != "full":
             self.freeze()
         if self.local_rank == 0:
             for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
                 self.print_to_log_file(line, add_timestamp=False)
+            shares = [group["share"] for group in self.optimizer.param_groups if "share" in group]
+            less = f", {shares[0]:g} of it (prompt_share) for what prompts feed" if shares else ""
+            name = type(self.optimizer).__name__
+            self.print_to_log_file(f"{name}, learning rate up to {self.initial_lr:g}{less}", add_timestamp=False)

@@ -149,7 +149,7 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
 
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
-        self.bare_network.trained.fill_(True)
+        self.bare_network.mark_trained()
         self.write_usage()
 
     def write_usage(self) -> None:

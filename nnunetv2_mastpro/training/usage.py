@@ -22,7 +22,7 @@ class ExpertUsage:
 
     def __init__(self, network: MASTProNet, types: Sequence[str]):
         self.experts, self.types = dict(network.experts.items()), tuple(types)
-        self.sizes = [moe.kept.shape[1] for moe in self.experts.values()]
+        self.sizes = [moe.num_experts for moe in self.experts.values()]
         self.sums = torch.zeros(1 + len(self.types), 1 + sum(self.sizes))  # patches, then shares, all sites' experts
 
     def add(self, present: Tensor) -> None:

@@ -156,7 +156,8 @@ def convert(given: Weights, plans: dict, configuration: str, dataset_json: dict,
             f"{min_share:g}; give plans of the file's own network, or another file"
         )
     network.embeddings.copy_(embeddings.vectors)
-    network.trained.fill_(receipt.whole == 1 and bool(given.state.get("trained", True)))
+    if receipt.whole == 1 and bool(given.state.get("trained", True)):
+        network.mark_trained()
     init_args = {"plans": plans, "configuration": configuration, "dataset_json": dataset_json}
     checkpoint = {"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": TRAINER}
     return Start(receipt, checkpoint)

@@ -40,13 +40,14 @@ def from_mastpro(given: Weights, own: Mapping[str, Tensor], classes: Sequence[Cl
 def _check_updates(given: Weights, own: Mapping[str, Tensor]) -> None:
     """Raise MASTProError where a backbone would be taken without its trained updates, which experts and head rest on.
 
-    The other way round is sound: new updates start at zero.
+    Without trained ones it is sound: new updates start at zero.
     """
 
     def rank(state: Mapping[str, Tensor]) -> int:
         return max((len(state[name]) for name in state if name.startswith("updates.down.")), default=0)
 
-    if rank(given.state) not in (0, rank(own)):
+    changes = [t for name, t in given.state.items() if name.startswith(("updates.up.", "updates.shift."))]
+    if any(bool(tensor.any()) for tensor in changes) and rank(given.state) != rank(own):
         raise MASTProError(
             f"{given.file} was trained with backbone_rank={rank(given.state)}, the plans have another; set "
             f"mastpro.network.backbone_rank in the plans to {rank(given.state)}"

@@ -115,7 +115,7 @@ def test_unread_anatomy_changes_nothing(ablated, make_image, parts, training):
 def test_unread_anatomy_still_tells_what_to_skip(ablated, make_image):
     network = ablated("anatomy", organs=ORGANS).eval()
     network.skip_empty = True
-    assert (network(with_organs(make_image()))[:, 1:] == CLEARLY_NOT).all()
+    assert (network(with_organs(make_image()))[0][:, 1:] == CLEARLY_NOT).all()
     assert (network(with_organs(make_image(), 0))[0] != CLEARLY_NOT).all()
 
 

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.config import HostValue
@@ -102,6 +103,28 @@ def test_nor_with_organ_masks(make_pair, make_image, hosts, routing, skip):
             same_bits(found.softmax(1)[:, :OUTPUTS], expected.softmax(1))
 
 
+def test_skipping_looks_at_the_hosts_of_each_pass(make_pair, make_image):
+    """Where only the new type's host is, the old types' pass stays skipped, and the other way round."""
+    lungs = HostValue(value=3, channel=2, structures=("lung_upper_lobe_left",), classes=(NEW,))
+    old, grown = make_pair(((LIVER, KIDNEYS), (LIVER, KIDNEYS, lungs)))
+    old.skip_empty = True
+    image, ran = make_image(), []
+    grown.backbone.encoder.stages[0].register_forward_hook(lambda *_: ran.append(1))
+    for value, passes in ((0, 0), (1, 1), (3, 1)):
+        organs = torch.zeros_like(image[:, 0], dtype=torch.long)
+        organs[:, :4] = value
+        batch = torch.cat([image, one_hot(organs, 4)], 1)
+        grown.skip_empty = False
+        whole = grown(batch)
+        ran.clear()
+        grown.skip_empty = True
+        found = grown(batch)
+        assert len(ran) == passes
+        same_bits(found[:, :OUTPUTS], old(torch.cat([image, one_hot(organs, 3)], 1)))
+        odds = whole[:, -1:] - whole[:, :1] if value == 3 else torch.full_like(whole[:, :1], -10)
+        assert_close(found[:, -1:] - found[:, :1], odds)
+
+
 @pytest.mark.parametrize(("routing", "router"), ROUTING)
 @pytest.mark.parametrize("mask", [None, torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])])
 def test_gathering_means_what_masking_means(make_network, randomize, make_image, routing, router, mask):
@@ -169,8 +192,43 @@ def test_only_what_the_new_type_owns_is_trained(make_planned, make_network, rand
     assert {name for name in before if not before[name].equal(after[name])} == trained
 
 
-def test_a_grown_network_compiles_without_graph_breaks(make_network, make_image):
-    network = make_network(classes=GROWN, added=("lung_tumor",)).train()
-    expected = network(make_image()).logits[0]
-    found = torch.compile(network, fullgraph=True, backend="eager")(make_image()).logits[0]
-    assert_close(found, expected)
+def test_several_new_types_are_balanced_each(make_network, randomize, make_image):
+    network = randomize(make_network(classes=GROWN, added=("kidney_tumor", "lung_tumor")), 0.2)
+    network.freeze_all_but([2, NEW])
+    load_balance(network.train()(make_image()).choices).backward()
+    for moe in network.experts.values():
+        assert all(moe.router.specific[task].grad.abs().sum() > 0 for task in (1, 2))
+
+
+def test_usage_counts_every_pass(make_network, randomize, make_image):
+    """A type's experts take part in its own pass; the generic ones in all."""
+    network = randomize(make_network(classes=GROWN, added=("kidney_tumor", "lung_tumor"), top_k_specific=3).train())
+    network.host_task_share = network.annotated_task_share = 0.0
+    expected = []
+    for classes in network.passes(None):
+        network.look_for(make_image(), None, None, classes)
+        expected.append([moe.kept for moe in network.experts.values()])
+    network(make_image())
+    for moe, shares in zip(network.experts.values(), zip(*expected, strict=True), strict=True):
+        assert moe.kept.equal(torch.stack(shares).amax(0))
+        assert (moe.kept[:, moe.num_generic :].unflatten(1, (3, -1)).sum(2) > 0).all()
+
+
+@pytest.mark.parametrize("added", [("lung_tumor",), ("kidney_tumor", "lung_tumor")])
+def test_a_grown_network_compiles_as_one_graph(make_network, randomize, make_image, added):
+    """On a rank of its own; one graph for training and one for prediction, whatever step it is."""
+    network = randomize(make_network(classes=GROWN, added=added, backbone_rank=2), 0.2)
+    network.host_task_share = network.annotated_task_share = 0.0
+    network.freeze_all_but([NEW])
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(network, fullgraph=True, backend=counter)
+    for _ in range(3):
+        network.train()
+        expected, found = network(make_image()), compiled(make_image())
+        assert_close(found, expected, rtol=0, atol=0)
+        (found.logits[0].square().mean() + load_balance(found.choices)).backward()
+        network.eval()
+        with torch.no_grad():
+            assert_close(compiled(make_image()), network(make_image()), rtol=0, atol=0)
+    assert counter.frame_count == 2

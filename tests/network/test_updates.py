@@ -39,10 +39,10 @@ def test_they_start_without_a_change(weights):
 
 def test_one_is_on_top_of_the_other(weights, randomize):
     first, second = (randomize(WeightUpdates(weights, RANK), seed=seed) for seed in (1, 2))
-    both = updated(weights, [first, second])
+    both = updated(weights.__getitem__, [first, second])
     for name, weight in weights.items():
         assert_close(both[name] - weight, first(weights)[name] - weight + second(weights)[name] - weight)
-    assert updated(weights, []) == {}
+    assert updated(weights.__getitem__, []) == {}
 
 
 def test_half_precision_leaves_them_whole(weights, randomize):

@@ -76,11 +76,11 @@ def make_model(tmp_path, small_plans, small_dataset) -> Callable[..., Path]:
             for parameter in made.parameters():
                 parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
         made.embeddings.copy_(embeddings.vectors)
-        made.trained.fill_(True)
+        made.mark_trained()
         weights = made.state_dict()
         if like is not None:
             known = torch.load(like / "fold_0" / "checkpoint_final.pth")["network_weights"]
-            weights.update({key: tensor for key, tensor in known.items() if key != "embeddings"})
+            weights.update({key: tensor for key, tensor in known.items() if key not in ("embeddings", "trained")})
         folder = tmp_path / name
         (folder / "fold_0").mkdir(parents=True)
         (folder / "plans.json").write_text(json.dumps(plans))

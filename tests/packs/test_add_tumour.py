@@ -151,6 +151,19 @@ def test_dry_run_writes_nothing(make_model, make_dataset, commands, tmp_path, ca
     assert "$ nnUNetv2_train 12 2d 0 -p Added" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(make_model, make_dataset, commands, tmp_path, capsys):
+    base = make_model()
+    make_dataset()
+    before = sorted(tmp_path.rglob("*"))
+    assert call(base, "--dry-run", "-device", "cuda") == 0
+    assert "note: torch finds no cuda device here; give -device cpu" in capsys.readouterr().out
+    with pytest.raises(MASTProError, match="torch finds no cuda device here; give -device cpu"):
+        call(base, "-device", "cuda")
+    assert commands == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("anatomy", [False, True])
 def test_dry_run_tells_of_maps_where_the_model_takes_them(make_model, make_dataset, commands, capsys, anatomy):
     base = make_model(anatomy=anatomy)

@@ -200,8 +200,13 @@ def test_the_commands(make_model, make_pack, tmp_path, capsys):
     grown, _ = make_pack(base, "lung_tumor")
     file, new = tmp_path / "a.safetensors", tmp_path / "new"
     assert cli.main(["pack", "-m", str(grown), "--type", "lung_tumor", "-o", str(file), "--licence", "CC0"]) == 0
-    assert "KiB" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "KiB" in shown
+    assert "note:" not in shown
     assert read_pack(file).licence == "CC0"
+    own = ["--type", "liver_tumor", "-o", str(tmp_path / "own.safetensors")]
+    assert cli.main(["pack", "-m", str(grown), *own]) == 0
+    assert "note: liver_tumor was trained with the model, not added to it" in capsys.readouterr().out
     assert cli.main(["unpack", "-m", str(base), str(file), "-o", str(new)]) == 0
     shown = capsys.readouterr().out
     assert "lung_tumor    tumour type  a.safetensors" in shown

@@ -85,6 +85,14 @@ def test_where_everything_is_trained_experts_have_the_full_rate(plans, make_trai
     assert share[id(network.offsets[0])] == 0.1
 
 
+def test_their_updates_are_told_apart_from_experts(plans, make_trainer):
+    plans["mastpro"]["prompts"] = {"added": ["kidney_tumor"]}
+    network = make_trainer().network
+    parts = {name: {id(p) for p in part} for name, part in network.parts().items()}
+    assert parts["experts"] == {id(p) for p in network.experts.parameters()}
+    assert parts["weight updates"] == {id(p) for p in network.added_updates.parameters()}
+
+
 def test_other_prompts_are_refused(added_plans, make_trainer):
     """PEFT takes the data set's; here the old types' outputs would change."""
     trainer = make_trainer()

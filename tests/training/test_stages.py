@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
 from nnunetv2_mastpro.errors import MASTProError
@@ -41,6 +43,39 @@ def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
     assert any("other prompts in the place of" in line for line in lines)
     said = "The backbone is frozen" if frozen else "Everything is trained"
     assert any(said in line for line in lines)
+    rate = "0.0001" if frozen else "0.002, 0.1 of it (prompt_share) for what prompts feed"
+    assert lines[-1] == f"AdamW, learning rate up to {rate}"
+
+
+@pytest.mark.parametrize("trainer", [nnUNetTrainerMASTPro, nnUNetTrainerMASTProPretrain])
+def test_trained_updates_are_not_left_behind(make_trainer, plans, tmp_path, trainer):
+    """nnU-Net's loading leaves them without a word; experts and head rest on them. Those that change nothing may go."""
+    file, network = tmp_path / "source.pth", {**plans["mastpro"]["network"]}
+    plans["mastpro"]["network"]["backbone_rank"] = 2
+    source = make_trainer().network
+    for changed in (False, True):
+        if changed:
+            source.updates.shift["backbone_encoder_stages_0_0_convs_0_conv_bias"].data.add_(1)
+        source.mark_trained()
+        torch.save({"network_weights": source.state_dict()}, file)
+        for rank in (0, 2):
+            plans["mastpro"]["network"] = {**network, "backbone_rank": rank}
+            made = make_trainer(trainer)
+            load_pretrained_weights(made.network, file)
+            if changed and not rank:
+                with pytest.raises(MASTProError, match="trained with updates of the backbone, and the plans have"):
+                    made.decide_what_is_trained()
+            else:
+                made.decide_what_is_trained()
+
+
+def test_nor_are_those_of_an_added_type(make_trainer, plans):
+    plans["mastpro"]["prompts"] = {"added": ["kidney_tumor"]}
+    source = make_trainer().network
+    source.mark_trained()
+    plans["mastpro"]["prompts"] = {}
+    with pytest.raises(MASTProError, match="tumour types were added, .* give what mastpro weights makes of the file"):
+        start(make_trainer(), int(source.trained))
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -99,6 +99,18 @@ def test_trained_updates_are_not_left_behind(write_plans, mastpro_checkpoint, re
     assert "was trained with backbone_rank=3, the plans have another; set mastpro.network.backbone_rank" in shown
 
 
+def test_updates_that_change_nothing_may_go(write_plans, mastpro_checkpoint, convert):
+    """As after a stage 1 that trained everything, in which they stay as they start."""
+    source = mastpro_checkpoint(write_plans("with", change=with_updates(3)))
+    content = torch.load(source)
+    for name, tensor in content["network_weights"].items():
+        if name.startswith(("updates.up.", "updates.shift.")):
+            tensor.zero_()
+    torch.save(content, source)
+    start, _ = convert(source, write_plans())
+    assert int(torch.load(start)["network_weights"]["trained"]) == 1
+
+
 def test_mastpro_without_a_type_in_common(write_plans, mastpro_checkpoint, convert, counts):
     """A type that the source lacks starts as the identity; liver was an organ there too, and is no type here."""
     labels = {"background": 0, "liver": 1, "lung_tumor": 2}
