@@ -9,7 +9,7 @@ interruption: finished steps are skipped. With --scans it writes nothing but wha
 from __future__ import annotations
 
 import argparse
-import json
+import shlex
 import time
 from pathlib import Path
 
@@ -84,13 +84,12 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.report.job import Request, make_report
 
-    dice = {model.title: results.read_dice(layout.summary(model), design.types) for model in models}
+    dice = {model.title: results.read_means(layout.summary(model), design.types) for model in models}
     counts = {model.title: results.read_counts(layout.summary(model), design.types) for model in models}
     rows = report.dice_rows(dice, counts)
+    variables = layout.folder / "env.sh"
+    write_atomically({variables: "\n".join([*pipeline.exports(added, repeat=False), ""]).encode()})
     training_steps = design.epochs * design.steps_per_epoch
-    names = [path.name.removesuffix(pipeline.FILE_ENDING) for path in (layout.unseen / "labelsTs").iterdir()]
-    cases = layout.folder / "unseen_cases.json"
-    write_atomically({cases: json.dumps({name: {"annotated": [*design.types]} for name in sorted(names)}).encode()})
     print(f"\nMake the page of {models[0].title}", flush=True)
     page, _ = make_report(
         Request(
@@ -100,7 +99,6 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
             output=layout.folder,
             reference=layout.unseen / "labelsTs",
             maps=layout.maps,
-            cases=cases,
             workers=pipeline.WORKERS,
             pictures=layout.folder / "pictures",
         ),
@@ -108,6 +106,7 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
     )
     print(
         f"\n{report.text_table(rows)}\n"
-        "false: cases without the type in which one was marked; nnU-Net's own mean counts each as a Dice of 0\n\n"
-        f"Page with pictures and a 3D viewer: {page}\nThe pictures as files: {layout.folder / 'pictures'}"
+        f"{report.CONVENTIONS}\n\n"
+        f"Page with pictures and a 3D viewer: {page}\nThe pictures as files: {layout.folder / 'pictures'}\n"
+        f"To go on with these data and this model: . {shlex.quote(str(variables))}"
     )

@@ -59,26 +59,32 @@ def write_dataset(
             for job in as_completed(jobs):
                 job.result()
                 on_case()
-        _write_json(
-            scratch / "dataset.json",
-            {
-                "channel_names": {"0": "CT"},
-                "labels": {"background": 0, **{label: value for value, label in enumerate(phantoms.annotated, 1)}},
-                "numTraining": len(phantoms.training),
-                "file_ending": FILE_ENDING,
-                "name": phantoms.name,
-                "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}",
-            },
-        )
+        content = {
+            "channel_names": {"0": "CT"},
+            "labels": {"background": 0, **{label: value for value, label in enumerate(phantoms.annotated, 1)}},
+            "numTraining": len(phantoms.training),
+            "file_ending": FILE_ENDING,
+            "name": phantoms.name,
+            "description": f"Pan-tumour CT phantom, generator version {GENERATOR_VERSION}",
+        }
+        if phantoms.test:  # a model of partial labels would not know
+            tests = {case_name(seed): {"annotated": [*phantoms.annotated]} for seed in phantoms.test}
+            content["mastpro"] = {"test_cases": tests}
+        _write_json(scratch / "dataset.json", content)
         os.replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
+def case_name(seed: int) -> str:
+    """Of its files."""
+    return f"phantom_{seed:06d}"
+
+
 def write_case(folder: Path, split: str, seed: int, phantoms: PhantomSet, grid: Grid) -> Case:
     """Image, labels of the annotated tumour types, and organ masks of one case, named by its seed."""
-    case, name = make_case(seed, phantoms.types, grid), f"phantom_{seed:06d}"
+    case, name = make_case(seed, phantoms.types, grid), case_name(seed)
     labels = np.zeros_like(case.tumors)
     for value, label in enumerate(phantoms.annotated, 1):
         labels[case.tumors == 1 + phantoms.types.index(label)] = value

@@ -21,6 +21,11 @@ from nnunetv2_mastpro.demo.design import (
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION
 from nnunetv2_mastpro.steps import Step, read_training_log
 
+SHORT = {  # variable -> what a user has to know before another training
+    "MASTPRO_EPOCH_ITERATIONS": "of this short training; unset it before one of your own",
+    "MASTPRO_SEED": "likewise",
+}
+
 
 def settings(seed: int, design: Design = DEMO) -> dict:
     """What must be equal for a folder to be continued."""
@@ -31,6 +36,7 @@ def settings(seed: int, design: Design = DEMO) -> dict:
         "grid": list(design.grid.shape),
         "cases": [design.num_training, design.num_test],
         "steps": [design.epochs, design.steps_per_epoch],
+        "overlay": design.overlay,
     }
 
 
@@ -199,9 +205,11 @@ def prediction_steps(layout: Layout, model: Model, maps: Path, design: Design = 
     ]
 
 
-def exports(environment: Mapping[str, str]) -> list[str]:
-    """Shell lines with which a user can repeat the commands."""
+def exports(environment: Mapping[str, str], repeat: bool = True) -> list[str]:
+    """Shell lines with which a user can go on with the demo's data, or `repeat` its commands."""
     import shlex
 
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items() if name not in SHORT]
+    if repeat:
+        lines += [f"export {name}={environment[name]}  # {SHORT[name]}" for name in SHORT if name in environment]
     return [f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH", *lines]

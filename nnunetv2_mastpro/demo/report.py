@@ -17,9 +17,8 @@ INTRODUCTION = (
     "leaves findings that are striped, too small or in the wrong place."
 )
 CONVENTIONS = (
-    "Mean over the test cases that have the tumour type. False: test cases without the type in which the network "
-    "marked one; nnUNetv2_evaluate_folder's own mean, the first line and the summary below count each of these as a "
-    "Dice of 0."
+    "Means of nnUNetv2_evaluate_folder. cases: those that have the type; false: those without it in which one was "
+    "marked, which count as a Dice of 0."
 )
 
 

@@ -17,6 +17,14 @@ def read_dice(summary: Path, types: Sequence[str]) -> dict[str, float]:
     return {**dice, "mean": sum(present) / len(present) if present else math.nan}
 
 
+def read_means(summary: Path, types: Sequence[str]) -> dict[str, float]:
+    """nnU-Net's own mean Dice of each type, in which a tumour made up in a case without it is 0, and of the types."""
+    found = json.loads(summary.read_text(encoding="utf-8"))["mean"]
+    dice = {name: found[str(value)]["Dice"] for value, name in enumerate(types, 1)}
+    present = [value for value in dice.values() if not math.isnan(value)]
+    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
+
+
 def read_counts(summary: Path, types: Sequence[str]) -> dict[str, tuple[int, int]]:
     """Test cases that have a tumour of the type, and cases without one in which the network found one."""
     cases = _read_cases(summary)

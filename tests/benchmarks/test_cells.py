@@ -38,7 +38,7 @@ def test_rows_are_trainers_that_exist():
 
 
 def test_the_designs():
-    assert design_of(3, None, None, "unet", False) == replace(DEMO, steps_per_epoch=60, num_test=18)
+    assert design_of(3, None, None, "unet", False) == replace(DEMO, overlay="demo", num_test=18)
     five = design_of(5, None, None, "swin", True)
     assert five.overlay == "demo_swin"
     assert five.overlay in known_overlays()

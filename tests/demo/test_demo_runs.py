@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,14 @@ from nnunetv2_mastpro.demo import design, pipeline
 from nnunetv2_mastpro.demo.phantom import Grid
 from nnunetv2_mastpro.errors import MASTProError
 
-SHORT = design.Design(  # one epoch of two steps on ten cases of five sources
-    grid=Grid((24, 28, 38), (8.0, 8.0, 8.0)), num_training=2, num_test=2, folds=2, epochs=1, steps_per_epoch=2
+SHORT = replace(  # one epoch of two steps on ten cases of five sources
+    design.DEMO,
+    grid=Grid((24, 28, 38), (8.0, 8.0, 8.0)),
+    num_training=2,
+    num_test=2,
+    folds=2,
+    epochs=1,
+    steps_per_epoch=2,
 )
 MODEL = design.Model("mastpro", "MAST-Pro", "nnUNetTrainerMASTPro_1epoch", anatomy=True)
 

@@ -29,7 +29,8 @@ def fake_summary(path, dice):
         for second in (False, True)
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"metric_per_case": cases}))
+    mean = {"1": {"Dice": dice[0]}, "2": {"Dice": dice[1] / 2}, "3": {"Dice": NAN}}  # as nnU-Net has it
+    path.write_text(json.dumps({"metric_per_case": cases, "mean": mean}))
 
 
 @pytest.fixture
@@ -98,10 +99,13 @@ def test_dice_is_the_mean_over_cases_that_have_the_type(finished):
 def test_the_result_is_a_table_and_the_models_report(finished, capsys, monkeypatch):
     layout, state, models = finished
     monkeypatch.setattr(pipeline, "WORKERS", 1)  # each process imports MONAI
-    command.show_result(layout, state, 0, list(models), design.DEMO, {"nnUNet_raw": "/a b/raw"})
+    command.show_result(layout, state, 0, list(models), design.DEMO, {"nnUNet_raw": "/a b/raw", "MASTPRO_SEED": "0"})
     shown = capsys.readouterr().out
     assert re.search(r"liver tumor +2 +0\.61 +0\.40 +0 +0", shown)
-    assert re.search(r"mean of types +2 +0\.5[56] +0\.20 +1 +1", shown)
+    assert re.search(r"kidney tumor +1 +0\.25 +0\.00 +1 +1", shown)  # one was made up
+    assert re.search(r"mean of types +2 +0\.43 +0\.20 +1 +1", shown)
+    assert "env.sh" in shown
+    assert (layout.folder / "env.sh").read_text().splitlines()[1:] == ["export nnUNet_raw='/a b/raw'"]
     assert "AdamW" in shown
     page = (layout.folder / "index.html").read_text()
     assert "<title>MAST-Pro demo: tumours in a CT phantom</title>" in page

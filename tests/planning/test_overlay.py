@@ -134,7 +134,7 @@ def test_plans_are_written_under_their_own_name(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (("nnUNetPlans", "tiny", "new"), "no plans overlay is called 'tiny'; known: demo, demo_swin, sts_small"),
+        (("nnUNetPlans", "tiny", "new"), "no plans overlay is called 'tiny'; known: demo, demo_patches, demo_swin"),
         (("absent", "demo", "new"), "absent.json does not exist; run nnUNetv2_plan_and_preprocess"),
         (("nnUNetPlans", "demo", "nnUNetPlans"), "give another name"),
     ],
