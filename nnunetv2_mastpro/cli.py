@@ -36,6 +36,10 @@ COMMANDS = {  # name -> module with a docstring, add_arguments(parser) and run(a
     "demo": "nnunetv2_mastpro.commands.demo",
 }
 ALIASES = {"add-tumor": "add-tumour"}
+STOCK = {  # what users look for here -> what does it
+    "train": "nnUNetv2_train DATASET CONFIGURATION FOLD -tr nnUNetTrainerMASTPro",
+    "predict": "nnUNetv2_predict -i IMAGES -o PREDICTIONS -d DATASET -c CONFIGURATION -tr nnUNetTrainerMASTPro",
+}
 RC_BAD_INPUT = 2  # what argparse ends with too
 RC_INTERRUPTED = 130
 RC_BROKEN_PIPE = 141
@@ -81,6 +85,8 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     named = next((argument for argument in arguments if not argument.startswith("-")), None)
     named = ALIASES.get(named, named)
+    if named in STOCK:
+        parser.error(f"there is no command {named!r}: nnU-Net's own does it, {STOCK[named]}")
     if named is not None and named not in COMMANDS:
         parser.error(f"there is no command {named!r}; {nearest(named, [*COMMANDS])}`mastpro --help` lists them")
     for name in [named] if named else COMMANDS:

@@ -62,6 +62,13 @@ def test_a_misspelt_command_is_told_what_may_be_meant(capsys):
     assert "there is no command 'promts'; did you mean 'prompts'? `mastpro --help`" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["train", "predict"])
+def test_what_nnunet_does_is_told(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "-d", "7"])
+    assert f"nnU-Net's own does it, nnUNetv2_{name} " in capsys.readouterr().err
+
+
 def test_american_spelling(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["add-tumor", "--help"])

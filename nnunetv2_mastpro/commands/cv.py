@@ -74,8 +74,9 @@ def read_fold(text: str) -> int | str:
 def check_model(model: Path, name: str, args: argparse.Namespace) -> dict:
     """The model's dataset.json."""
     if not (model / "dataset.json").is_file():
+        there = sorted(folder.parent.name for folder in model.parent.glob("*/dataset.json"))
         raise MASTProError(
-            f"{model} holds no training; give the -c, -p and -tr of one of {name}'s, or train it: "
+            f"{model} holds no training; give the -c, -p and -tr of one of {name}'s ({some(there)}), or train it: "
             f"nnUNetv2_train {args.dataset} {args.configuration} 0 -p {args.plans} -tr {args.trainer}"
         )
     return read_dataset_json(model / "dataset.json")

@@ -130,8 +130,8 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
         labels = read_dataset_json(other).get("labels")
         if labels != content.get("labels"):
             raise MASTProError(
-                f"{other} has the labels {labels}, {path} has {content.get('labels')}; map the values of the "
-                "predictions to those, and put the data set's dataset.json in the place of the other"
+                f"{other} has the labels {labels}, {path} has {content.get('labels')}; give -d the data set "
+                "that the model was trained on, or leave -d out"
             )
     plans = path.with_name("plans.json")  # beside predictions
     name = read_dataset_json(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name

@@ -2,7 +2,8 @@
 
 Per tumour class, connected components (26 neighbours) farther than the margin from the class's host organ become
 background, or, where regions are nested, what lies around them. A class without a host structure and a case with an
-empty map stay as they are. With -ref, nnU-Net's own evaluation before and after, of what each case annotates.
+empty map stay as they are. With -ref, nnU-Net's own Dice before and after, of what each case annotates: a tumour that
+was made up in a case without it counts as 0.
 """
 
 from __future__ import annotations
@@ -132,6 +133,9 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
     if not files:
         raise MASTProError(f"{args.predictions} has no files that end with {ending}; give a folder of predictions")
     given = (("-i", args.predictions), ("--maps", args.maps), ("-ref", args.reference))
+    for option, folder in given[1:]:
+        if folder is not None and not folder.is_dir():
+            raise MASTProError(f"{option} {folder} is no folder; give one with a file per prediction")
     for option, folder in given:
         if folder is not None and folder.resolve() == args.output.resolve():
             raise MASTProError(f"-o is the folder of {option}, {folder}, and would overwrite it; give another folder")
@@ -238,14 +242,15 @@ def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float], cases) 
 
 
 def describe_scores(before: dict, after: dict) -> list[str]:
-    """Per class: mean Dice of the cases that have it, and false-positive volume per case."""
+    """Per class: nnU-Net's mean Dice, and false-positive volume per case."""
     rows = [("class", "cases with it", "Dice before -> after", "false positives, ml per case before -> after")]
     for label in dict.fromkeys(label for classes in before.values() for label in classes):
         dice, volume = [], []
         for scores in (before, after):
             entries = [classes[label] for classes in scores.values() if label in classes]
-            found = [entry["dice"] for entry in entries if entry["present"]]
+            found = [entry["dice"] for entry in entries if not math.isnan(entry["dice"])]
             dice.append(f"{sum(found) / len(found):.3f}" if found else "-")
             volume.append(f"{sum(entry['fp_ml'] for entry in entries) / len(entries):.2f}")
-        rows.append((label, str(len(found)), " -> ".join(dice), " -> ".join(volume)))
+        with_it = sum(classes[label]["present"] for classes in after.values() if label in classes)
+        rows.append((label, str(with_it), " -> ".join(dice), " -> ".join(volume)))
     return ["", *table(rows)]

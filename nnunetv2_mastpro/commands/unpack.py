@@ -38,7 +38,10 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join([f"wrote {args.output}", *table([("class", "kind", "from"), *rows])]))
     maps = ""
     if model.config.resolved.hosts:
-        print(f"Its maps have values of their own: mastpro anatomy -m {args.output} -i IMAGES -o MAPS --masks MASKS")
+        print(
+            "Where a new type has a host organ of its own, maps are made anew: "
+            f"mastpro anatomy -m {args.output} -i IMAGES -o MAPS --masks MASKS"
+        )
         maps = " -prev_stage_predictions MAPS"
     print(f"nnUNetv2_predict_from_modelfolder -m {args.output} -f {args.fold} -i IMAGES -o PREDICTIONS{maps}")
     if len(args.packs) > 1:

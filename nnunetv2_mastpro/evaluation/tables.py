@@ -21,7 +21,11 @@ def describe(result: Mapping) -> list[str]:
         "lower is better for HD95:"
     ]
     lines += table(_class_rows(summary))
-    lines += [*too_few(result), *doubts(result)]
+    lines.append(
+        "without: cases that do not have the class; made up: those of them in which it was marked, which count as a "
+        "Dice of 0; missed: cases with it in which nothing was marked"
+    )
+    lines += too_few(result)
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
@@ -29,7 +33,8 @@ def describe(result: Mapping) -> list[str]:
         lines += ["", 'No class is a tumour type ("is_tumor" in mastpro.prompts of dataset.json): no lesions counted.']
     if len(summary["sources"]) > 1:
         lines += ["", "By source:", *table(_source_rows(summary))]
-    return lines
+    told = doubts(result)
+    return [*lines, *([""] if told else []), *told]
 
 
 def too_few(result: Mapping) -> list[str]:

@@ -86,6 +86,7 @@ def merge(args: Namespace, workers: int) -> int:
                 *describe(sources, scans, classes, mapping),
                 *about_tests,
                 *notes(images, without, unite),
+                *leaving(target, sources),
                 *disputes,
                 *vague(sources, classes),
                 *holes(sources, classes),
@@ -94,7 +95,7 @@ def merge(args: Namespace, workers: int) -> int:
         )
     )
     if args.dry_run:
-        print("dry run: nothing was written")
+        print(f"dry run: nothing was written; it would be {target.raw}")
         return 0
     redo = stale(target)
     write_merged(target, content, splits, merged, classes, workers, tests)
@@ -166,6 +167,12 @@ def notes(images: Sequence[tuple[RawCase, ...]], without: Sequence[str], unite: 
     return lines
 
 
+def leaving(target: Target, sources: Sequence[Source]) -> list[str]:
+    """Sources of an earlier merge that are no longer named."""
+    gone = [name for name in target.sources if name not in {source.name for source in sources}]
+    return [f"warning: -d no longer names {', '.join(gone)}, whose cases leave the data set"] if gone else []
+
+
 def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
     """Names such as "tumor", that say what they are in the source's name only."""
     lost = {
@@ -176,8 +183,8 @@ def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
         if find(target, tuple(classes.values)) is None
     }
     named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
-    advice = "without their source's name the knowledge base does not know"
-    return [f"note: {advice} {named}; --write-map drafts a map with better names"] if lost else []
+    advice = "correct the map, or draft one with --write-map; else its prompt is a plain sentence of its name"
+    return [f"note: the knowledge base knows no {named} by that name alone: {advice}"] if lost else []
 
 
 def holes(sources: Sequence[Source], classes: Classes) -> list[str]:

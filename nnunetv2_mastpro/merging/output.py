@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,11 @@ class Target:
         return self.earlier["mastpro"][MARK]["values"] if self.earlier else {}
 
     @property
+    def sources(self) -> list[str]:
+        """Of an earlier merge."""
+        return self.earlier["mastpro"][MARK].get("sources", []) if self.earlier else []
+
+    @property
     def tests(self) -> bool:
         """Whether the earlier merge was asked for test cases, as a later one then is."""
         return bool(self.earlier) and bool(self.earlier["mastpro"][MARK].get("tests"))
@@ -58,6 +64,8 @@ def find_target(identifier: int, name: str | None) -> Target:
         raise MASTProError(f"the data set {identifier} needs a name; give one with -n")
     if name is not None and (not name.isascii() or not name.replace("_", "").replace("-", "").isalnum()):
         raise MASTProError(f"-n {name!r} cannot be the name of a data set; use letters, digits and _")
+    if name is not None and re.match(r"Dataset\d{3}_", name):
+        raise MASTProError(f"-n {name} begins with the id, which -o gives; give -n {name[11:] or 'NAME'}")
     full = there[0] if name is None else f"Dataset{identifier:03d}_{name}"
     others = [found for found in there if found != full]
     if others:

@@ -81,6 +81,8 @@ def load_encoder(encoder: str = DEFAULT_ENCODER) -> SentenceTransformer:
     if folder.is_dir():
         remedy = "give a folder that SentenceTransformer.save_pretrained wrote"
         return _load(str(folder), remedy, local_files_only=True)
+    if encoder.startswith((".", "/", "~")) or encoder.count("/") > 1:  # no name of the hub
+        raise MASTProError(f"encoder {encoder} is no folder; give one that SentenceTransformer.save_pretrained wrote")
     remedy = (
         "give a local folder or download it once with "
         f"""python -c "from sentence_transformers import SentenceTransformer as S; S('{encoder}')\""""

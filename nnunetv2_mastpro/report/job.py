@@ -172,6 +172,8 @@ def _panel(
     index = shown_slice(output, volumes)
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
+    if dice is not None and not np.isin(volumes.reference, output.values).any():
+        score = " marked, though the case has none"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
     shown = cut(output, findings.model.shown, volumes, index)
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")

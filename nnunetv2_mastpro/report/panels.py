@@ -17,8 +17,8 @@ from nnunetv2_mastpro.report.windows import Window
 
 INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
-CONTOURS = {True: "truth in colour, prediction white and dashed", False: "prediction in colour"}  # is there a truth?
-DARK, PALE = "#101418", "#dfe6ec"
+CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
+DARK, PALE, ORGAN = "#101418", "#dfe6ec", "#9aa7b3"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def cut(output: Output, outputs: Sequence[Output], volumes: Volumes, index: int)
     truth, prediction = masks(volumes.reference), masks(volumes.prediction)
     columns = {}
     if volumes.host_map is not None:
-        columns["host organ"] = {output.color: np.isin(volumes.host_map[index], output.host_values)}
+        columns["host organ"] = {ORGAN: np.isin(volumes.host_map[index], output.host_values)}
     if truth is not None:
         columns["truth"] = truth
     columns["prediction"] = prediction
@@ -146,21 +146,23 @@ def _draw_box(axis, box: tuple[slice, slice]) -> None:
 
 
 def _contours(axis, shown: Slice) -> None:
-    """As CONTOURS says; the colour is the class's."""
+    """As CONTOURS says; the colour is the class's, of truth and prediction alike."""
+    from matplotlib.patheffects import withStroke
+
     rows, columns = shown.box
-    drawn = [(shown.truth, "solid", None), (shown.prediction, "dashed", "white")]
-    if shown.truth is None:
-        drawn = [(shown.prediction, "solid", None)]
-    for masks, style, one_color in drawn:
+    drawn = [(shown.prediction, "solid", None)]
+    if shown.truth is not None:
+        drawn = [(shown.truth, "solid", None), (shown.prediction, "dashed", [withStroke(linewidth=3, foreground="w")])]
+    for masks, style, edge in drawn:
         for color, mask in masks.items():
             if mask.any():
                 height, width = mask.shape
                 axis.contour(
                     np.pad(mask, 1),
                     levels=[0.5],
-                    colors=one_color or color,
+                    colors=color,
                     linestyles=style,
                     linewidths=1.5,
                     extent=(-1, width, -1, height),
-                )
+                ).set(path_effects=edge)
     axis.set(xlim=(columns.start - 0.5, columns.stop - 0.5), ylim=(rows.stop - 0.5, rows.start - 0.5))

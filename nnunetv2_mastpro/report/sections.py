@@ -105,8 +105,8 @@ def panels(findings: Findings) -> str:
     subject = "truth and prediction" if findings.evaluation is not None else "the prediction"
     text = (
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
-        f"in the window of the organ that hosts the class, with all that is marked there. Contours, in the dotted "
-        f"square: {CONTOURS[findings.evaluation is not None]}."
+        f"in the window of the organ that hosts the class, with all that is marked there, each class in its "
+        f"colour. Contours, in the dotted square: {CONTOURS[findings.evaluation is not None]}."
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
     more = (
@@ -139,7 +139,11 @@ def hosts(findings: Findings) -> str:
     return (
         table
         + html.table(head, rows, "numbers")
-        + html.paragraph("Volumes: means over all cases; shares: over those in which the class is.", "soft")
+        + html.paragraph(
+            "Volumes: means over all cases; shares: over those in which the class is. "
+            "mastpro postprocess removes what was marked far from its organ.",
+            "soft",
+        )
     )
 
 

@@ -129,4 +129,4 @@ def test_predictions_of_other_labels_are_refused(folders, run_evaluate, capsys):
     content["labels"] |= {"liver_tumor": 3, "lung_tumor": 2}
     (folders / "dataset.json").write_text(json.dumps(content))
     assert run_evaluate(folders, "-d", folders / "dataset.json") == 2
-    assert "map the values of the predictions" in capsys.readouterr().err
+    assert "give -d the data set that the model was trained on, or leave -d out" in capsys.readouterr().err

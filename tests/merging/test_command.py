@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -48,7 +49,7 @@ def test_dry_run_shows_the_table_and_writes_nothing(three, capsys):
     assert three.merge("-d", 3, 6, "--dry-run") == 0
     out = capsys.readouterr().out.splitlines()
     assert out[3].split() == [KIDNEY, "6", "3", "kidney_tumor", "6", "6", str(6 * 6 * 6 * 2)]
-    assert out[-1] == "dry run: nothing was written"
+    assert re.fullmatch(r"dry run: nothing was written; it would be \S+/Dataset\d{3}_\w+", out[-1])
     assert three.everything() == before
     assert not three.merged.folder.exists()
 
@@ -117,6 +118,14 @@ def test_a_later_run_keeps_the_values_and_what_the_user_added(three, capsys):
     assert three.merged.content == content
 
 
+def test_a_later_run_tells_whose_cases_leave(three, capsys):
+    three.write("Dataset012_More", {"kidney_tumor": 1}, {"more_0": (70, {1: slice(2, 4)})})
+    assert three.merge("-d", 6, 12) == 0
+    assert "leave" not in capsys.readouterr().out
+    assert three.merge("-d", 6, "--dry-run") == 0
+    assert "-d no longer names Dataset012_More, whose cases leave the data set" in capsys.readouterr().out
+
+
 def test_prompts_and_ignore_label_of_a_source_are_carried(three):
     mastpro = {"prompts": {"tumor": {"sentence": "A lump."}}, "cases": {"a": {"source": "Paris", "annotated": ["x"]}}}
     labels = {"tumor": 1, "x": 2, "ignore": 3}
@@ -136,7 +145,10 @@ def test_prompts_and_ignore_label_of_a_source_are_carried(three):
 def test_names_that_need_their_source_are_told(three, capsys):
     three.write("Dataset012_Lung", {"cancer": 1}, {"lung_0": (60, {1: slice(2, 4)})})
     assert three.merge("-d", 12, 6, "--dry-run") == 0
-    assert 'the knowledge base does not know "cancer" (lung_tumor); --write-map' in capsys.readouterr().out
+    assert (
+        'the knowledge base knows no "cancer" (lung_tumor) by that name alone: correct the map'
+        in capsys.readouterr().out
+    )
 
 
 def test_holes_that_a_dropped_label_leaves_are_told(three, tmp_path, capsys):

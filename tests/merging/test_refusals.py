@@ -21,6 +21,7 @@ from .conftest import KIDNEY, check_refused, write, write_model
         (["-d", "3", "6"], {"output": "6", "name": "Kidney"}, "was not written by mastpro merge"),
         (["-d", "3", "6"], {"output": "1000"}, "not within 1 and 999"),
         (["-d", "3", "6"], {"name": "a/b"}, "cannot be the name"),
+        (["-d", "3", "6"], {"name": "Dataset900_Pan"}, "begins with the id, which -o gives; give -n Pan"),
         (["-d", "3", "6", "--folds", "13"], {}, "--folds 13 is not within 2 and 12"),
         (["-d", "3", "6", "--map", "absent.yaml"], {}, "--map absent.yaml cannot be read"),
     ],

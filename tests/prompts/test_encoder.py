@@ -221,6 +221,12 @@ def test_folder_that_is_no_model(tmp_path):
         embed([SENTENCE], str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["./nowhere", "/nowhere/at/all", "some/folder/deep"])
+def test_a_folder_that_is_not_there(name, no_sentence_transformers):
+    with pytest.raises(MASTProError, match=f"encoder {name} is no folder; give one that"):
+        embed([SENTENCE], name)
+
+
 def test_missing_sentence_transformers(no_sentence_transformers):
     with pytest.raises(MASTProError, match="needs sentence-transformers .*; pip install sentence-transformers"):
         embed([SENTENCE], "nobody/nothing")

@@ -84,7 +84,7 @@ def test_the_zoom_is_a_square_in_mm_around_the_finding():
     assert (rows, columns) == (slice(60, 90), slice(27, 57))
 
 
-@pytest.mark.parametrize(("with_truth", "key"), [(True, "truth in colour, prediction white"), (False, "prediction")])
+@pytest.mark.parametrize(("with_truth", "key"), [(True, "truth solid, prediction dashed"), (False, "prediction")])
 def test_a_picture_that_stands_alone_says_what_it_shows(with_truth, key):
     prediction = marked((2, 3, slice(10, 16), slice(12, 20)))
     shown = cut(OTHER, [TUMOR, OTHER], volumes(reference=prediction if with_truth else None, prediction=prediction), 3)
@@ -115,9 +115,9 @@ def test_panels_show_each_mask_in_its_column(with_truth, form):
         title: [(part[..., c] > part.sum(2) / 3 + 40).sum() > 150 for c in (0, 1)]
         for title, part in zip(titles, parts, strict=True)
     }
-    expected = {"image": [0, 0], "host organ": [0, 1], "truth": [1, 0], "prediction": [0, 1]}
+    expected = {"image": [0, 0], "host organ": [0, 0], "truth": [1, 0], "prediction": [0, 1]}
     assert {title: counts[title] for title in titles[:-1]} == {title: expected[title] for title in titles[:-1]}
-    assert counts["contours"] == ([True, False] if with_truth else [False, True])
+    assert counts["contours"] == [with_truth, True]  # truth red, prediction green
 
 
 def test_plots_are_small_and_name_what_they_show():
