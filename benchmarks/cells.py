@@ -24,7 +24,8 @@ DESIGNS = {  # number of types -> design; the first is the demo, trained for lon
     3: Design(num_test=18, steps_per_epoch=60),
     5: Design(types=TYPES, sources=RING, num_training=16, num_test=12, folds=16, steps_per_epoch=200),
 }
-OVERLAYS = {"unet": "demo", "swin": "demo_swin"}
+OVERLAYS = {"unet": "demo", "swin": "demo_swin"}  # the patch is the whole volume
+PATCHES = "demo_patches"  # the demo's, of half a volume
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,13 @@ def model_of(row: Row) -> Model:
 
 
 def design_of(
-    types: int, steps: int | None, cases: int | None, backbone: str, complete: bool, alone: bool = False
+    types: int,
+    steps: int | None,
+    cases: int | None,
+    backbone: str,
+    complete: bool,
+    alone: bool = False,
+    patches: bool = False,
 ) -> Design:
     """`alone`: each source annotates one type. Raises MASTProError for steps that the epochs do not divide."""
     chosen = DESIGNS[types]
@@ -136,6 +143,6 @@ def design_of(
         steps_per_epoch=steps // EPOCHS,
         num_training=cases,
         folds=cases,  # nnU-Net then validates on about one case of each source, and the unseen cases are what counts
-        overlay=OVERLAYS[backbone],
+        overlay=PATCHES if patches else OVERLAYS[backbone],
         annotates_all=complete,
     )

@@ -20,6 +20,7 @@ TITLES = {
     "": "the phantom",
     "swin": "the phantom, SwinUNETR",
     "unet_alone": "the phantom, one type a source",
+    "unet_patches": "the phantom, on patches",
     "sts": "soft-tissue sarcoma",
     "datasets": "nnU-Net data sets",
 }
@@ -45,7 +46,7 @@ def tables(folder: Path) -> dict[str, Path]:
     found = {
         path.stem: path
         for path in sorted(folder.glob("table[123]*.md"))
-        if re.fullmatch(r"table[123](_(swin|unet_alone|sts|datasets))?", path.stem)
+        if re.fullmatch(r"table[123](_(swin|unet_alone|unet_patches|sts|datasets))?", path.stem)
     }
     if not found:
         raise MASTProError(

@@ -57,14 +57,15 @@ class Phantom:
     backbone: str = "unet"
     data_seed: int = 0
     alone: bool = False
+    patches: bool = False
 
     @property
     def kind(self) -> str:
         """Of folders and cells."""
-        return f"{self.backbone}_alone" if self.alone else self.backbone
+        return "_".join([self.backbone, *["alone"] * self.alone, *["patches"] * self.patches])
 
     def design(self, complete: bool = False) -> Design:
-        return design_of(self.types, self.steps, self.cases, self.backbone, complete, self.alone)
+        return design_of(self.types, self.steps, self.cases, self.backbone, complete, self.alone, self.patches)
 
     @property
     def columns(self) -> tuple[str, ...]:

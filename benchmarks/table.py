@@ -34,6 +34,7 @@ def parse(table: str, description: str, argv: Sequence[str] | None) -> argparse.
     add("--steps", type=int, help="of each training (default: 2000 with five types, 600 with three and on --sts)")
     add("--cases", type=int, help="of each source (default: 16 with five types, 7 with three)")
     add("--alone", action="store_true", help="each source of the five types annotates one (default: two)")
+    add("--patches", action="store_true", help="train on patches of half a volume, as the demo does")
     add("--sts", type=Path, metavar="DATA", help="real CT of sarcoma instead of the phantom")
     add("--datasets", nargs="+", metavar="ID", help="your own nnU-Net data sets, preprocessed, instead of the phantom")
     add("--folds", type=int, nargs="+", default=[0], help="of --datasets, in place of seeds (default: 0)")
@@ -48,6 +49,8 @@ def parse(table: str, description: str, argv: Sequence[str] | None) -> argparse.
         parser.error("--sts and --datasets are two tables; run them one after the other")
     if args.alone and args.types != 5:
         parser.error("--alone is of the five types; leave --types out")
+    if args.patches and args.backbone != "unet":
+        parser.error("--patches is of the U-Net; leave --backbone out")
     return args
 
 
@@ -61,7 +64,7 @@ def setting(args: argparse.Namespace, table: str) -> tuple[str, Phantom | Sarcom
         return "datasets", Datasets(tuple(args.datasets), *lengths), rows
     if args.sts:
         return "sts", Sarcoma(out, args.sts.resolve(), args.steps or 600), rows
-    phantom = Phantom(out, args.types, args.steps, args.cases, args.backbone, alone=args.alone)
+    phantom = Phantom(out, args.types, args.steps, args.cases, args.backbone, alone=args.alone, patches=args.patches)
     return phantom.kind, phantom, rows
 
 

@@ -2,6 +2,7 @@
 
     python -m benchmarks.table1 -o OUT [--seeds 0 1 2] [--cells stock partial mastpro] [--types 3] [--backbone swin]
     python -m benchmarks.table1 -o OUT --alone [--seeds 0 1 2] [--cells stock partial mastpro]
+    python -m benchmarks.table1 -o OUT --patches --types 3 --cells stock partial text mastpro
     python -m benchmarks.table1 -o OUT --sts DATA
     python -m benchmarks.table1 -o OUT --datasets 3 6 7 10 --folds 0 -p nnUNetPlans --anatomy-plans MASTProPlans
     python -m benchmarks.table1 -o OUT --summarise

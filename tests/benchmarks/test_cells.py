@@ -54,6 +54,7 @@ def test_the_designs():
     assert [source.annotated for source in alone] == [(name,) for name in five.types]
     assert [len(source) for source in alone] == [16] * 5
     assert unseen.annotated == five.types
+    assert design_of(3, None, None, "unet", False, patches=True) == replace(DEMO, num_test=18)
     assert design_of(5, 300, 4, "unet", False).steps_per_epoch == 30
 
 
@@ -102,6 +103,7 @@ def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys)
         (["--cells", "teq"], "--cells names 'teq', which table2 does not have; known: none, ap, tp"),
         (["--steps", "25"], "--steps 25 is not a multiple of 10"),
         (["--summarise"], "holds no finished cell; run without --summarise first"),
+        (["--patches", "--backbone", "swin"], "2"),
         (["--alone", "--types", "3"], "2"),  # argparse's own status; it says why
         (["--sts", "nowhere"], "has no dataset.json"),
         (["--sts", "nowhere", "--cells", "ap"], "none of --cells is of use with one class"),
