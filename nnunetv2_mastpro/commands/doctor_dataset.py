@@ -24,7 +24,7 @@ from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases
 
 def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
     """The prompts of the raw copy of dataset.json, of the preprocessed copy, and whether the two agree."""
-    sections, bad = {}, False
+    sections, bad = {}, set()
     for name in ("nnUNet_raw", "nnUNet_preprocessed"):
         try:
             path = _dataset_json(dataset, environ.get(name))
@@ -36,8 +36,9 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             cases = read_cases(content, labels)
             read_cases(with_cases(content), labels)  # test cases too
         except MASTProError as error:
-            bad = True
-            yield Finding(FAIL, str(error))
+            if str(error) not in bad:  # of both copies
+                yield Finding(FAIL, str(error))
+            bad.add(str(error))
             continue
         sections[name] = {key: value for key, value in content.get("mastpro", {}).items() if key != TESTS}
         tumors = sum(prompt.is_tumor for prompt in prompts)

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
             contents = [read_dataset_json(path) for path in paths]
             prompts = resolve_prompts(contents[-1], paths[-1].parent.name)
         _say(_listing(prompts, args.encoder))
-        _say(_advice(prompts) + _unknown_hosts(prompts) + _other_encoders(paths[-1].parent, args.encoder))
+        _say(_advice(prompts, args.write) + _unknown_hosts(prompts) + _other_encoders(paths[-1].parent, args.encoder))
         if contents[0].get("mastpro") != contents[-1].get("mastpro"):
             _say(
                 f"\nThe mastpro sections of {paths[0]} and {paths[-1]} differ; training reads the latter, shown here\n"
@@ -87,14 +87,16 @@ def _listing(prompts: tuple[Prompt, ...], encoder: str) -> str:
     return "\n".join(blocks)
 
 
-def _advice(prompts: tuple[Prompt, ...]) -> str:
+def _advice(prompts: tuple[Prompt, ...], written: bool) -> str:
     plain = [prompt.label for prompt in prompts if prompt.sentence == _plain(prompt)]
     if not plain:
         return ""
-    return (
-        f"\n{', '.join(plain)}: nothing but the name is known; fill in mastpro.prompts in dataset.json (--write "
-        "prepares the section, --describe asks a language model)\n"
+    how = (
+        'put "tumor", "organ", "shape", "edge" and "host_structures" in the place of "sentence" there'
+        if written
+        else "fill in mastpro.prompts in dataset.json (--write prepares the section)"
     )
+    return f"\n{', '.join(plain)}: nothing but the name is known; {how}; --describe asks a language model for them\n"
 
 
 def _unknown_hosts(prompts: tuple[Prompt, ...]) -> str:

@@ -173,7 +173,7 @@ def test_unknown_dataset(environ, write_dataset, named):
 def test_bad_dataset_name(environ):
     found = list(check_dataset("liver", environ))
     assert all(finding.status == FAIL for finding in found)
-    assert "neither an id nor a name that starts with Dataset" in found[0].text
+    assert ["neither an id nor a name that starts with Dataset" in finding.text for finding in found] == [True]
 
 
 def test_a_folder_whose_name_has_no_number(environ, write_dataset):

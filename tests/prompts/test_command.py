@@ -55,7 +55,8 @@ def test_label_by_name_only_is_shown_without_a_warning(write_dataset, capsys, mo
     assert "hosts      none" in shown
     assert "\nelbow: nothing but the name is known; fill in mastpro.prompts" in shown
     assert run("-d", "777", "--write", "--encoder", "some/model") == 0
-    assert "\nelbow: nothing but the name is known" in capsys.readouterr().out, "writing it down made it no better"
+    shown = capsys.readouterr().out
+    assert '\nelbow: nothing but the name is known; put "tumor"' in shown, "writing it down made it no better"
     assert not [warning for warning in recwarn if "knowledge base" in str(warning.message)]
 
 
