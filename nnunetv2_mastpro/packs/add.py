@@ -19,6 +19,7 @@ from nnunetv2_mastpro.datasets import is_trained, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.network.parts import WITH_ADDED
 from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.plans import make_plans, training_images
@@ -138,7 +139,9 @@ def write_start(addition: Addition) -> Path:
     plans = {**addition.plans, "mastpro": config.to_dict()}
     dataset_json = read_dataset_json(addition.preprocessed / "dataset.json")
     fresh = build_network(plans, addition.configuration, dataset_json).state_dict()
-    weights = {**fresh, **addition.model.weights, "embeddings": addition.embeddings}  # what is new comes last
+    known = addition.model.weights
+    said = torch.tensor(int(known["trained"]) | WITH_ADDED)
+    weights = {**fresh, **known, "embeddings": addition.embeddings, "trained": said}  # what is new comes last
     init_args = {"plans": plans, "configuration": addition.configuration}
     torch.save({"network_weights": weights, "init_args": init_args}, staged)
     os.replace(staged, file)

@@ -29,15 +29,17 @@ def restore(given: Weights, adapters: Adapters) -> dict:
             f"({receipt.source}, {percent(receipt.whole)} of the backbone matched) gives {found}; give --from the file "
             "that its training started from"
         )
+    trained = adapters.tensors["trained"].to(weights["trained"].dtype)  # of files of before a bool
+    tensors = {**adapters.tensors, "trained": trained}
     wrong = [
         name
-        for name, tensor in adapters.tensors.items()
+        for name, tensor in tensors.items()
         if name not in weights or (weights[name].shape, weights[name].dtype) != (tensor.shape, tensor.dtype)
     ]
     if wrong:
         raise MASTProError(f"{adapters.file} has {wrong[0]}, which its own plans do not describe; restore the file")
     return {
-        "network_weights": {name: adapters.tensors.get(name, tensor) for name, tensor in weights.items()},
+        "network_weights": {name: tensors.get(name, tensor) for name, tensor in weights.items()},
         "init_args": init_args,
         "trainer_name": adapters.trainer_name,
         "inference_allowed_mirroring_axes": adapters.mirroring_axes,
