@@ -87,6 +87,7 @@ def test_what_it_writes_and_runs(make_model, make_dataset, commands, tmp_path, c
     weights = torch.load(start)["network_weights"]
     old = torch.load(base / "fold_0" / "checkpoint_final.pth")["network_weights"]
     assert shared_hash(weights) == shared_hash(old)
+    assert (int(old.pop("trained")), int(weights.pop("trained"))) == (1, 5)
     assert all(weights[name].equal(tensor) for name, tensor in old.items() if name != "embeddings")
     assert weights["embeddings"][:3].equal(old["embeddings"])
     new = {name: weights[name] for name in weights.keys() - old.keys()}
