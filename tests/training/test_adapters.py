@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from nnunetv2_mastpro import __version__, cli
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
@@ -136,6 +136,19 @@ def test_new_types_alone(plans, dataset_json, make_trainer, tmp_path):
     assert restore(start, tmp_path / NAME, tmp_path / "restored.pth") == 0
     for name, tensor in torch.load(tmp_path / "restored.pth")["network_weights"].items():
         assert torch.equal(tensor, trainer.network.state_dict()[name]), name
+
+
+def test_a_mark_that_was_no_number_is_read(tuned, tmp_path):
+    """As files of before the mark told more than that there was a training."""
+    trainer, start = tuned()
+    trainer.save_checkpoint(str(tmp_path / "checkpoint_final.pth"))
+    with safe_open(tmp_path / NAME, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(tmp_path / NAME)
+    save_file({**tensors, "trained": tensors["trained"].bool()}, tmp_path / NAME, metadata)
+    assert restore(start, tmp_path / NAME, tmp_path / "restored.pth") == 0
+    found = torch.load(tmp_path / "restored.pth")["network_weights"]["trained"]
+    assert (found.dtype, int(found)) == (torch.int64, 1)
 
 
 def test_none_while_the_backbone_is_trained(make_trainer, tmp_path):
