@@ -21,6 +21,7 @@ TITLES = {
     "swin": "the phantom, SwinUNETR",
     "unet_alone": "the phantom, one type a source",
     "unet_patches": "the phantom, on patches",
+    "unet_alone_patches": "the phantom, one type a source, on patches",
     "sts": "soft-tissue sarcoma",
     "datasets": "nnU-Net data sets",
 }
@@ -46,7 +47,7 @@ def tables(folder: Path) -> dict[str, Path]:
     found = {
         path.stem: path
         for path in sorted(folder.glob("table[123]*.md"))
-        if re.fullmatch(r"table[123](_(swin|unet_alone|unet_patches|sts|datasets))?", path.stem)
+        if re.fullmatch(rf"table[123](_({'|'.join(filter(None, TITLES))}))?", path.stem)
     }
     if not found:
         raise MASTProError(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
@@ -13,16 +13,13 @@ def read_dice(summary: Path, types: Sequence[str]) -> dict[str, float]:
     for value, name in enumerate(types, 1):
         found = [case["metrics"][str(value)]["Dice"] for case in cases if case["metrics"][str(value)]["n_ref"]]
         dice[name] = sum(found) / len(found) if found else math.nan
-    present = [value for value in dice.values() if not math.isnan(value)]
-    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
+    return _with_mean(dice)
 
 
 def read_means(summary: Path, types: Sequence[str]) -> dict[str, float]:
     """nnU-Net's own mean Dice of each type, in which a tumour made up in a case without it is 0, and of the types."""
     found = json.loads(summary.read_text(encoding="utf-8"))["mean"]
-    dice = {name: found[str(value)]["Dice"] for value, name in enumerate(types, 1)}
-    present = [value for value in dice.values() if not math.isnan(value)]
-    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
+    return _with_mean({name: found[str(value)]["Dice"] for value, name in enumerate(types, 1)})
 
 
 def read_counts(summary: Path, types: Sequence[str]) -> dict[str, tuple[int, int]]:
@@ -36,6 +33,12 @@ def read_counts(summary: Path, types: Sequence[str]) -> dict[str, tuple[int, int
         for value, name in enumerate(types, 1)
     }
     return {**counts, "mean": (len(cases), sum(false for _, false in counts.values()))}
+
+
+def _with_mean(dice: Mapping[str, float]) -> dict[str, float]:
+    """And the mean of the types that have one."""
+    present = [value for value in dice.values() if not math.isnan(value)]
+    return {**dice, "mean": sum(present) / len(present) if present else math.nan}
 
 
 def _read_cases(summary: Path) -> list[dict]:
