@@ -225,6 +225,7 @@ def test_bad_folders_are_refused_before_a_file_is_written(folders, capsys, kind)
         (["--margin-mm", "nan"], "output", "--margin-mm nan is no distance"),
         (["-np", "0"], "output", "-np 0 is below 1"),
         (["-ref", "others"], "output", "lacks known.nii.gz, unknown.nii.gz"),
+        (["-ref", "nowhere"], "output", "-ref nowhere is no folder; give one with a file per prediction"),
         (["-ref", "cut"], "output", "shape (6, 30, 21), not"),
         (["-ref", "moved"], "output", "images with -ref"),
     ],

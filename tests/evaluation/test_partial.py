@@ -262,7 +262,7 @@ def keep(model):
         (keep, ["-f", "0", "1", "2"], r"fold 2 of .* run nnUNetv2_train 900 3d_fullres 2 -p nnUNetPlans .* --val"),
         (keep, ["-f", "0", "0"], "validated in more than one of the folds: a, c; give each fold once"),
         (keep, ["-f", "first"], "'first' is no fold"),
-        (keep, ["-c", "2d"], r"holds no training; give the -c, -p and -tr"),
+        (keep, ["-c", "2d"], r"holds no training; give the -c, -p and -tr of one of \w+'s \(\w+__\w+__3d_fullres\)"),
         (keep, ["-f", "0", "1", "-o", "nnUNet_results"], "nnUNet_results is not empty, and nnU-Net would empty it"),
         (keep, ["-f", "0", "1", "-np", "0"], "-np 0 is below 1"),
         (keep, ["-f", "0", "1", "-d", "901"], "no single dataset 901"),

@@ -213,6 +213,15 @@ def test_a_volume_of_one_slice_has_a_page(folders, tmp_path):
     assert "case_b, liver tumor, Dice 0.00: slice 1 of 1" in page
 
 
+def test_a_finding_in_a_case_without_it_is_told(folders, tmp_path):
+    change(folders.reference / "case_b.nii.gz", lambda volume: volume * 0)
+    change(folders.predictions / "case_b.nii.gz", lambda volume: volume * 0 + 1)
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference)) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "case_b, liver tumor marked, though the case has none: slice" in page
+    assert "case_b, liver tumor, Dice" not in page
+
+
 def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
     path = folders.model / "dataset.json"
     content = json.loads(path.read_text())
