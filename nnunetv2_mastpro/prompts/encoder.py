@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,6 +93,7 @@ def load_encoder(encoder: str = DEFAULT_ENCODER) -> SentenceTransformer:
     except MASTProError:
         if _offline():
             raise
+    print(f"encoder {encoder} is not on this machine; asking the Hugging Face hub for it", file=sys.stderr, flush=True)
     return _load(encoder, remedy, local_files_only=False)
 
 

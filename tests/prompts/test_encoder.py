@@ -197,7 +197,7 @@ def test_encoder_that_cannot_be_had_offline():
         embed([SENTENCE], "nobody/nothing")
 
 
-def test_online_is_tried_only_where_allowed(monkeypatch):
+def test_online_is_tried_only_where_allowed_and_is_told(monkeypatch, capsys):
     tried = []
 
     def refuse(source, remedy, local_files_only):
@@ -208,11 +208,13 @@ def test_online_is_tried_only_where_allowed(monkeypatch):
     with pytest.raises(MASTProError, match="no"):
         load_encoder("nobody/nothing")
     assert tried == [True]
+    assert capsys.readouterr().err == ""
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.delenv("TRANSFORMERS_OFFLINE", raising=False)
     with pytest.raises(MASTProError, match="no"):
         load_encoder("nobody/nothing")
     assert tried == [True, True, False]
+    assert "nobody/nothing is not on this machine; asking the Hugging Face hub" in capsys.readouterr().err
 
 
 def test_folder_that_is_no_model(tmp_path):
