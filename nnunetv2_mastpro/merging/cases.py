@@ -117,8 +117,8 @@ def voxels(scans: Table[Key, Scan], case: RawCase, classes: Classes) -> Counter:
 
 
 def marks_of(case: RawCase, scans: Table[Key, Scan], mapping: Mapping) -> list:
-    """What ties a case to others: its patient, where one is found, and its image."""
-    marks = (mapping.patient_of(case.source, case.name), scans[case.key].digest)
+    """What ties a case to others: its patient, where one is found, and its image, in whatever orientation."""
+    marks = (mapping.patient_of(case.source, case.name), scans[case.key].digest, scans[case.key].turned)
     return [mark for mark in marks if mark is not None]
 
 

@@ -3,34 +3,39 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Mapping as Table
 from collections.abc import Sequence
-from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.listing import some, table
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.base import read_base
 from nnunetv2_mastpro.merging.cases import (
-    Key,
     MergedCase,
     group_cases,
     merge_cases,
     same_images,
     scan_cases,
-    voxels,
 )
 from nnunetv2_mastpro.merging.classes import Classes, make_classes
 from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, check_patients, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
-from nnunetv2_mastpro.merging.sources import RawCase, Source, find_raw, read_sources, with_tests
-from nnunetv2_mastpro.merging.splits import fold_notes, make_splits, read_folds
+from nnunetv2_mastpro.merging.sources import find_raw, read_sources, with_tests
+from nnunetv2_mastpro.merging.splits import check_number, fold_notes, make_splits, read_folds
+from nnunetv2_mastpro.merging.told import (
+    askew,
+    describe,
+    holes,
+    leaving,
+    notes,
+    stale,
+    turned,
+    vague,
+    what_next,
+)
 from nnunetv2_mastpro.merging.unseen import check_tests, merge_tests
-from nnunetv2_mastpro.merging.voxels import Rewrite, Scan, rewrite
+from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
 from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 from nnunetv2_mastpro.resources import nnunet_folder
 
@@ -48,6 +53,8 @@ def merge(args: Namespace, workers: int) -> int:
     if args.output is None:
         raise MASTProError("-o is missing; give the id of the merged data set")
     target = find_target(args.output, args.name)
+    earlier = earlier_folds(target, args.folds_of)
+    folds = (len(earlier) or FOLDS) if args.folds is None else args.folds
     sources = read_sources(args.datasets)
     if args.test or target.tests:
         sources = [with_tests(source) for source in sources]
@@ -60,6 +67,7 @@ def merge(args: Namespace, workers: int) -> int:
     classes = make_classes(sources, mapping, target.values, base.values if base else {})
     if base:  # before images are read
         base.check(make_dataset_json(target, sources, classes, [], args.link), classes.targets)
+    check_number(folds, sum(len(source.files) for source in sources))
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)
     images = same_images(sources, scans)
@@ -72,32 +80,34 @@ def merge(args: Namespace, workers: int) -> int:
     disputes = compare([*merged, *(tests or ())], classes, workers)
     content = make_dataset_json(target, sources, classes, merged, args.link, tests)
     content = with_prompts(content, base.classes) if base else content
-    earlier = read_folds(target.preprocessed / SPLITS) or folds_of(args.folds_of)
     splits = make_splits(
         group_cases(merged, scans, mapping),
         {case.name: case.source for case in merged},
         tumor_types(content, merged),
-        (len(earlier) or FOLDS) if args.folds is None else args.folds,
+        folds,
         earlier,
     )
+    before = read_folds(target.preprocessed / SPLITS) or earlier
     print(
         "\n".join(
             [
                 *describe(sources, scans, classes, mapping),
                 *about_tests,
                 *notes(images, without, unite),
+                *turned(sources, scans),
+                *askew(sources, scans),
                 *leaving(target, sources),
                 *disputes,
                 *vague(sources, classes),
                 *holes(sources, classes),
-                *(fold_notes(splits, earlier) if earlier or (target.preprocessed / SPLITS).is_file() else ()),
+                *(fold_notes(splits, before) if before or (target.preprocessed / SPLITS).is_file() else ()),
             ]
         )
     )
     if args.dry_run:
         print(f"dry run: nothing was written; it would be {target.raw}")
         return 0
-    redo = stale(target)
+    redo = stale(target, args.model)
     write_merged(target, content, splits, merged, classes, workers, tests)
     print(
         "\n".join(
@@ -109,6 +119,15 @@ def merge(args: Namespace, workers: int) -> int:
         )
     )
     return 0
+
+
+def earlier_folds(target: Target, dataset: str | None) -> list[list[str]]:
+    """Val cases of each fold: those of --folds-of, and for other cases those of an earlier merge, if as many folds."""
+    own, others = read_folds(target.preprocessed / SPLITS), folds_of(dataset)
+    if not others or len(own) != len(others):
+        return others or own
+    given = {case for part in others for case in part}
+    return [[*theirs, *(case for case in mine if case not in given)] for theirs, mine in zip(others, own, strict=True)]
 
 
 def folds_of(dataset: str | None) -> list[list[str]]:
@@ -137,84 +156,3 @@ def tumor_types(content: dict, merged: Sequence[MergedCase]) -> dict[str, list[s
     """Per case the tumour types that it has, as training tells them."""
     tumors = {prompt.label for prompt in resolve_quietly(content, content["name"]) if prompt.is_tumor}
     return {case.name: [name for name in case.present if name in tumors] for case in merged}
-
-
-def describe(sources: Sequence[Source], scans: Table[Key, Scan], classes: Classes, mapping: Mapping) -> list[str]:
-    """The table of what each source annotates."""
-    rows = [("source", "cases", "value", "class", "annotated in", "found in", "voxels")]
-    for source in sources:
-        annotated, found, total = Counter(), Counter(), Counter()
-        for case in source.files:
-            counts = voxels(scans, case, classes)
-            annotated.update(classes.annotated(source, case.name, mapping))
-            found.update(counts.keys())
-            total.update(counts)
-        for name in classes.ordered([*annotated, *found]):
-            numbers = (annotated[name], found[name], total[name])
-            rows.append((source.name, str(len(source.files)), str(classes.values[name]), name, *map(str, numbers)))
-    return table(rows)
-
-
-def notes(images: Sequence[tuple[RawCase, ...]], without: Sequence[str], unite: bool) -> list[str]:
-    """What the user may not expect: duplicates, and cases that are left out."""
-    lines = []
-    twice = [" = ".join(f"{case.source}/{case.name}" for case in cases) for cases in images if len(cases) > 1]
-    if twice:
-        fate = "united to one case each" if unite else "kept, each set in one fold"
-        lines.append(f"duplicate images, {fate}: {some(twice)}")
-    if without:
-        lines.append(f"warning: left out, since they annotate no class that is kept: {some(without)}")
-    return lines
-
-
-def leaving(target: Target, sources: Sequence[Source]) -> list[str]:
-    """Sources of an earlier merge that are no longer named."""
-    gone = [name for name in target.sources if name not in {source.name for source in sources}]
-    return [f"warning: -d no longer names {', '.join(gone)}, whose cases leave the data set"] if gone else []
-
-
-def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
-    """Names such as "tumor", that say what they are in the source's name only."""
-    lost = {
-        target: known.name
-        for source in sources
-        for label, target in classes.targets[source.name].items()
-        if target and (known := find(label, tuple(source.labels), source.name))
-        if find(target, tuple(classes.values)) is None
-    }
-    named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
-    advice = "correct the map, or draft one with --write-map; else its prompt is a plain sentence of its name"
-    return [f"note: the knowledge base knows no {named} by that name alone: {advice}"] if lost else []
-
-
-def holes(sources: Sequence[Source], classes: Classes) -> list[str]:
-    """Dropped labels whose voxels become background in a source that keeps a class which contains others."""
-    lines = []
-    for source in sources:
-        targets, table = classes.targets[source.name], classes.tables[source.name]
-        around = [name for name in classes.ordered([*targets.values()]) if name in classes.parents.values()]
-        lost = [
-            label for label, target in targets.items() if not target and not any(table[v] for v in source.labels[label])
-        ]
-        if around and lost:
-            lines.append(
-                f"note: voxels of {', '.join(lost)} in {source.name} become background, also inside {around[0]}; map "
-                f"what belongs to it to {around[0]}, so that it has no holes"
-            )
-    return lines
-
-
-def stale(target: Target) -> list[str]:
-    """What an earlier merge left that the new one does not fit."""
-    if not (target.preprocessed / "dataset_fingerprint.json").is_file():
-        return []
-    return [f"note: {target.preprocessed} holds data of an earlier merge; plan and preprocess again, --clean"]
-
-
-def what_next(target: Target, again: bool, model: Path | None) -> list[str]:
-    """The command to go on with. `again`: nnU-Net may have a fingerprint of an earlier merge."""
-    clean = " --clean" if again else ""
-    identifier = int(target.name[7:10])
-    if model is not None:  # plans and preprocessing must be the model's
-        return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n PLANS --write-prompts --dry-run"]
-    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]

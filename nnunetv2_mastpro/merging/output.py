@@ -53,10 +53,9 @@ class Target:
 
 def find_target(identifier: int, name: str | None) -> Target:
     """Raises MASTProError for a bad name, and where a data set of this id is there that no merge wrote."""
-    from nnunetv2.paths import nnUNet_raw
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    preprocessed = nnunet_folder("nnUNet_preprocessed")
+    folder, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     if not 0 < identifier < 1000:
         raise MASTProError(f"-o {identifier} is not within 1 and 999; give the id of the merged data set")
     there = [str(found) for found in find_candidate_datasets(identifier)]
@@ -70,7 +69,7 @@ def find_target(identifier: int, name: str | None) -> Target:
     others = [found for found in there if found != full]
     if others:
         raise MASTProError(f"the id {identifier} belongs to {others[0]}; give another -o, or that name with -n")
-    raw, earlier = Path(nnUNet_raw.get(), full), None
+    raw, earlier = folder / full, None
     if raw.exists():
         earlier = read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}
         mastpro = earlier.get("mastpro")
@@ -154,7 +153,8 @@ def write_merged(
 ) -> None:
     """All of it, first under another name; of an earlier merge other folders stay. dataset.json comes last.
 
-    Images are linked where dataset.json does not refer to them.
+    Images are linked where dataset.json does not refer to them. The copy of dataset.json in nnUNet_preprocessed, which
+    nnU-Net preprocesses by and trains with, is replaced where there is one.
     """
     _remove_leftovers(target.raw)
     scratch = target.raw.with_name(f".{target.name}.{os.getpid()}")
@@ -174,7 +174,9 @@ def write_merged(
             _link(tests, scratch / "imagesTs", content["file_ending"])
         (scratch / "dataset.json").write_text(_json(content), encoding="utf-8")
         target.preprocessed.mkdir(parents=True, exist_ok=True)
-        write_atomically({target.preprocessed / SPLITS: _json(splits).encode()})
+        files = {target.preprocessed / SPLITS: splits, target.preprocessed / "dataset.json": content}
+        kept = {file: told for file, told in files.items() if told is splits or file.is_file()}
+        write_atomically({file: _json(told).encode() for file, told in kept.items()})
         if target.earlier is None:
             os.replace(scratch, target.raw)
         else:

@@ -46,12 +46,7 @@ def make_splits(
     cases all are distributed anew. Raises MASTProError for fewer groups than folds.
     """
     cases = sorted(groups)
-    number = len(set(groups.values()))
-    if not 2 <= folds <= number:
-        raise MASTProError(
-            f"--folds {folds} is not within 2 and {number}, the number of patients; cases of a patient and duplicates "
-            "stay in one fold"
-        )
+    check_number(folds, len(set(groups.values())))
     before = {case: fold for fold, part in enumerate(earlier) for case in part} if len(earlier) == folds else {}
     kinds = {
         case: ((sources[case], tuple(types[case])), *((kind,) for kind in types[case]), (sources[case], None))
@@ -67,6 +62,15 @@ def make_splits(
         }
         for fold in range(folds)
     ]
+
+
+def check_number(folds: int, patients: int) -> None:
+    """Raise MASTProError for fewer groups of cases than folds."""
+    if not 2 <= folds <= patients:
+        raise MASTProError(
+            f"--folds {folds} is not within 2 and {patients}, the number of patients; cases of a patient and "
+            "duplicates stay in one fold"
+        )
 
 
 def _distribute(
@@ -115,8 +119,8 @@ def fold_notes(splits: Sequence[Mapping[str, Sequence[str]]], earlier: Sequence[
     moved = [case for case in now if before.get(case, now[case]) != now[case]]
     if moved:
         return [
-            f"note: {some(moved)} went to another fold, since a patient or an image ties them to cases there, or a "
-            f"fold had lost all of its cases; {SEEN}"
+            f"note: {some(moved)} went to another fold, since a patient or an image ties them to cases there, a "
+            f"fold had lost all of its cases, or --folds-of has them there; {SEEN}"
         ]
     kept = sum(case in before for case in now)
     return [f"note: the {kept} earlier cases keep their folds, {len(now) - kept} new ones are distributed"]

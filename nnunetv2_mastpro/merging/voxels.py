@@ -31,10 +31,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was seen. `digest`: of voxels, shape and spacing of the image; `counts`: voxels by value of the source."""
+    """What was seen. `digest`: of voxels, shape and spacing of the image; `turned`: of the same, with the patient's
+    axes; `counts`: voxels by value of the source; `aligned`: False where label and image differ in origin or
+    direction, which nnU-Net overlooks.
+    """
 
     digest: str
+    turned: str
     counts: dict[int, int]
+    aligned: bool
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,35 @@ def scan(probe: Probe) -> Scan:
     if not fine:
         raise MASTProError(f"case {case.name} of {case.source}: {said.getvalue().strip()}; repair the files")
     values, counts = np.unique(label[0], return_counts=True)
-    return Scan(_digest(*images), dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True)))
+    counted = dict(zip(values.astype(int).tolist(), counts.tolist(), strict=True))
+    image, spacing = images[0], images[1]["spacing"]
+    digest = _digest(image, spacing)
+    turned = _turned(image, images[1])
+    return Scan(digest, digest if turned is None else _digest(*turned), counted, "mismatch" not in said.getvalue())
 
 
-def _digest(image: np.ndarray, properties: dict) -> str:
-    spacing = [round(float(step), 4) for step in properties["spacing"]]
-    digest = hashlib.sha256(f"{image.shape} {spacing} {image.dtype}".encode())
+def _digest(image: np.ndarray, spacing: Sequence[float]) -> str:
+    digest = hashlib.sha256(f"{image.shape} {[round(float(step), 4) for step in spacing]} {image.dtype}".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
+
+
+def _turned(image: np.ndarray, properties: dict) -> tuple[np.ndarray, list[float]] | None:
+    """The image with its axes along the patient's, and its spacing; None where that is how it is, or not known."""
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    if "sitk_stuff" in properties and len(properties["sitk_stuff"]["direction"]) == 9:
+        axes = np.diag((-1, -1, 1)) @ np.reshape(properties["sitk_stuff"]["direction"], (3, 3))  # of x, y, z
+    elif "nibabel_stuff" in properties:
+        axes = np.asarray(properties["nibabel_stuff"]["original_affine"])[:3, :3]
+    else:
+        return None
+    orientation = io_orientation(np.block([[axes, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]]))
+    if np.isnan(orientation).any() or (orientation == [[0, 1], [1, 1], [2, 1]]).all():
+        return None
+    spacing = np.empty(3)
+    spacing[orientation[:, 0].astype(int)] = properties["spacing"][::-1]
+    return apply_orientation(image.T, orientation).T, spacing[::-1].tolist()
 
 
 def rewrite(job: Rewrite) -> int:

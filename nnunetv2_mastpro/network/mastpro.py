@@ -33,7 +33,8 @@ class MASTProNet(Parts):
     With `anatomy` the last channels of the image are those of the host-organ map, which the backbone never sees. Then
     tumour types are selected by patch: in evaluation those whose host is in it, all where that is unknown; in training
     that only in a share `host_task_share` of the samples. Where the trainer has set `annotated` (B, T), a share
-    `annotated_task_share` has the types selected that the sample annotates. The other samples have all.
+    `annotated_task_share` has the types selected that the sample annotates, if it does any of a pass. The other samples
+    have all.
 
     Classes in `left_out` take no part in evaluation: the parameters of the others alone are gathered, so that a network
     that has more classes computes the others' logits as one without them does. `added`: types that were appended to a
@@ -190,6 +191,7 @@ class MASTProNet(Parts):
         if self.annotated is not None:
             places = tumors if classes is None else [classes[place] for place in tumors]
             annotated = self.annotated[:, places].to(everything.dtype)
+            annotated = torch.where(annotated.any(1, keepdim=True), annotated, everything)  # of an added type's cases
         drawn = torch.rand(len(image), 1, device=image.device)
         selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
         return torch.where(drawn < self.host_task_share, hosted, selected)

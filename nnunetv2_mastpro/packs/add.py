@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,12 +157,20 @@ def commands(addition: Addition) -> list[tuple[str, ...]]:
     todo: list[tuple[str, ...]] = []
     if not (addition.preprocessed / "dataset_fingerprint.json").is_file():
         todo.append(("nnUNetv2_extract_fingerprint", "-d", dataset, "--verify_dataset_integrity", *workers))
-    if {path.stem for path in addition.data.glob("*.pkl")} != {*training_images(addition.dataset)}:
+    if not is_preprocessed(addition.data, training_images(addition.dataset)):
         names = ("-plans_name", addition.plans["plans_name"], "-c", addition.configuration)
         todo.append(("nnUNetv2_preprocess", "-d", dataset, *names, *workers))
     what = (dataset, addition.configuration, addition.fold, "-p", addition.plans["plans_name"], "-tr", addition.trainer)
     how = ("--c",) if is_trained(addition.fold_folder) else ("-pretrained_weights", str(addition.fold_folder / START))
     return [*todo, ("nnUNetv2_train", *what, "-device", addition.device, *how)]
+
+
+def is_preprocessed(data: Path, images: Mapping[str, Mapping]) -> bool:
+    """Whether the folder holds the cases, each from after its label was last written."""
+    made = {path.stem: path.stat().st_mtime for path in data.glob("*.pkl")}
+    return made.keys() == images.keys() and all(
+        made[case] >= files["label"].stat().st_mtime for case, files in images.items()
+    )
 
 
 def is_finished(addition: Addition) -> bool:

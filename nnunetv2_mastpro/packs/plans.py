@@ -10,6 +10,8 @@ from nnunetv2_mastpro.datasets import read_dataset_json, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.model import Model
 
+TURNS = "WithReorient"  # the end of the names of nnU-Net's readers that give images in one orientation
+
 
 def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: float | None = None) -> dict:
     """The model's plans for another data set, as nnUNetv2_move_plans_between_datasets would, and the new types.
@@ -17,8 +19,6 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: flo
 
     That command wants the preprocessed data of the model's own data set, which a model folder comes without.
     """
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
     plans = copy.deepcopy(model.plans)
     plans.pop("continue_training", None)  # nnU-Net's note of how it was started
     before = plans["plans_name"]
@@ -26,11 +26,8 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: flo
         if "data_identifier" in configuration:
             rest = configuration["data_identifier"].removeprefix(before).lstrip("_")
             configuration["data_identifier"] = f"{name}_{rest}"
-    images = training_images(dataset)
-    reader = determine_reader_writer_from_dataset_json(
-        read_dataset_json(dataset / "dataset.json"), str(next(iter(images.values()))["images"][0]), True, False
-    )
-    plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader.__name__)
+    reader = find_reader(plans["image_reader_writer"], dataset)
+    plans.update(dataset_name=dataset.name, plans_name=name, image_reader_writer=reader)
     training = model.config.training
     rate = training.added_learning_rate if rate is None else rate
     config = dataclasses.replace(
@@ -42,6 +39,26 @@ def make_plans(model: Model, dataset: Path, name: str, new: list[str], rate: flo
     )
     plans["mastpro"] = {key: value for key, value in config.to_dict().items() if key != "resolved"}
     return plans
+
+
+def find_reader(before: str, dataset: Path) -> str:
+    """nnU-Net's reader of the images; `before`, the model's, where one of them turns images and the other does not.
+
+    Raises MASTProError where the model's cannot read them.
+    """
+    from nnunetv2.imageio import reader_writer_registry as registry
+
+    content, images = read_dataset_json(dataset / "dataset.json"), training_images(dataset)
+    example = str(next(iter(images.values()))["images"][0])
+    found = registry.determine_reader_writer_from_dataset_json(content, example, True, False).__name__
+    if found.endswith(TURNS) == before.endswith(TURNS):
+        return found
+    if content["file_ending"] not in registry.recursive_find_reader_writer_by_name(before).supported_file_endings:
+        raise MASTProError(
+            f"the model's images are read by {before}, which does not read {content['file_ending']}, the file_ending "
+            f"of {dataset.name}; convert the images, to .nii.gz for one"
+        )
+    return before
 
 
 def training_images(dataset: Path) -> dict[str, dict]:

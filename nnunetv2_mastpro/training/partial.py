@@ -119,7 +119,7 @@ class PartialLabels(ShortRuns):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        for line in describe_length(self), describe_cases(self.cases, len(self.types)):
+        for line in (describe_length(self), *describe_cases(self.cases, [*self.types])):
             self.print_to_log_file(line)
 
     def on_train_epoch_start(self) -> None:
@@ -151,6 +151,16 @@ class PartialLabels(ShortRuns):
         counts = {key: np.sum([output[key] for output in outputs], 0) for key in ("tp_hard", "fp_hard", "fn_hard")}
         return {"loss": np.mean([output["loss"] for output in outputs]), **counts}
 
+    def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
+        """As nnU-Net's. Where no sample told of any class, the moving average of the Dice, by which the best checkpoint
+        is known, stays as it was; it would be NaN from then on.
+        """
+        super().on_validation_epoch_end(val_outputs)
+        averages = self.logger.get_value("ema_fg_dice", step=None)
+        if np.isnan(averages[-1]):
+            known = [value for value in averages if not np.isnan(value)]
+            averages[-1] = known[-1] if known else 0.0  # the logger's own list
+
     def _validate_sample(self, batch: dict, place: int) -> dict:
         def pick(tensor: Tensor) -> Tensor:
             return tensor[place : place + 1]
@@ -180,8 +190,18 @@ def describe_length(trainer: ShortRuns) -> str:
     return f"{steps} (MASTPRO_EPOCH_ITERATIONS is set)" if EPOCH_ITERATIONS in os.environ else steps
 
 
-def describe_cases(cases: Cases, number: int) -> str:
-    """Whether labels are partial, for the log. `number`: of training cases."""
+def describe_cases(cases: Cases, trained_on: Sequence[str]) -> list[str]:
+    """Whether labels are partial, for the log."""
     if not cases.partial:
-        return f"Partial labels: none by mastpro.cases; in all of {number} training cases every class was looked for."
-    return f"Partial labels: {cases.number_partial()} of the cases in mastpro.cases annotate some of the classes only."
+        number = len(trained_on)
+        return [f"Partial labels: none by mastpro.cases; in all of {number} training cases every class was looked for."]
+    told = f"Partial labels: {cases.number_partial()} of the cases in mastpro.cases annotate some of the classes only."
+    presumed = [case for case in trained_on if cases.presumed(case)]
+    if not presumed:
+        return [told]
+    return [
+        told,
+        f"WARNING: {len(presumed)} training cases are not in mastpro.cases and count as annotated in whole: what their "
+        f"annotators did not look for is learnt as background ({some(presumed)}). If they come from a later merge, "
+        "preprocess again.",
+    ]

@@ -109,8 +109,17 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
         super().initialize()
         if self.is_ddp:
             send_no_buffers(self.network)
+        self.settle_sentences()
+
+    def settle_sentences(self) -> None:
+        """The data set's own, in place of those that -pretrained_weights brings."""
         buffer = self.bare_network.sentences
         buffer.copy_(self.sentences.vectors.to(buffer))
+
+    def on_train_start(self) -> None:
+        if self.was_initialized:
+            self.settle_sentences()
+        super().on_train_start()
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """There is none."""

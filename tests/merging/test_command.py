@@ -252,3 +252,24 @@ def test_folds_of_another_data_set(three, capsys):
         assert set(both["val"]) == {case for case in all_cases["val"] if not case.startswith("colon")}
     assert three.merge("-d", 3, "--folds-of", 10, output="902", name="Other") == 2
     assert "has no folds; give a data set that mastpro merge wrote" in capsys.readouterr().err
+
+
+def test_the_copy_that_training_reads_is_renewed(three):
+    """nnUNetv2_preprocess takes the cases from it, and training what each annotates."""
+    assert three.merge("-d", 3) == 0
+    copy = three.raw.parent / "nnUNet_preprocessed" / three.merged.folder.name / "dataset.json"
+    assert not copy.exists()  # until nnU-Net plans
+    copy.write_text(json.dumps(three.merged.content))
+    assert three.merge("-d", 3, 6) == 0
+    assert json.loads(copy.read_text()) == three.merged.content
+    assert "kidney_0" in three.merged.content["mastpro"]["cases"]
+
+
+def test_a_label_whose_header_puts_it_elsewhere_is_told(three, capsys):
+    path = three.raw / LIVER / "labelsTr" / "liver_3.nii.gz"
+    label = sitk.ReadImage(path)
+    label.SetOrigin((0.0, 0.0, 0.0))
+    sitk.WriteImage(label, path)
+    assert three.merge("-d", 3, 6) == 0
+    told = f"warning: label and image differ in origin or direction, which nnU-Net overlooks, in {LIVER}/liver_3; see"
+    assert told in capsys.readouterr().out

@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.splits import fold_notes, join, make_splits, read_folds
@@ -187,3 +188,44 @@ def test_joined_by_way_of_others():
 def test_fewer_patients_than_folds():
     with pytest.raises(MASTProError, match="--folds 3 is not within 2 and 2, the number of patients"):
         make_splits({"a": 0, "b": 0, "c": 1}, dict.fromkeys("abc", "s"), dict.fromkeys("abc", []), 3)
+
+
+@pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
+def test_an_image_in_another_orientation_stays_in_one_fold(three, capsys, reader):
+    """Of other voxels in the file, so that the labels cannot be united."""
+    turned = three.write("Dataset013_Turned", {"spleen": 1}, {f"t{n}": (n, {1: slice(3, 6)}) for n in range(6)})
+    for path in turned.rglob("*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "SRA"), path)
+    for name in (LIVER, turned.name):
+        file = three.raw / name / "dataset.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "overwrite_image_reader_writer": reader}))
+    assert three.merge("-d", 3, 13, "--folds", 3) == 0
+    assert three.merged.content["numTraining"] == 12
+    for split in three.merged.splits:
+        assert {case[-1] for case in split["val"] if case[0] == "t"} == {
+            case[-1] for case in split["val"] if case[0] == "l"
+        }
+    out = capsys.readouterr().out
+    assert (
+        f"the same images in two orientations, kept, each set in one fold: {LIVER}/liver_0 = Dataset013_Turned/t0"
+        in out
+    )
+
+
+def test_folds_of_another_data_set_win_over_those_of_an_earlier_merge(three, capsys):
+    assert three.merge("-d", 3, 6, "--folds", 3) == 0
+    own = folds_of(three.merged.splits)
+    assert three.merge("-d", 3, "--folds", 3, output="901", name="Liver") == 0
+    path = three.raw.parent / "nnUNet_preprocessed" / "Dataset901_Liver" / "splits_final.json"
+    vals = [split["val"] for split in json.loads(path.read_text())]
+    path.write_text(json.dumps([{"train": [], "val": part} for part in (*vals[1:], vals[0])]))
+    capsys.readouterr()
+    assert three.merge("-d", 3, 6, "--folds-of", 901) == 0
+    later = folds_of(three.merged.splits)
+    assert {case: later[case] for case in later if case.startswith("liver")} == {
+        case: fold for fold, part in enumerate((*vals[1:], vals[0])) for case in part
+    }
+    assert {case: later[case] for case in later if case.startswith("kid")} == {
+        case: own[case] for case in own if case.startswith("kid")
+    }
+    assert "or --folds-of has them there" in capsys.readouterr().out

@@ -142,6 +142,15 @@ def test_annotated_types_alone_are_selected_in_their_share_of_samples(make_netwo
     assert (network.select_tasks(image, None) == 1).all()  # prediction is not told what was annotated
 
 
+def test_where_a_sample_annotates_none_all_types_are_selected(make_network):
+    """So it is with the old types where a case annotates an added one alone."""
+    network = make_network().train()
+    image = torch.zeros(200, 1, 1, 1)
+    network.annotated = torch.zeros(200, len(network.embeddings), dtype=torch.bool)
+    network.host_task_share, network.annotated_task_share = 0.0, 1.0
+    assert (network.select_tasks(image, None) == 1).all()
+
+
 def test_bfloat16(variant, make_planned, make_network, make_image):
     name, axes, values = variant
     network = make_network(make_planned(name, axes), **values).requires_grad_(True)

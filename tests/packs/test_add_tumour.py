@@ -1,6 +1,7 @@
 """mastpro add-tumour up to the commands that it runs: what it checks, what it writes. The training: test_added_type."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -8,8 +9,10 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.datasets import read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import find_new_labels
+from nnunetv2_mastpro.packs.plans import find_reader
 from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.prompts.knowledge_base import tumors
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
@@ -127,6 +130,13 @@ def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):
     call(base)
     assert [command[0] for command in commands] == ["nnUNetv2_preprocess", "nnUNetv2_train"]  # a case was missing
     (data / "b.pkl").touch()
+    label = tmp_path / "nnUNet_raw" / DATASET / "labelsTr" / "a.nii.gz"
+    written = label.stat().st_mtime
+    os.utime(label, (written + 60, written + 60))
+    commands.clear()
+    call(base)
+    assert [command[0] for command in commands] == ["nnUNetv2_preprocess", "nnUNetv2_train"]  # a label was written anew
+    os.utime(label, (written, written))
     (fold / "checkpoint_best.pth").touch()
     start = (fold / "checkpoint_start.pth").stat().st_mtime_ns
     commands.clear()
@@ -208,3 +218,30 @@ def test_the_models_prompts_can_be_written(make_model, make_dataset, commands, t
         assert prompts[3].sentence == "A lung tumour."
         assert content["mastpro"]["cases"] == {}
     assert call(base) == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "wanted", "kept"),
+    [
+        ("SimpleITKIO", None, "SimpleITKIO"),
+        ("SimpleITKIOWithReorient", None, "SimpleITKIOWithReorient"),
+        ("SimpleITKIOWithReorient", "NibabelIO", "SimpleITKIOWithReorient"),
+        ("NibabelIO", "SimpleITKIOWithReorient", "NibabelIO"),
+        ("NibabelIO", None, "SimpleITKIO"),
+    ],
+)
+def test_images_are_turned_as_the_models_were(make_dataset, before, wanted, kept):
+    assert find_reader(before, make_dataset(**({"overwrite_image_reader_writer": wanted} if wanted else {}))) == kept
+
+
+def test_images_that_the_models_reader_does_not_read(make_dataset):
+    dataset = make_dataset()
+    for path in [*dataset.rglob("*.nii.gz")]:
+        path.rename(path.with_name(path.name.replace(".nii.gz", ".png")))
+        sitk.WriteImage(sitk.Image(16, 16, sitk.sitkUInt8), path.with_name(path.name.replace(".nii.gz", ".png")))
+    content = {**read_dataset_json(dataset / "dataset.json"), "file_ending": ".png"}
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(
+        MASTProError, match="read by SimpleITKIOWithReorient, which does not read .png, the file_ending of"
+    ):
+        find_reader("SimpleITKIOWithReorient", dataset)

@@ -152,10 +152,36 @@ def test_an_unknown_class_is_told_before_anything_is_made(make_trainer, dataset_
 @pytest.mark.parametrize(
     ("annotated", "told"),
     [
-        ({}, "none by mastpro.cases; in all of 7 training cases every class was looked for."),
-        ({"a": ("liver",)}, "1 of the cases in mastpro.cases annotate some of the classes only."),
+        ({}, "none by mastpro.cases; in all of 2 training cases every class was looked for."),
+        ({"a": ("liver",), "b": ()}, "2 of the cases in mastpro.cases annotate some of the classes only."),
     ],
 )
 def test_the_log_says_whether_labels_are_partial(annotated, told):
     cases = Cases(("liver", "liver_tumor"), annotated, {}, frozenset(annotated))
-    assert describe_cases(cases, 7) == f"Partial labels: {told}"
+    assert describe_cases(cases, ["a", "b"]) == [f"Partial labels: {told}"]
+
+
+def test_the_log_warns_of_cases_that_only_count_as_whole(make_partial):
+    cases = Cases(("liver", "liver_tumor"), {"a": ("liver",)}, {}, frozenset({"a", "w"}))
+    _, warning = describe_cases(cases, ["a", "b", "w"])
+    assert warning.startswith("WARNING: 1 training cases are not in mastpro.cases")
+    assert "background (b)" in warning
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize("earlier", [[], [0.4]])
+def test_a_validation_that_tells_nothing_leaves_the_average(make_partial, trainer, earlier):
+    """Or it would be NaN for good, and no later checkpoint the best."""
+    trainer, none = make_partial(trainer), np.zeros(3)
+    some = {"loss": 0.0, "tp_hard": none + 2, "fp_hard": none + 1, "fn_hard": none + 1}
+    for logged in trainer.logger.local_logger.my_fantastic_logging.values():
+        logged += earlier
+    for outputs in ({**some, "tp_hard": none, "fp_hard": none, "fn_hard": none}, some):
+        trainer.current_epoch = len(trainer.logger.get_value("ema_fg_dice", step=None))
+        trainer.on_validation_epoch_end([outputs])
+    before = earlier[0] if earlier else 0.0
+    assert trainer.logger.get_value("ema_fg_dice", step=None) == [
+        *earlier,
+        before,
+        pytest.approx(0.9 * before + 0.1 * 4 / 6),
+    ]

@@ -98,3 +98,10 @@ def test_organ_masks_are_refused(make_trainer, plans):
     plans["configurations"]["2d"]["previous_stage"] = "anatomy"
     with pytest.raises(MASTProError, match="has organ masks, which the Universal Model does not take"):
         make_trainer(nnUNetTrainerUniversal, initialize=False)
+
+
+def test_pretrained_weights_bring_no_sentences(make_trainer):
+    trainer = make_trainer(nnUNetTrainerUniversal)
+    trainer.network.sentences.fill_(7.0)
+    trainer.settle_sentences()
+    assert_close(trainer.network.sentences, trainer.sentences.vectors)
