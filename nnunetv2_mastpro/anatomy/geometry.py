@@ -60,7 +60,9 @@ def read_geometry(path: Path) -> Geometry:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise MASTProError(f"{path} cannot be read as a volume ({last_line(error)}); replace the file") from error
+        skewed = "orthonormal" in str(error)  # which nnU-Net reads by nibabel
+        remedy = "correct its header, or resample it to axes at right angles" if skewed else "replace the file"
+        raise MASTProError(f"{path} cannot be read as a volume ({last_line(error)}); {remedy}") from error
     return Geometry(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
 
 

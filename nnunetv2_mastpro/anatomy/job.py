@@ -75,6 +75,8 @@ def make_maps(args: Namespace) -> int:
     else:
         cases = dataset_cases(nnunet_folder("nnUNet_raw") / name, dataset_json, ending)
     source = Source(args, hosts, dataset_json)
+    for case in cases:
+        read_geometry(case.images[0])
     source.check(cases)
     plans = args.plans or DEFAULT_PLANS
     manager, forms = training_forms(name, plans, cases) if args.images is None else (None, [])

@@ -22,9 +22,10 @@ def compose(
     values, claimed = np.zeros(shape, np.uint8 if max(h.value for h in hosts) < 256 else np.uint16), 0
     unions = {}
     for host in hosts:
-        found = [masks[structure] for structure in host.structures if structure in masks]
-        if found:
-            unions[host.value] = np.logical_or.reduce(found)
+        for structure in host.structures:
+            if structure in masks:
+                unions.setdefault(host.value, np.zeros(shape, bool))
+                unions[host.value] |= masks[structure]
     for value, union in sorted(unions.items(), key=lambda item: int(item[1].sum())):
         claimed += int((union & (values != UNKNOWN)).sum())
         values[union & (values == UNKNOWN)] = value

@@ -17,6 +17,7 @@ from pathlib import Path
 from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
+from nnunetv2_mastpro.resources import nnunet_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.prompts.resolve import foreground_labels
     from nnunetv2_mastpro.tasks import read_cases
 
+    nnunet_folder("nnUNet_results")
     name = dataset_json_paths(args.dataset)[0].parent.name
     model = Path(get_output_folder(name, args.trainer, args.plans, args.configuration))
     folds = tuple(read_fold(fold) for fold in args.folds)

@@ -91,7 +91,9 @@ def check_files(folder: Path, there: Mapping[str, Mapping]) -> Iterator[Finding]
         lost += [path for one in there.values() for path in (*one["images"], one["label"]) if not path.is_file()]
     if lost:
         told = some([str(path) for path in lost])
-        yield Finding(FAIL, f"{folder} names files that are not there: {told}", "restore them, or merge anew")
+        yield Finding(
+            FAIL, f"{folder} names files that are not there: {told}", "move them back, or merge or convert anew"
+        )
 
 
 def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:

@@ -45,14 +45,7 @@ def convert(args: Namespace, workers: int) -> int:
     mark = {"name": dataset.name, "folder": str(args.input.resolve())}
     cases = sorted(dataset.module.find_cases(args.input, dataset, args.trust_size), key=lambda case: case.name)
     if target.exists():
-        made = {path.name for path in (target / "labelsTr").iterdir()}
-        new = [case.name for case in cases if f"{case.name}.nii.gz" not in made]
-        if new:
-            raise MASTProError(
-                f"{target} is there and lacks {some(new)}; remove it to convert anew, or give another -d"
-            )
-        if args.copy and any(path.is_symlink() for path in (target / "imagesTr").iterdir()):
-            raise MASTProError(f"{target} is there with links to images; remove it to convert with --copy")
+        check_made(target, cases, args)
         print(f"finished earlier: {target}")
         return 0
     scratch = open_scratch(target, mark)
@@ -66,6 +59,26 @@ def convert(args: Namespace, workers: int) -> int:
         f"wrote {target}: {len(cases)} cases, {', '.join(dataset.labels)}\nlicence: {dataset.licence} ({dataset.page})"
     )
     return 0
+
+
+def check_made(target: Path, cases: Sequence[Case], args: Namespace) -> None:
+    """Raise MASTProError unless an earlier conversion, which is there, made what is asked for now."""
+    made = {path.name for path in (target / "labelsTr").iterdir()}
+    new = [case.name for case in cases if f"{case.name}.nii.gz" not in made]
+    if new:
+        raise MASTProError(f"{target} is there and lacks {some(new)}; remove it to convert anew, or give another -d")
+    links = [path for path in (target / "imagesTr").iterdir() if path.is_symlink()]
+    lost = sorted(path.name for path in links if not path.exists())
+    if lost:
+        raise MASTProError(
+            f"{target} is there with links to images that are no longer where they were ({some(lost)}); move these "
+            "back, or remove it to convert anew"
+        )
+    before = Path(_mark_of(target).get("folder", args.input))
+    if before.exists() and before.resolve() != args.input.resolve():
+        raise MASTProError(f"{target} was made from {before}; remove it to convert anew, or give another -d")
+    if args.copy and links:
+        raise MASTProError(f"{target} is there with links to images; remove it to convert with --copy")
 
 
 def find_target(output: Path | None, identifier: int, dataset: Dataset) -> Path:

@@ -73,7 +73,8 @@ def check_case(job: Job) -> None:
     if found:
         raise MASTProError(
             f"{job.prediction} does not lie on its reference {job.reference}: {'; '.join(found)}; bring predictions to "
-            "the grid of the images (docs/peers.md shows how)"
+            "the grid of the images (docs/peers.md shows how), or correct the header of the label where that is off, "
+            "which nnU-Net's training overlooks"
         )
     known = {0, *(value for entry in job.scoring.classes for value in entry.values)}
     ignored = {job.scoring.ignore_value} - {None}

@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -78,3 +79,19 @@ def test_refused_before_anything_is_written(dataset, workspace, tmp_path, monkey
     assert rc == 2
     assert message in capsys.readouterr().err
     assert sorted([*raw.parent.parent.rglob("*"), *tmp_path.rglob("*")]) == before
+
+
+def test_an_image_that_only_nibabel_reads_is_refused_before_a_map_is_written(dataset, workspace, monkeypatch, capsys):
+    """nnU-Net falls back to it where axes are not at right angles."""
+    for name, value in workspace.env.items():
+        monkeypatch.setenv(name, value)
+    raw, _ = dataset
+    skewed = np.array([[1, 0.2, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    image = nibabel.Nifti1Image(np.ones((8, 8, 8), np.float32), skewed)
+    image.set_qform(None, 0)
+    nibabel.save(image, raw / "imagesTr" / "z_0000.nii.gz")
+    nibabel.save(image, raw / "labelsTr" / "z.nii.gz")
+    assert main(["anatomy", "-d", "321", "--without-masks"]) == 2
+    assert "z_0000.nii.gz cannot be read as a volume" in (error := capsys.readouterr().err)
+    assert "correct its header, or resample it to axes at right angles" in error
+    assert not list(raw.glob("anatomy*"))

@@ -126,6 +126,21 @@ def test_a_truncated_file_ends_the_run_and_a_repaired_one_goes_on(downloads, cap
     assert "Dataset011_LiTS is there and lacks LiTS_2; remove it" in capsys.readouterr().err
 
 
+def test_an_earlier_run_of_another_download_is_none_of_this(downloads, capsys):
+    write(downloads.folder / "case_00000" / "segmentation.nii.gz", label(1, 2))
+    write(downloads.folder / "case_00000" / "imaging.nii.gz", scan(0))
+    assert downloads.convert("KiTS19") == 0
+    moved = downloads.folder.with_name("moved")
+    shutil.copytree(downloads.folder, moved)
+    again = ["convert", "KiTS19", "-i", str(moved), "-d", "11"]
+    capsys.readouterr()
+    assert cli.main(again) == 2
+    assert f"was made from {downloads.folder.resolve()}; remove it to convert anew" in capsys.readouterr().err
+    shutil.rmtree(downloads.folder)
+    assert cli.main(again) == 2
+    assert "with links to images that are no longer where they were (KiTS19_00000_0000" in capsys.readouterr().err
+
+
 def test_a_linked_image_is_read_through(downloads, capsys):
     write(downloads.folder / "case_00000" / "segmentation.nii.gz", label(1, 2))
     path = downloads.folder / "case_00000" / "imaging.nii.gz"

@@ -289,3 +289,9 @@ def test_a_prediction_of_another_shape_is_named(model, capsys):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5, 7), np.uint8)), str(model / "fold_0/validation/a.nii.gz"))
     assert cli.main(["cv", "-d", "900", "-f", "0", "1", "-np", "1"]) == 2
     assert re.search(r"predictions cannot be evaluated \(.*shape.*\); run nnUNetv2_train", capsys.readouterr().err)
+
+
+def test_cv_without_its_variable(capsys, monkeypatch):
+    monkeypatch.delenv("nnUNet_results", raising=False)
+    assert cli.main(["cv", "-d", "900"]) == 2
+    assert "nnUNet_results is not set; export nnUNet_results=FOLDER" in capsys.readouterr().err
