@@ -13,6 +13,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, 
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.evaluation import partial
 from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, corrected, rewrite_summary
 from nnunetv2_mastpro.tasks import read_cases
 
@@ -216,6 +217,19 @@ def test_cv_scores_what_each_case_annotates(model, kind, capsys):
     assert re.search(rf"all +kidney_tumor +{dice:.3f} +2 +0 +2\n", shown)
     assert re.search(r"KiTS +kidney_tumor +0\.\d+ +1 +0 +0\n", shown)
     assert "KiTS  liver" not in shown
+
+
+@pytest.mark.parametrize("kind", ["flat"], indirect=True)
+def test_an_interrupted_cv_leaves_no_summary_of_nnunets(model, monkeypatch):
+    """Which takes what a case does not annotate for background."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(partial, "rewrite_summary", interrupt)
+    assert cli.main(["cv", "-d", "900", "-f", "0", "1", "-np", "1"]) == cli.RC_INTERRUPTED
+    assert (model / "crossval_results_folds_0_1" / "a.nii.gz").is_file()
+    assert not (model / "crossval_results_folds_0_1" / SUMMARY).exists()
 
 
 @pytest.mark.parametrize("kind", ["regions"], indirect=True)
