@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     raw, preprocessed, results = (Path(folder.get()) for folder in folders.values())
     addition = add.prepare(model, args, raw / name, preprocessed / name, results)
     print(f"{', '.join(addition.new)} joins {', '.join(entry.label for entry in model.classes)} of {model.file}")
+    add.check_unchanged(addition)
     if add.is_finished(addition):
         print(f"finished earlier: {addition.fold_folder}")
         return 0

@@ -61,6 +61,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
         remedy = f"nnUNetv2_plan_and_preprocess -d {convert_dataset_name_to_id(raw.name)} -c 3d_fullres"
         yield Finding(WARN, f"{raw.name} has no plans, so nothing can be trained yet", remedy)
     yield from check_anatomy(raw, preprocessed)
+    yield from check_preprocessed(raw, preprocessed)
     if not sections and not bad:
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
@@ -82,6 +83,21 @@ def check_case_names(folder: Path, content: dict, cases: Cases) -> Iterator[Find
     if there and missing:
         text = f"mastpro.cases names {some(missing)}, which {folder} does not hold"
         yield Finding(FAIL, text, "correct the names, or remove the entries; training refuses them")
+
+
+def check_preprocessed(raw: Path | None, preprocessed: Path | None) -> Iterator[Finding]:
+    """Whether the preprocessed cases are those of the raw data set, which a later merge may have changed."""
+    if raw is None or preprocessed is None:
+        return
+    try:
+        there = training_files(raw, read_dataset_json(raw / "dataset.json"))
+    except (MASTProError, OSError, KeyError, AssertionError):
+        return  # told already
+    for data in sorted({path.parent for path in preprocessed.glob("*/*.pkl")}):
+        differ = sorted({path.stem for path in data.glob("*.pkl")} ^ {*there})
+        if differ:
+            text = f"{data} and dataset.json have not the same cases: {some(differ)}"
+            yield Finding(WARN, text, "preprocess again, as after a later merge")
 
 
 def check_files(folder: Path, there: Mapping[str, Mapping]) -> Iterator[Finding]:

@@ -76,7 +76,9 @@ def check_made(target: Path, cases: Sequence[Case], args: Namespace) -> None:
         )
     before = Path(_mark_of(target).get("folder", args.input))
     if before.exists() and before.resolve() != args.input.resolve():
-        raise MASTProError(f"{target} was made from {before}; remove it to convert anew, or give another -d")
+        raise MASTProError(
+            f"{target} was made from {before}; give that for -i, or another -d, or remove it to convert anew"
+        )
     if args.copy and links:
         raise MASTProError(f"{target} is there with links to images; remove it to convert with --copy")
 

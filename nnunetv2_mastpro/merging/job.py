@@ -18,7 +18,7 @@ from nnunetv2_mastpro.merging.cases import (
 from nnunetv2_mastpro.merging.classes import Classes, make_classes
 from nnunetv2_mastpro.merging.draft import write_draft
 from nnunetv2_mastpro.merging.mapping import Mapping, check_patients, read_mapping
-from nnunetv2_mastpro.merging.output import SPLITS, Target, find_target, make_dataset_json, write_merged
+from nnunetv2_mastpro.merging.output import SPLITS, find_target, make_dataset_json, write_merged
 from nnunetv2_mastpro.merging.sources import find_raw, read_sources, with_tests
 from nnunetv2_mastpro.merging.splits import check_number, fold_notes, make_splits, read_folds
 from nnunetv2_mastpro.merging.told import (
@@ -53,8 +53,8 @@ def merge(args: Namespace, workers: int) -> int:
     if args.output is None:
         raise MASTProError("-o is missing; give the id of the merged data set")
     target = find_target(args.output, args.name)
-    earlier = earlier_folds(target, args.folds_of)
-    folds = (len(earlier) or FOLDS) if args.folds is None else args.folds
+    earlier, given = read_folds(target.preprocessed / SPLITS), folds_of(args.folds_of)
+    folds = (len(given) or len(earlier) or FOLDS) if args.folds is None else args.folds
     sources = read_sources(args.datasets)
     if args.test or target.tests:
         sources = [with_tests(source) for source in sources]
@@ -86,8 +86,8 @@ def merge(args: Namespace, workers: int) -> int:
         tumor_types(content, merged),
         folds,
         earlier,
+        given,
     )
-    before = read_folds(target.preprocessed / SPLITS) or earlier
     print(
         "\n".join(
             [
@@ -100,7 +100,8 @@ def merge(args: Namespace, workers: int) -> int:
                 *disputes,
                 *vague(sources, classes),
                 *holes(sources, classes),
-                *(fold_notes(splits, before) if before or (target.preprocessed / SPLITS).is_file() else ()),
+                *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
+                *([f"--folds-of {args.folds_of}: {line}" for line in fold_notes(splits, given)] if given else ()),
             ]
         )
     )
@@ -119,15 +120,6 @@ def merge(args: Namespace, workers: int) -> int:
         )
     )
     return 0
-
-
-def earlier_folds(target: Target, dataset: str | None) -> list[list[str]]:
-    """Val cases of each fold: those of --folds-of, and for other cases those of an earlier merge, if as many folds."""
-    own, others = read_folds(target.preprocessed / SPLITS), folds_of(dataset)
-    if not others or len(own) != len(others):
-        return others or own
-    given = {case for part in others for case in part}
-    return [[*theirs, *(case for case in mine if case not in given)] for theirs, mine in zip(others, own, strict=True)]
 
 
 def folds_of(dataset: str | None) -> list[list[str]]:

@@ -55,7 +55,7 @@ def find_target(identifier: int, name: str | None) -> Target:
     """Raises MASTProError for a bad name, and where a data set of this id is there that no merge wrote."""
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
-    folder, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
+    root, preprocessed = nnunet_folder("nnUNet_raw"), nnunet_folder("nnUNet_preprocessed")
     if not 0 < identifier < 1000:
         raise MASTProError(f"-o {identifier} is not within 1 and 999; give the id of the merged data set")
     there = [str(found) for found in find_candidate_datasets(identifier)]
@@ -69,7 +69,7 @@ def find_target(identifier: int, name: str | None) -> Target:
     others = [found for found in there if found != full]
     if others:
         raise MASTProError(f"the id {identifier} belongs to {others[0]}; give another -o, or that name with -n")
-    raw, earlier = folder / full, None
+    raw, earlier = root / full, None
     if raw.exists():
         earlier = read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}
         mastpro = earlier.get("mastpro")

@@ -39,22 +39,29 @@ def make_splits(
     types: Mapping[str, Sequence[str]],
     folds: int,
     earlier: Sequence[Sequence[str]] = (),
+    given: Sequence[Sequence[str]] = (),
 ) -> list[dict[str, list[str]]]:
     """Content of splits_final.json. `earlier`: val cases of each fold, which stay where the number of folds does.
 
-    A group whose cases were in several folds goes to the one with most of them; where a fold would be left without
-    cases all are distributed anew. Raises MASTProError for fewer groups than folds.
+    Those of `given` go before. A group whose cases were in several folds goes to the one with most of them; where a
+    fold would be left without cases all are distributed anew, but for those of `given` if these leave none so. Raises
+    MASTProError for fewer groups than folds.
     """
     cases = sorted(groups)
     check_number(folds, len(set(groups.values())))
-    before = {case: fold for fold, part in enumerate(earlier) for case in part} if len(earlier) == folds else {}
+    before = [
+        {case: fold for fold, part in enumerate(parts) for case in part}
+        for parts in (given, earlier)
+        if len(parts) == folds
+    ]
     kinds = {
         case: ((sources[case], tuple(types[case])), *((kind,) for kind in types[case]), (sources[case], None))
         for case in cases
     }
     fold_of = _distribute(groups, kinds, folds, before)
-    if len(set(fold_of.values())) < folds:
-        fold_of = _distribute(groups, kinds, folds, {})
+    while len(set(fold_of.values())) < folds and before:
+        before.pop()
+        fold_of = _distribute(groups, kinds, folds, before)
     return [
         {
             "train": [case for case in cases if fold_of[case] != fold],
@@ -74,9 +81,14 @@ def check_number(folds: int, patients: int) -> None:
 
 
 def _distribute(
-    groups: Mapping[str, int], kinds: Mapping[str, Sequence[Hashable]], folds: int, before: Mapping[str, int]
+    groups: Mapping[str, int],
+    kinds: Mapping[str, Sequence[Hashable]],
+    folds: int,
+    before: Sequence[Mapping[str, int]],
 ) -> dict[str, int]:
-    """Case -> fold. `kinds`: what is balanced, the most specific first."""
+    """Case -> fold. `kinds`: what is balanced, the most specific first; `before`: folds of cases, the first that has
+    any of a group decides.
+    """
     members: dict[int, list[str]] = {}
     for case in sorted(groups):
         members.setdefault(groups[case], []).append(case)
@@ -91,9 +103,9 @@ def _distribute(
 
     fresh = []
     for group in members.values():
-        votes = Counter(before[case] for case in group if case in before)
-        if votes:
-            put(group, votes.most_common(1)[0][0])
+        votes = [Counter(known[case] for case in group if case in known) for known in before]
+        if any(votes):
+            put(group, next(filter(None, votes)).most_common(1)[0][0])
         else:
             fresh.append(group)
     for group in sorted(fresh, key=lambda group: (min(frequency[kinds[case][0]] for case in group), -len(group))):
@@ -120,7 +132,7 @@ def fold_notes(splits: Sequence[Mapping[str, Sequence[str]]], earlier: Sequence[
     if moved:
         return [
             f"note: {some(moved)} went to another fold, since a patient or an image ties them to cases there, a "
-            f"fold had lost all of its cases, or --folds-of has them there; {SEEN}"
+            f"fold had lost all of its cases, or --folds-of says so; {SEEN}"
         ]
     kept = sum(case in before for case in now)
     return [f"note: the {kept} earlier cases keep their folds, {len(now) - kept} new ones are distributed"]

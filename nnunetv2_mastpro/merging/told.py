@@ -106,7 +106,7 @@ def stale(target: Target, model: Path | None) -> list[str]:
     """What an earlier merge left that the new one does not fit."""
     if not (target.preprocessed / "dataset_fingerprint.json").is_file():
         return []
-    remedy = "plan and preprocess again, --clean" if model is None else "mastpro add-tumour preprocesses them again"
+    remedy = "plan and preprocess again, --clean" if model is None else "mastpro add-tumour preprocesses again"
     return [f"note: {target.preprocessed} holds data of an earlier merge; {remedy}"]
 
 

@@ -16,6 +16,7 @@ from nnunetv2_mastpro.merging.mapping import Mapping
 from nnunetv2_mastpro.merging.output import TEST_FOLDERS, Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.splits import join
+from nnunetv2_mastpro.merging.told import askew
 from nnunetv2_mastpro.merging.voxels import Scan
 
 
@@ -76,7 +77,7 @@ def merge_tests(
     lines += [f"{count} test images of {name} have no labels" for name, count in unlabelled.items()]
     counts = Counter(case.raw[0].source for case in tests)
     told = ", ".join(f"{name} {count}" for name, count in counts.items()) or "none"
-    return tests, [f"test cases: {told}", *(f"warning: {line}" for line in lines)]
+    return tests, [f"test cases: {told}", *(f"warning: {line}" for line in lines), *askew(kept, found)]
 
 
 def seen_in_training(

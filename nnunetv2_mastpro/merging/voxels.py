@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.volumes import differences
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import RawCase
 from nnunetv2_mastpro.merging.unite import unite
@@ -88,7 +89,7 @@ def scan(probe: Probe) -> Scan:
     image, spacing = images[0], images[1]["spacing"]
     digest = _digest(image, spacing)
     turned = _turned(image, images[1])
-    return Scan(digest, digest if turned is None else _digest(*turned), counted, "mismatch" not in said.getvalue())
+    return Scan(digest, digest if turned is None else _digest(*turned), counted, not differences(images[1], label[1]))
 
 
 def _digest(image: np.ndarray, spacing: Sequence[float]) -> str:
@@ -104,8 +105,11 @@ def _turned(image: np.ndarray, properties: dict) -> tuple[np.ndarray, list[float
     if "sitk_stuff" in properties and len(properties["sitk_stuff"]["direction"]) == 9:
         axes = np.diag((-1, -1, 1)) @ np.reshape(properties["sitk_stuff"]["direction"], (3, 3))  # of x, y, z
     elif "nibabel_stuff" in properties:
-        axes = np.asarray(properties["nibabel_stuff"]["original_affine"])[:3, :3]
+        told = properties["nibabel_stuff"]
+        axes = np.asarray(told.get("reoriented_affine", told["original_affine"]))[:3, :3]
     else:
+        return None
+    if not np.isfinite(axes).all():
         return None
     orientation = io_orientation(np.block([[axes, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]]))
     if np.isnan(orientation).any() or (orientation == [[0, 1], [1, 1], [2, 1]]).all():

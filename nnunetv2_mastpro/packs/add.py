@@ -18,7 +18,7 @@ from nnunetv2_mastpro.config import MASTProConfig, Resolved
 from nnunetv2_mastpro.datasets import is_trained, read_dataset_json
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
-from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.listing import nearest, some
 from nnunetv2_mastpro.network.parts import WITH_ADDED
 from nnunetv2_mastpro.packs.labels import check_prompts, find_new_labels, with_prompts
 from nnunetv2_mastpro.packs.model import Model
@@ -171,6 +171,20 @@ def is_preprocessed(data: Path, images: Mapping[str, Mapping]) -> bool:
     return made.keys() == images.keys() and all(
         made[case] >= files["label"].stat().st_mtime for case, files in images.items()
     )
+
+
+def check_unchanged(addition: Addition) -> None:
+    """Raise MASTProError where the data set was merged anew since the training began, finished or not."""
+    fold = addition.fold_folder
+    if not is_trained(fold) or not (fold / START).is_file():
+        return
+    images, begun = training_images(addition.dataset), (fold / START).stat().st_mtime
+    newer = sorted(case for case, files in images.items() if files["label"].stat().st_mtime > begun)
+    if newer:
+        raise MASTProError(
+            f"{fold} was trained before labels of {addition.dataset.name} were written ({some(newer)}); give -n "
+            "another name for a new training, or move that folder away"
+        )
 
 
 def is_finished(addition: Addition) -> bool:

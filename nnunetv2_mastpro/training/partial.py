@@ -114,7 +114,7 @@ class PartialLabels(ShortRuns):
         if missing:
             raise MASTProError(
                 f"mastpro.cases in dataset.json names {some(missing)}, which {self.preprocessed_dataset_folder} does "
-                "not hold; correct the names, or remove the entries"
+                "not hold; correct the names, or preprocess again where they come from a later merge"
             )
 
     def on_train_start(self) -> None:
@@ -153,9 +153,11 @@ class PartialLabels(ShortRuns):
 
     def on_validation_epoch_end(self, val_outputs: list[dict]) -> None:
         """As nnU-Net's. Where no sample told of any class, the moving average of the Dice, by which the best checkpoint
-        is known, stays as it was; it would be NaN from then on.
+        is known, stays as it was, or begins at 0; it would be NaN from then on.
         """
         super().on_validation_epoch_end(val_outputs)
+        if self._best_ema is not None and np.isnan(self._best_ema):  # of a run before this was so
+            self._best_ema = None
         averages = self.logger.get_value("ema_fg_dice", step=None)
         if np.isnan(averages[-1]):
             known = [value for value in averages if not np.isnan(value)]

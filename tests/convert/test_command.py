@@ -135,7 +135,7 @@ def test_an_earlier_run_of_another_download_is_none_of_this(downloads, capsys):
     again = ["convert", "KiTS19", "-i", str(moved), "-d", "11"]
     capsys.readouterr()
     assert cli.main(again) == 2
-    assert f"was made from {downloads.folder.resolve()}; remove it to convert anew" in capsys.readouterr().err
+    assert f"was made from {downloads.folder.resolve()}; give that for -i" in capsys.readouterr().err
     shutil.rmtree(downloads.folder)
     assert cli.main(again) == 2
     assert "with links to images that are no longer where they were (KiTS19_00000_0000" in capsys.readouterr().err

@@ -106,6 +106,23 @@ def test_cases_that_are_not_there(environ, write_dataset):
     assert f"mastpro.cases names b, which {folder} does not hold" in found.text
 
 
+def test_cases_that_are_not_preprocessed(environ, write_dataset):
+    folder = write_dataset("nnUNet_raw").parent
+    data = write_dataset("nnUNet_preprocessed").parent / "nnUNetPlans_3d_fullres"
+    data.mkdir()
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir()
+    for case in ("a", "b"):
+        (folder / "imagesTr" / f"{case}_0000.nii.gz").touch()
+        (folder / "labelsTr" / f"{case}.nii.gz").touch()
+        (data / f"{case}.pkl").touch()
+    assert not [finding for finding in check_dataset("4", environ) if "not the same cases" in finding.text]
+    (data / "b.pkl").unlink()
+    (found,) = (finding for finding in check_dataset("4", environ) if "not the same cases" in finding.text)
+    assert found.status == WARN
+    assert f"{data} and dataset.json have not the same cases: b" in found.text
+
+
 def test_a_test_image_whose_link_leads_nowhere(environ, write_dataset):
     folder = write_dataset("nnUNet_raw").parent / "imagesTs"
     folder.mkdir()

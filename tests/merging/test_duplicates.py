@@ -193,7 +193,7 @@ def test_fewer_patients_than_folds():
 @pytest.mark.parametrize("reader", ["SimpleITKIO", "NibabelIO"])
 def test_an_image_in_another_orientation_stays_in_one_fold(three, capsys, reader):
     """Of other voxels in the file, so that the labels cannot be united."""
-    turned = three.write("Dataset013_Turned", {"spleen": 1}, {f"t{n}": (n, {1: slice(3, 6)}) for n in range(6)})
+    turned = three.write("Dataset013_Turned", {"spleen": 1}, {f"t{n}": (5 - n, {1: slice(3, 6)}) for n in range(6)})
     for path in turned.rglob("*.nii.gz"):
         sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "SRA"), path)
     for name in (LIVER, turned.name):
@@ -202,12 +202,12 @@ def test_an_image_in_another_orientation_stays_in_one_fold(three, capsys, reader
     assert three.merge("-d", 3, 13, "--folds", 3) == 0
     assert three.merged.content["numTraining"] == 12
     for split in three.merged.splits:
-        assert {case[-1] for case in split["val"] if case[0] == "t"} == {
-            case[-1] for case in split["val"] if case[0] == "l"
+        assert {5 - int(case[-1]) for case in split["val"] if case[0] == "t"} == {
+            int(case[-1]) for case in split["val"] if case[0] == "l"
         }
     out = capsys.readouterr().out
     assert (
-        f"the same images in two orientations, kept, each set in one fold: {LIVER}/liver_0 = Dataset013_Turned/t0"
+        f"the same images in two orientations, kept, each set in one fold: {LIVER}/liver_0 = Dataset013_Turned/t5"
         in out
     )
 
@@ -228,4 +228,12 @@ def test_folds_of_another_data_set_win_over_those_of_an_earlier_merge(three, cap
     assert {case: later[case] for case in later if case.startswith("kid")} == {
         case: own[case] for case in own if case.startswith("kid")
     }
-    assert "or --folds-of has them there" in capsys.readouterr().out
+    assert "or --folds-of says so" in capsys.readouterr().out
+
+
+def test_given_folds_decide_for_a_whole_patient():
+    """Else a case would be in train of one stage and in val of the other."""
+    groups = {"liver": 0, "kidney": 0, "other": 0, "a": 1, "b": 2}
+    sources, types = dict.fromkeys(groups, "s"), dict.fromkeys(groups, [])
+    splits = make_splits(groups, sources, types, 2, [["a"], ["liver", "kidney", "other", "b"]], [["liver"], ["a"]])
+    assert folds_of(splits) == {"liver": 0, "kidney": 0, "other": 0, "a": 1, "b": 1}

@@ -276,3 +276,20 @@ def test_refusals(three, capsys, setting, match):
         match = "mastpro.test_cases in dataset.json is []; make it an object"
     capsys.readouterr()
     check_refused(three, capsys, [*datasets, "--test"], match)
+
+
+def test_a_test_case_that_is_turned_or_whose_label_lies_elsewhere(tested, capsys):
+    """One is an image that is trained on, the other could not be evaluated."""
+    add_tests(tested, LIVER, {"liver_52": 2})  # the image of liver_2
+    for path in tested.raw.rglob("liver_52*.nii.gz"):
+        sitk.WriteImage(sitk.DICOMOrient(sitk.ReadImage(path), "SRA"), path)
+    path = tested.raw / LIVER / "labelsTs" / "liver_50.nii.gz"
+    label = sitk.ReadImage(path)
+    label.SetOrigin((0.0, 0.0, 0.0))
+    sitk.WriteImage(label, path)
+    assert tested.merge("-d", 3, 6, "--test") == 0
+    out = capsys.readouterr().out
+    assert f"a source trains on their image or patient: liver_52 of {LIVER}" in out
+    assert (
+        f"warning: label and image differ in origin or direction, which nnU-Net overlooks, in {LIVER}/liver_50" in out
+    )

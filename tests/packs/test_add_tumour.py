@@ -150,6 +150,9 @@ def test_a_second_run_goes_on(make_model, make_dataset, commands, tmp_path):
     commands.clear()
     assert call(base) == 0
     assert commands == []
+    os.utime(label, (written + 60, written + 60))
+    with pytest.raises(MASTProError, match=r"was trained before labels of Dataset012_Lung were written \(a\); give -n"):
+        call(base)
 
 
 def test_dry_run_writes_nothing(make_model, make_dataset, commands, tmp_path, capsys):

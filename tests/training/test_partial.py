@@ -173,6 +173,7 @@ def test_the_log_warns_of_cases_that_only_count_as_whole(make_partial):
 def test_a_validation_that_tells_nothing_leaves_the_average(make_partial, trainer, earlier):
     """Or it would be NaN for good, and no later checkpoint the best."""
     trainer, none = make_partial(trainer), np.zeros(3)
+    trainer._best_ema = np.nan  # of a run before it was so, gone on with by --c
     some = {"loss": 0.0, "tp_hard": none + 2, "fp_hard": none + 1, "fn_hard": none + 1}
     for logged in trainer.logger.local_logger.my_fantastic_logging.values():
         logged += earlier
@@ -185,3 +186,4 @@ def test_a_validation_that_tells_nothing_leaves_the_average(make_partial, traine
         before,
         pytest.approx(0.9 * before + 0.1 * 4 / 6),
     ]
+    assert trainer._best_ema is None

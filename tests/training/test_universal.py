@@ -103,5 +103,11 @@ def test_organ_masks_are_refused(make_trainer, plans):
 def test_pretrained_weights_bring_no_sentences(make_trainer):
     trainer = make_trainer(nnUNetTrainerUniversal)
     trainer.network.sentences.fill_(7.0)
-    trainer.settle_sentences()
+
+    def end():
+        raise RuntimeError("no cases")
+
+    trainer.get_dataloaders = end
+    with pytest.raises(RuntimeError, match="no cases"):
+        trainer.on_train_start()
     assert_close(trainer.network.sentences, trainer.sentences.vectors)
