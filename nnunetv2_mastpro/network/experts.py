@@ -143,7 +143,8 @@ class DMoE(nn.Module):
 
     def allowed(self, task_mask: Tensor) -> Tensor:
         """(B, E) bool: generic experts always, a type's own where its task is on."""
-        own = task_mask.bool().repeat_interleave(self.num_specific, 1) if self.num_tasks else task_mask[:, :0].bool()
+        own = task_mask.bool() if self.num_tasks else task_mask[:, :0].bool()
+        own = own[:, :, None].expand(-1, -1, self.num_specific).flatten(1)  # torch 2.7 compiles no repeat_interleave
         return torch.cat([own.new_ones(len(own), self.num_generic), own], 1)
 
     def gate(self, logits: Tensor, allowed: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class MASTProNet(Parts):
         if classes is not None:
             logits = [fill_left_out(stage, len(self.embeddings), self.has_background, classes) for stage in logits]
         logits = logits if self.deep_supervision else logits[0]
-        return output._replace(logits=logits) if self.training else logits
+        return TrainingOutput(logits, output.presence, output.choices) if self.training else logits
 
     def passes(self, classes: list[int] | None) -> list[list[int] | None]:
         """The classes of each pass: all but the added types, then for each of these those and it; None is all."""
@@ -165,14 +165,15 @@ class MASTProNet(Parts):
     def updated_weights(self, classes: list[int] | None) -> dict[str, Tensor]:
         """By name, those that fine-tuning or the added type of this pass changes; `classes` as `passes` gives them."""
         updates = [] if self.updates is None else [self.updates]
-        updates += [update for index, update in zip(self.added, self.added_updates, strict=True) if index in classes]
+        updates += [self.added_updates[place] for place, index in enumerate(self.added) if index in classes]
         return updated(self.get_parameter, updates)
 
     def prompts(self, classes: list[int] | None = None) -> Tensor:
         """(T, D): what the text part makes of the embeddings, an added type's with its offset."""
         classes = list(range(len(self.embeddings))) if classes is None else classes
         text = self.text(self.embeddings, classes)
-        offsets = [offset for index, offset in zip(self.added, self.offsets, strict=True) if index in classes]
+        # by place: torch.compile of some versions cannot zip a list of parameters
+        offsets = [self.offsets[place] for place, index in enumerate(self.added) if index in classes]
         if not offsets:
             return text
         places = [classes.index(index) for index in self.added if index in classes]

@@ -49,7 +49,7 @@ def updated(get: Callable[[str], Tensor], updates: Iterable[WeightUpdates]) -> d
     """The weights that `get` gives with all updates, one on top of the other; nothing where there are none."""
     changed: dict[str, Tensor] = {}
     for update in updates:
-        changed |= update({name: changed[name] if name in changed else get(name) for name in update.keys})
+        changed.update(update({name: changed[name] if name in changed else get(name) for name in update.keys}))
     return changed
 
 
