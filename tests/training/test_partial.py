@@ -170,6 +170,7 @@ def test_the_log_warns_of_cases_that_only_count_as_whole(make_partial):
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 @pytest.mark.parametrize("earlier", [[], [0.4]])
+@pytest.mark.filterwarnings("ignore:invalid value", "ignore:Mean of empty slice")  # nnU-Net's, of a mean of nothing
 def test_a_validation_that_tells_nothing_leaves_the_average(make_partial, trainer, earlier):
     """Or it would be NaN for good, and no later checkpoint the best."""
     trainer, none = make_partial(trainer), np.zeros(3)
