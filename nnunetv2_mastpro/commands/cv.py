@@ -58,16 +58,15 @@ def run(args: argparse.Namespace) -> int:
         raise MASTProError(f"-o {output} is not empty, and nnU-Net would empty it; give a new folder")
     workers = number_of_processes(args.num_processes)
     manager = PlansManager(load_json(str(model / "plans.json"))).get_label_manager(content)
-    summary = None
     try:
-        try:
-            accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
-        except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth
-            raise MASTProError(f"the predictions cannot be evaluated ({error}); {_validate('FOLD', args)}") from error
+        accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
+    except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth
+        raise MASTProError(f"the predictions cannot be evaluated ({error}); {_validate('FOLD', args)}") from error
+    try:
         summary = rewrite_summary(output, cases, outputs_of(manager), content["file_ending"])
-    finally:
-        if summary is None:  # nnU-Net's own would lie there, which takes what is not annotated for background
-            (output / "summary.json").unlink(missing_ok=True)
+    except BaseException:  # nnU-Net's own would stay, which takes what is not annotated for background
+        (output / "summary.json").unlink(missing_ok=True)
+        raise
     print("\n".join([*table(rows(summary)), f"wrote {output / 'summary.json'}"]))
     return 0
 

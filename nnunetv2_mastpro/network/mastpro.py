@@ -192,9 +192,8 @@ class MASTProNet(Parts):
         if self.annotated is not None:
             places = tumors if classes is None else [classes[place] for place in tumors]
             annotated = self.annotated[:, places].to(everything.dtype)
-            annotated = torch.where(
-                annotated.any(1, keepdim=True), annotated, everything
-            )  # organs or an added type alone
+            some = annotated.any(1, keepdim=True)  # not where a case annotates organs or an added type alone
+            annotated = torch.where(some, annotated, everything)
         drawn = torch.rand(len(image), 1, device=image.device)
         selected = torch.where(drawn >= 1 - self.annotated_task_share, annotated, everything)
         return torch.where(drawn < self.host_task_share, hosted, selected)

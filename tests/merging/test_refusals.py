@@ -124,9 +124,10 @@ def test_incomplete_arguments(three, capsys, arguments, match):
     assert match in capsys.readouterr().err
 
 
-def test_folders_of_nnunet_are_needed(three, capsys, monkeypatch):
-    monkeypatch.delenv("nnUNet_preprocessed")
-    check_refused(three, capsys, ["-d", 3, 6], "nnUNet_preprocessed is not set")
+@pytest.mark.parametrize("name", ["nnUNet_raw", "nnUNet_preprocessed"])
+def test_folders_of_nnunet_are_needed(three, capsys, monkeypatch, name):
+    monkeypatch.delenv(name)
+    check_refused(three, capsys, ["-d", 3, 6], f"{name} is not set; export")
 
 
 @pytest.mark.parametrize(
@@ -141,10 +142,3 @@ def test_folds_are_checked_before_an_image_is_read(three, capsys, arguments, mat
     for path in three.raw.rglob("labelsTr/*.nii.gz"):
         path.write_bytes(b"")
     check_refused(three, capsys, ["-d", 3, 6, *arguments], match)
-
-
-@pytest.mark.parametrize("name", ["nnUNet_raw", "nnUNet_preprocessed"])
-def test_a_variable_that_is_not_set(three, capsys, monkeypatch, name):
-    monkeypatch.delenv(name)
-    assert three.merge("-d", 3, 6) == 2
-    assert f"{name} is not set; export" in capsys.readouterr().err

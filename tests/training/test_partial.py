@@ -161,7 +161,7 @@ def test_the_log_says_whether_labels_are_partial(annotated, told):
     assert describe_cases(cases, ["a", "b"]) == [f"Partial labels: {told}"]
 
 
-def test_the_log_warns_of_cases_that_only_count_as_whole(make_partial):
+def test_the_log_warns_of_cases_that_only_count_as_whole():
     cases = Cases(("liver", "liver_tumor"), {"a": ("liver",)}, {}, frozenset({"a", "w"}))
     _, warning = describe_cases(cases, ["a", "b", "w"])
     assert warning.startswith("WARNING: 1 training cases are not in mastpro.cases")
