@@ -174,9 +174,10 @@ def write_merged(
             _link(tests, scratch / "imagesTs", content["file_ending"])
         (scratch / "dataset.json").write_text(_json(content), encoding="utf-8")
         target.preprocessed.mkdir(parents=True, exist_ok=True)
-        files = {target.preprocessed / SPLITS: splits, target.preprocessed / "dataset.json": content}
-        kept = {file: told for file, told in files.items() if told is splits or file.is_file()}
-        write_atomically({file: _json(told).encode() for file, told in kept.items()})
+        files, copy = {target.preprocessed / SPLITS: _json(splits).encode()}, target.preprocessed / "dataset.json"
+        if copy.is_file():
+            files[copy] = _json(content).encode()
+        write_atomically(files)
         if target.earlier is None:
             os.replace(scratch, target.raw)
         else:
