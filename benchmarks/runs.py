@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
-from nnunetv2_mastpro.datasets import dataset_name, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_name, read_json_object
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
@@ -237,7 +237,7 @@ def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:
     from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_prompts
     from nnunetv2_mastpro.tasks import read_cases
 
-    content = read_dataset_json(fold.parent / "dataset.json")
+    content = read_json_object(fold.parent / "dataset.json")
     labels = foreground_labels(content)
     cases, tumors = (
         read_cases(content, labels),

@@ -13,6 +13,7 @@ from nnunetv2_mastpro.blocks import check_keys, plain, read_section
 from nnunetv2_mastpro.errors import MASTProError
 
 MAX_MARGIN_MM = 1000  # more than a scan
+EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)  # of which trainers have variants
 ABLATIONS = ("text", "anatomy", "experts", "text_shuffled")
 
 

@@ -13,9 +13,9 @@ from nnunetv2_mastpro.resources import nnunet_folder
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
 
 
-def read_dataset_json(path: Path) -> dict:
-    """A dataset.json as a dict. Raises MASTProError where it cannot be read."""
-    return read_object(path, str(path), "repair it", "holds no JSON object; write it as nnU-Net's dataset format says")
+def read_json_object(path: Path) -> dict:
+    """A dataset.json, or plans, as a dict. Raises MASTProError where it cannot be read."""
+    return read_object(path, str(path), "repair it", "holds no JSON object; restore it as nnU-Net writes such a file")
 
 
 def read_trained(folder: Path) -> tuple[dict, dict]:
@@ -26,7 +26,7 @@ def read_trained(folder: Path) -> tuple[dict, dict]:
                 f"{folder} is not the folder of a trained model (it has no {name}); give "
                 "nnUNet_results/DATASET/TRAINER__PLANS__CONFIGURATION"
             )
-    return read_dataset_json(folder / "plans.json"), read_dataset_json(folder / "dataset.json")
+    return read_json_object(folder / "plans.json"), read_json_object(folder / "dataset.json")
 
 
 def is_trained(fold: Path) -> bool:

@@ -15,6 +15,11 @@ def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
+def kind(is_tumor: bool) -> str:
+    """Of a class, as every table calls it."""
+    return "tumour type" if is_tumor else "other class"
+
+
 def closest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
     """The known name that is most like it, if any is like it enough."""
     return next(iter(difflib.get_close_matches(name, known, 1, cutoff)), None)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
-from nnunetv2_mastpro.datasets import dataset_json_paths, image_files, read_dataset_json, read_trained, training_files
+from nnunetv2_mastpro.datasets import dataset_json_paths, image_files, read_json_object, read_trained, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 
@@ -26,7 +26,7 @@ def read_dataset(dataset: str) -> tuple[dict, str, tuple[HostValue, ...]]:
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
     path = dataset_json_paths(dataset)[-1]
-    content, name = read_dataset_json(path), path.parent.name
+    content, name = read_json_object(path), path.parent.name
     return content, name, host_table(content, resolve_prompts(content, name))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import read_geometry
-from nnunetv2_mastpro.anatomy.preprocessed import INDEX
+from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
+from nnunetv2_mastpro.anatomy.preprocessed import INDEX, UNFINISHED
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
@@ -24,7 +24,6 @@ from nnunetv2_mastpro.listing import some
 
 COMMAND = "nnUNetv2_predict"  # or its variant of a model's folder
 OPTION = "-prev_stage_predictions"
-UNFINISHED = "unfinished"  # in the index while maps are written
 READ_WHOLE = 3  # maps; of the others the headers
 REMEDY = f"give {OPTION} what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote for these images"
 
@@ -47,6 +46,8 @@ def check_given_maps(argv: Sequence[str], hosts: Sequence[HostValue]) -> None:
     missing = [target.name for target in pairs if not target.is_file()]
     if missing:
         raise MASTProError(f"{folder} lacks the maps {some(missing)}; {REMEDY}")
+    for target in pairs:
+        check_whole(target, REMEDY, quickly=True)
     for target in moved(pairs):
         image = pairs[target]
         raise MASTProError(

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from nnunetv2_mastpro.anatomy import maps, preprocessed
+from nnunetv2_mastpro.anatomy import preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
-from nnunetv2_mastpro.anatomy.given import UNFINISHED, hosts_of, is_unfinished, table_of
+from nnunetv2_mastpro.anatomy.given import hosts_of, is_unfinished, table_of
 from nnunetv2_mastpro.anatomy.source import Source
+from nnunetv2_mastpro.anatomy.writing import MapRecord, write_maps
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
-from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest, some, table
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, anatomy_data, plans_files
+from nnunetv2_mastpro.processes import number_of_processes
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.resources import nnunet_folder
 
@@ -43,15 +41,6 @@ class Form:
     num_cases: int
 
 
-@dataclass
-class Tally:
-    """What is told at the end."""
-
-    volumes_ml: dict[int, list[float]] = field(default_factory=dict)
-    empty: list[str] = field(default_factory=list)
-    claimed: list[str] = field(default_factory=list)
-
-
 def make_maps(args: Namespace) -> int:
     """The command. Raises MASTProError: for names, headers and tables before anything is written, else when read."""
     if not 0 <= args.dilate_mm <= MAX_DILATION_MM:
@@ -66,6 +55,7 @@ def make_maps(args: Namespace) -> int:
         raise MASTProError("-p is for the preprocessed form of a data set; leave it out with -i and -o")
     if args.output is not None and args.output.exists() and not args.output.is_dir():
         raise MASTProError(f"-o {args.output} is a file; give a folder for the maps")
+    processes = number_of_processes(args.num_processes)
     if args.model is not None and args.images is None:
         raise MASTProError("-m is for images to be predicted; give them with -i and -o")
     dataset_json, name, hosts = read_model(args.model) if args.model else read_dataset(args.dataset)
@@ -81,41 +71,18 @@ def make_maps(args: Namespace) -> int:
     plans = args.plans or DEFAULT_PLANS
     manager, forms = training_forms(name, plans, cases) if args.images is None else (None, [])
     check_folders(cases, hosts, ending)
-    tally = write_maps(cases, source, hosts, args.dilate_mm)
-    print("\n".join([*describe(tally, hosts, foreground_labels(dataset_json), len(cases)), *source.warnings]))
+    records, made = write_maps(cases, source, args.dilate_mm, 1 if args.maker else processes)
+    found = {case.name: record for case, record in zip(cases, records, strict=True)}
+    print("\n".join([*describe(found, hosts, foreground_labels(dataset_json)), *source.warnings]))
+    if made < len(cases):
+        print(f"{len(cases) - made} of {len(cases)} maps were there, made of the same files in the same way")
     folders = list(dict.fromkeys(case.target.parent for case in cases))
     print("\n".join(f"maps for -prev_stage_predictions: {folder}" for folder in folders if folder.name != "anatomyTr"))
-    for line in write_preprocessed(manager, forms, hosts, cases) if manager else ():
+    for line in write_preprocessed(manager, forms, hosts, cases, processes) if manager else ():
         print(line)
     if args.images is None and manager is None:
         print(f"no plans {plans} of {name} yet: run mastpro plan -d {name} --anatomy, then this command again")
     return 0
-
-
-def write_maps(cases: Sequence[Case], source: Source, hosts: Sequence[HostValue], dilate_mm: float) -> Tally:
-    """One map per case, each whole or not at all."""
-    from tqdm import tqdm
-
-    tally = Tally()
-    folders = {case.target.parent for case in cases}
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically({folder / preprocessed.INDEX: json.dumps({UNFINISHED: True}).encode()})
-    for case in tqdm(cases, desc="host-organ maps", unit="case"):
-        geometry = read_geometry(case.images[0])
-        values, claimed = maps.compose(source.read(case), hosts, geometry.size[::-1])
-        values = maps.dilate(values, dilate_mm, geometry.spacing_mm[::-1])
-        if not source.only_ct:  # there nnU-Net may take a label outside the image for a part of it
-            values[~_nonzero(case)] = maps.UNKNOWN
-        _write(values, case)
-        voxel_ml = float(np.prod(geometry.spacing_mm)) / 1000
-        for value, count in zip(*np.unique(values[values > 0], return_counts=True), strict=True):
-            tally.volumes_ml.setdefault(int(value), []).append(float(count) * voxel_ml)
-        tally.empty += [] if values.any() else [case.name]
-        tally.claimed += [f"{case.name} ({claimed} voxels)"] if claimed else []
-    content = json.dumps({"hosts": preprocessed.host_rows(hosts)}).encode()
-    write_atomically({folder / preprocessed.INDEX: content for folder in folders})
-    return tally
 
 
 def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue], ending: str) -> None:
@@ -129,28 +96,6 @@ def check_folders(cases: Sequence[Case], hosts: Sequence[HostValue], ending: str
                 f"{folder} has maps of other cases for other host organs ({some(others)}); give -o another folder, "
                 "or remove them"
             )
-
-
-def _write(values: np.ndarray, case: Case) -> None:
-    import SimpleITK as sitk
-
-    image, grid = sitk.GetImageFromArray(values), read_geometry(case.images[0])
-    image.SetSpacing(grid.spacing_mm)
-    image.SetOrigin(grid.origin_mm)
-    image.SetDirection(grid.direction)
-    temporary = case.target.with_name(f".{os.getpid()}.{case.target.name}")
-    try:
-        sitk.WriteImage(image, str(temporary), useCompression=True)
-        os.replace(temporary, case.target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _nonzero(case: Case) -> np.ndarray:
-    import SimpleITK as sitk
-    from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask
-
-    return create_nonzero_mask(np.stack([sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in case.images]))
 
 
 def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[PlansManager | None, list[Form]]:
@@ -197,48 +142,41 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
 
 
 def write_preprocessed(
-    manager: PlansManager, forms: Sequence[Form], hosts: Sequence[HostValue], cases: Sequence[Case]
+    manager: PlansManager, forms: Sequence[Form], hosts: Sequence[HostValue], cases: Sequence[Case], processes: int
 ) -> Iterator[str]:
     """The maps in the geometry of what has been preprocessed, by the plans' own reader; lines that tell of it."""
-    from tqdm import tqdm
-
-    reader, targets = manager.image_reader_writer_class(), {case.name: case.target for case in reversed(cases)}
+    targets = {case.name: case.target for case in reversed(cases)}
     for form in forms:
-        if not form.num_cases:
-            continue
-        with tqdm(desc=f"preprocessed maps, {form.data.name}", total=form.num_cases, unit="case") as bar:
-            folder = preprocessed.write_training_maps(
-                form.data,
-                manager,
-                form.configuration,
-                hosts,
-                lambda case: reader.read_seg(str(targets[case]))[0][0],
-                bar.update,
-            )
-        yield f"maps for training: {folder}"
+        if form.num_cases:
+            folder = preprocessed.write_training_maps(form.data, manager, form.configuration, hosts, targets, processes)
+            yield f"maps for training: {folder}"
     if not any(form.num_cases for form in forms):
         named = " and ".join(str(form.data) for form in forms)
         yield f"{named} is not preprocessed: preprocess it (nnUNetv2_preprocess), then run this command again"
 
 
-def describe(tally: Tally, hosts: Sequence[HostValue], labels: Sequence[str], num_cases: int) -> list[str]:
+def describe(records: Mapping[str, MapRecord], hosts: Sequence[HostValue], labels: Sequence[str]) -> list[str]:
     """What was found, as a table, and what to look at. `labels`: of the network's outputs, in order."""
     rows = [("value", "host of", "cases", "median ml", "structures")]
     for host in hosts:
-        volumes = tally.volumes_ml.get(host.value, [])
+        key = str(host.value)
+        volumes = [record.volumes_ml[key] for record in records.values() if key in record.volumes_ml]
         typical = f"{median(volumes):.1f}" if volumes else "-"
         hosted = ", ".join(labels[index] for index in host.classes)
-        found = f"{len(volumes)} of {num_cases}"
+        found = f"{len(volumes)} of {len(records)}"
         rows.append((str(host.value), hosted, found, typical, ", ".join(host.structures)))
     lines = table(rows)
-    never = [host for host in hosts if host.value not in tally.volumes_ml]
-    if never and tally.volumes_ml:
+    known = {value for record in records.values() for value in record.volumes_ml}
+    never = [host for host in hosts if str(host.value) not in known]
+    if never and known:
         lines.append(f"warning: found in no case: {'; '.join(', '.join(host.structures) for host in never)}")
-    if tally.empty:
+    empty = [name for name, record in records.items() if not record.volumes_ml]
+    if empty:
         lines.append(
-            f"warning: empty maps: {some(tally.empty, 10)}; the network takes them as unknown, and with "
+            f"warning: empty maps: {some(empty, 10)}; the network takes them as unknown, and with "
             "MASTPRO_SKIP_EMPTY=1 they become background"
         )
-    if tally.claimed:
-        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(tally.claimed, 10)}")
+    claimed = [f"{name} ({record.claimed} voxels)" for name, record in records.items() if record.claimed]
+    if claimed:
+        lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(claimed, 10)}")
     return lines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.ndimage import distance_transform_edt, find_objects
@@ -13,20 +13,24 @@ UNKNOWN = 0
 
 
 def compose(
-    masks: Mapping[str, np.ndarray], hosts: Sequence[HostValue], shape: tuple[int, ...]
+    masks: Iterable[tuple[str, np.ndarray]], hosts: Sequence[HostValue], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, int]:
     """The map, and how many voxels two values claimed: the smaller host has them, so that none inside another is lost.
 
-    Of equal ones that which the table lists first.
+    `masks`: structures and bool arrays. Of hosts of one size that which the table lists first has them. A host's union
+    is kept as bits: of a long scan with twenty hosts they would not fit as bytes.
     """
     values, claimed = np.zeros(shape, np.uint8 if max(h.value for h in hosts) < 256 else np.uint16), 0
-    unions = {}
-    for host in hosts:
-        for structure in host.structures:
-            if structure in masks:
-                unions.setdefault(host.value, np.zeros(shape, bool))
-                unions[host.value] |= masks[structure]
-    for value, union in sorted(unions.items(), key=lambda item: int(item[1].sum())):
+    unions: dict[int, np.ndarray] = {}
+    for structure, mask in masks:
+        bits = np.packbits(mask)
+        for host in hosts:
+            if structure in host.structures:
+                unions[host.value] = bits | unions.get(host.value, 0)
+    places = {host.value: place for place, host in enumerate(hosts)}
+    sizes = {value: (int(np.unpackbits(bits).sum(dtype=np.int64)), places[value]) for value, bits in unions.items()}
+    for value in sorted(unions, key=sizes.__getitem__):
+        union = np.unpackbits(unions[value], count=values.size).view(bool).reshape(shape)
         claimed += int((union & (values != UNKNOWN)).sum())
         values[union & (values == UNKNOWN)] = value
     return values, claimed

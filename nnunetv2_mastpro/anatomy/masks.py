@@ -7,7 +7,7 @@ FOLDER/CASE/STRUCTURE.nii.gz  binary; it goes before the others
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -88,17 +88,17 @@ def label_numbers(path: Path, task: str) -> dict[str, int]:
 _ML_REMEDY = "write it with TotalSegmentator --ml, or give one binary file per structure"
 
 
-def read_case(folder: Path, case: str, structures: Sequence[str], image: Path, resample: bool) -> dict[str, np.ndarray]:
-    """structure -> bool array (Z, Y, X) on the image's grid; a structure that is nowhere is left out.
+def read_case(
+    folder: Path, case: str, structures: Sequence[str], image: Path, resample: bool
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Structures, each with a bool array (Z, Y, X) on the image's grid, one at a time; what is nowhere is left out.
 
     Raises MASTProError for another geometry, for numbers that the label table lacks, and for a file of no mask.
     """
-    masks: dict[str, np.ndarray] = {}
     for (path, task), wanted in find_files(folder, case, structures).items():
         values = _read_on_grid(path, image, resample)
         if path.parent == folder / case:
-            for structure in wanted:
-                masks[structure] = values > 0
+            yield from ((structure, values > 0) for structure in wanted)
             continue
         numbers = label_numbers(path, task)
         unknown = sorted({*np.unique(values).tolist()} - {0, *numbers.values()})
@@ -109,8 +109,7 @@ def read_case(folder: Path, case: str, structures: Sequence[str], image: Path, r
         for structure in wanted:
             name = split_structure(structure)[1]
             if name in numbers:
-                masks[structure] = values == numbers[name]
-    return masks
+                yield structure, values == numbers[name]
 
 
 def check_case(folder: Path, case: str, structures: Sequence[str], image: Path, resample: bool) -> set[str]:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,8 +19,13 @@ from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.processes import each
+
+if TYPE_CHECKING:
+    from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 INDEX = "anatomy.json"
+UNFINISHED = "unfinished"  # in the index while maps are written
 
 
 def host_rows(hosts: Sequence[HostValue]) -> list[dict]:
@@ -52,36 +59,78 @@ def preprocess_map(
     return resampled.astype(np.int8 if resampled.max() < 128 else np.int16)
 
 
+@dataclass(frozen=True)
+class MapJob:
+    """A map of a case, as a file, to be preprocessed."""
+
+    case: str
+    host_map: Path
+    data_folder: Path
+    plans_manager: PlansManager
+    configuration: ConfigurationManager
+
+
 def write_training_maps(
     data_folder: Path,
-    plans_manager,
-    configuration,
+    plans_manager: PlansManager,
+    configuration: ConfigurationManager,
     hosts: Sequence[HostValue],
-    read_map: Callable[[str], np.ndarray],
-    on_case: Callable[[], None] = lambda: None,
+    host_maps: Mapping[str, Path],
+    processes: int = 1,
 ) -> Path:
-    """<data_folder>_anatomy with a map for each preprocessed case; the index is written last.
+    """<data_folder>_anatomy with a map for each preprocessed case, of `host_maps`: case -> map on the image's grid.
 
-    `read_map(case)` gives the map on the image's grid. Gives the folder.
+    One that is newer than what it is made of stays; an interrupted run leaves an index that training refuses. Gives the
+    folder.
     """
+    from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+
+    cases = sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))
+    folder, rows = training_folder(data_folder), host_rows(hosts)
+    folder.mkdir(exist_ok=True)
+    known = _known(folder, rows)
+    index = {case: known[case] for case in cases if _is_current(folder, case, host_maps[case], data_folder, known)}
+    stale = [case for case in cases if case not in index]
+    told = {"hosts": rows, UNFINISHED: True}
+    write_atomically({folder / INDEX: json.dumps({**told, "cases": index}).encode()})
+    jobs = [MapJob(case, host_maps[case], data_folder, plans_manager, configuration) for case in stale]
+    found = each(make_training_map, jobs, processes, f"preprocessed maps, {data_folder.name}") if jobs else ()
+    for case, entry in zip(stale, found, strict=True):
+        index[case] = entry
+        write_atomically({folder / INDEX: json.dumps({**told, "cases": index}).encode()})
+    content = json.dumps({"hosts": rows, "cases": {case: index[case] for case in cases}}, indent=1)
+    write_atomically({folder / INDEX: content.encode()})
+    return folder
+
+
+def make_training_map(job: MapJob) -> dict:
+    """Writes the map as nnU-Net would a segmentation; its entry of the index."""
     from batchgenerators.utilities.file_and_folder_operations import load_pickle
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
-    dataset_class = infer_dataset_class(str(data_folder))
-    folder = training_folder(data_folder)
-    folder.mkdir(exist_ok=True)
-    (folder / INDEX).unlink(missing_ok=True)
-    index = {}
-    for case in sorted(dataset_class.get_identifiers(str(data_folder))):
-        properties = load_pickle(str(data_folder / f"{case}.pkl"))
-        made = preprocess_map(read_map(case), properties, data_shape(data_folder, case), plans_manager, configuration)
-        dataset_class.save_seg(np.ascontiguousarray(made), str(folder / case))
-        values, size = sorted({*np.unique(made).tolist()} - {0}), map_file(folder, case).stat().st_size
-        index[case] = {"values": values, "bytes": size}
-        on_case()
-    content = json.dumps({"hosts": host_rows(hosts), "cases": index}, indent=1)
-    write_atomically({folder / INDEX: content.encode()})
-    return folder
+    properties, shape = load_pickle(str(job.data_folder / f"{job.case}.pkl")), data_shape(job.data_folder, job.case)
+    values = job.plans_manager.image_reader_writer_class().read_seg(str(job.host_map))[0][0]
+    made = preprocess_map(values, properties, shape, job.plans_manager, job.configuration)
+    folder = training_folder(job.data_folder)
+    infer_dataset_class(str(job.data_folder)).save_seg(np.ascontiguousarray(made), str(folder / job.case))
+    size = map_file(folder, job.case).stat().st_size
+    return {"values": sorted({*np.unique(made).tolist()} - {0}), "bytes": size}
+
+
+def _known(folder: Path, rows: list[dict]) -> dict[str, dict]:
+    """Entries of an index of these hosts, also of a run that did not end."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return dict(index["cases"]) if index["hosts"] == rows else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_current(folder: Path, case: str, host_map: Path, data_folder: Path, known: Mapping[str, dict]) -> bool:
+    file = map_file(folder, case)
+    if case not in known or not file.is_file() or file.stat().st_size != known[case].get("bytes"):
+        return False
+    return file.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in (host_map, data_folder / f"{case}.pkl"))
 
 
 def training_folder(data_folder: Path) -> Path:
@@ -129,6 +178,8 @@ def check_training_maps(
         raise MASTProError(f"{folder} has no {INDEX}, so the host-organ maps were not made; {remedy}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
+    if UNFINISHED in index:
+        raise MASTProError(f"mastpro anatomy was interrupted in {folder}, so maps are missing; {remedy}")
     if table != host_rows(hosts):
         raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {remedy}")
     allowed = {host.value for host in hosts}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from importlib.metadata import version
 
 import numpy as np
 
@@ -13,18 +14,26 @@ from nnunetv2_mastpro.anatomy.preprocessed import INDEX
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import channel_names, ct_channel, modality_of
+from nnunetv2_mastpro.prompts.resolve import channel_names, channel_of
+
+OPTIONS = ("masks", "without_masks", "maker", "resample", "lacking_is_absent", "fast", "device")
+
+
+def is_mr_data(dataset_json: dict) -> bool:
+    """Whether masks are those of MR images: a channel says MRI, and none CT."""
+    return channel_of(dataset_json, "CT") is None and channel_of(dataset_json, "MRI") is not None
 
 
 class Source:
     """Where the masks of a case come from."""
 
     def __init__(self, args: Namespace, hosts: Sequence[HostValue], dataset_json: dict):
-        self.args, self.hosts, self.warnings = args, hosts, []
+        self.args = Namespace(**{name: getattr(args, name, None) for name in OPTIONS})  # which go to processes
+        self.hosts, self.warnings = hosts, []
         self.structures = tuple(dict.fromkeys(structure for host in hosts for structure in host.structures))
         self.only_ct = all(str(name).casefold() == "ct" for name in channel_names(dataset_json).values())
-        is_mri = modality_of(dataset_json) == "MRI"
-        self.channel = ct_channel(dataset_json) or 0  # that TotalSegmentator sees
+        is_mri = is_mr_data(dataset_json)
+        self.channel = channel_of(dataset_json, "MRI" if is_mri else "CT")  # that TotalSegmentator sees
         self.tasks = totalseg.tasks_of(self.structures, not is_mri)
         name_of = masks.of_mri if is_mri else masks.of_ct
         self.sought = {structure: name_of(structure) for structure in self.structures}
@@ -34,6 +43,11 @@ class Source:
         if self.args.without_masks:
             return
         if self.args.maker:
+            if self.channel is None:
+                raise MASTProError(
+                    "TotalSegmentator reads CT and MR images, and no channel of dataset.json says that it is one; name "
+                    'it in channel_names, such as {"0": "MRI"}, or use --masks'
+                )
             if len(cases[0].images) > 1:
                 self.warnings.append(f"TotalSegmentator saw channel {self.channel:04d} of the images")
             totalseg.check_structures(self.tasks)
@@ -100,15 +114,30 @@ class Source:
                 "or --lacking-is-absent where the scans do not show these organs"
             )
 
-    def read(self, case: Case) -> dict[str, np.ndarray]:
-        """structure -> mask."""
+    def read(self, case: Case) -> Iterator[tuple[str, np.ndarray]]:
+        """Structures and their masks, one after the other."""
         if self.args.without_masks:
-            return {}
+            return
         folder, name = self.args.masks, case.name
         if self.args.maker:
             folder, name = totalseg.run_cached(case.images[self.channel], self.tasks, self.args.fast, self.args.device)
-        found = masks.read_case(folder, name, tuple(self.sought.values()), case.images[0], self.args.resample)
-        return {structure: found[self.sought[structure]] for structure in self._found(found)}
+        for found, mask in masks.read_case(
+            folder, name, tuple(self.sought.values()), case.images[0], self.args.resample
+        ):
+            yield from ((structure, mask) for structure in self._found([found]))
+
+    def stamp(self, case: Case) -> list:
+        """What tells whether a case's map is to be made again: how masks are got, and its files' sizes and times."""
+        files = [*case.images]
+        if self.args.maker:
+            how = [self.args.maker, version(self.args.maker), self.args.fast, self.channel]
+        elif self.args.without_masks:
+            how = []
+        else:
+            how = [self.args.resample]
+            files += [path for path, _ in masks.find_files(self.args.masks, case.name, tuple(self.sought.values()))]
+        times = [(path.resolve(), path.stat()) for path in files]
+        return [how, [[str(path), about.st_size, about.st_mtime_ns] for path, about in times]]
 
     def _found(self, names: Collection[str]) -> list[str]:
         """The structures that are sought by these names."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.anatomy.masks import DEFAULT_TASK, MR_TASK, split_structure
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.store import cache_folder
 
 CROP_WEIGHTS = {DEFAULT_TASK: 298, MR_TASK: 852}  # found first, roughly, where only some structures are wanted
@@ -133,15 +134,18 @@ def _downloads(ids: set[int]) -> list[str]:
 def run_cached(
     image: Path, tasks: dict[str, list[str]], fast: bool, device: str, run: Callable[[dict], None] | None = None
 ) -> tuple[Path, str]:
-    """Folder and case name under which masks.read_case finds the result; what is there already is not run again."""
+    """Folder and case name under which masks.read_case finds the result; what is there already is not run again.
+
+    Where only some structures are asked for, their names lie beside the result, and later ones are added to them.
+    """
     folder = cache_folder() / "totalsegmentator"
-    case = content_key(image, tasks, fast)
+    itself = DEFAULT_TASK if DEFAULT_TASK in tasks else MR_TASK
+    case = content_key(image, itself, fast)
     for task, names in tasks.items():
-        stands_for_total = task == MR_TASK and DEFAULT_TASK not in tasks
-        inside = folder if task == DEFAULT_TASK or stands_for_total else folder / task
-        target = inside / f"{case}.nii.gz"
-        wanted = sorted(_structures(task).intersection(names))
-        if target.is_file() or not wanted:
+        inside = folder if task == itself else folder / task
+        target, note = inside / f"{case}.nii.gz", inside / f"{case}.json"
+        wanted, kept = _structures(task).intersection(names), _kept(target, note, task)
+        if wanted <= kept:
             continue
         inside.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=inside, prefix=".") as unfinished:
@@ -150,12 +154,21 @@ def run_cached(
             arguments = {"input": str(given), "output": str(made), "ml": True, "task": task, "device": device}
             arguments |= {"fast": fast and not _settings(task).get("disallow_fast", False), "quiet": True}
             if task in CROP_WEIGHTS:
-                arguments["roi_subset"] = wanted
+                arguments["roi_subset"] = sorted(wanted | kept)
             (run or run_totalsegmentator)(arguments)
             if not made.is_file():
                 raise MASTProError(f"TotalSegmentator wrote nothing for {image}; run it by hand, or use --masks")
             os.replace(made, target)
+        if task in CROP_WEIGHTS:
+            write_atomically({note: json.dumps(arguments["roi_subset"]).encode()})
     return folder, case
+
+
+def _kept(target: Path, note: Path, task: str) -> set[str]:
+    """The structures that a result was made with."""
+    if not target.is_file() or (task in CROP_WEIGHTS and not note.is_file()):
+        return set()
+    return {*json.loads(note.read_text())} if task in CROP_WEIGHTS else _structures(task)
 
 
 def _as_nifti(image: Path, copy: Path) -> Path:
@@ -180,10 +193,9 @@ def run_totalsegmentator(arguments: dict) -> None:
         )
 
 
-def content_key(image: Path, tasks: dict[str, list[str]], fast: bool) -> str:
-    """SHA-256 of the image's bytes and of all that changes the result."""
-    settings = [{task: sorted(names) for task, names in sorted(tasks.items())}, fast, version("totalsegmentator")]
-    digest = hashlib.sha256(json.dumps(settings).encode())
+def content_key(image: Path, task: str, fast: bool) -> str:
+    """SHA-256 of the image and all that changes results. `task`: whose result lies in no folder of its own."""
+    digest = hashlib.sha256(json.dumps([task, fast, version("totalsegmentator")]).encode())
     with image.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)

@@ -54,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dilate-mm", type=float, default=0.0, metavar="MM", help="grow the organs by this much (default: 0)"
     )
+    parser.add_argument(
+        "-np",
+        dest="num_processes",
+        type=int,
+        metavar="N",
+        help="processes (default: nnU-Net's own); TotalSegmentator gets one image at a time",
+    )
 
 
 def device(value: str) -> str:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -23,13 +23,19 @@ from nnunetv2_mastpro.resources import nnunet_folder
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro cv`."""
     parser.add_argument("-d", dest="dataset", required=True, metavar="DATASET", help="id or name")
-    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="default: %(default)s")
-    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="default: %(default)s")
-    parser.add_argument("-tr", dest="trainer", default="nnUNetTrainerMASTPro", help="default: %(default)s")
+    parser.add_argument("-c", dest="configuration", default="3d_fullres", help="configuration (default: %(default)s)")
+    parser.add_argument("-p", dest="plans", default="nnUNetPlans", help="plans (default: %(default)s)")
+    parser.add_argument("-tr", dest="trainer", default="nnUNetTrainerMASTPro", help="trainer (default: %(default)s)")
     parser.add_argument(
         "-f", dest="folds", nargs="+", default=["0", "1", "2", "3", "4"], help="folds (default: 0 1 2 3 4)"
     )
-    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="default: beside the folds, as nnU-Net")
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FOLDER",
+        help="for the predictions of all folds and their summary (default: beside the folds, as nnU-Net)",
+    )
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 
 
@@ -85,7 +91,7 @@ def check_model(model: Path, name: str, args: argparse.Namespace) -> dict:
             f"{model} holds no training; give the -c, -p and -tr of one of {name}'s ({some(there)}), or train it: "
             f"nnUNetv2_train {args.dataset} {args.configuration} 0 -p {args.plans} -tr {args.trainer}"
         )
-    return read_dataset_json(model / "dataset.json")
+    return read_json_object(model / "dataset.json")
 
 
 def check_folds(model: Path, folds: tuple, file_ending: str, name: str, args: argparse.Namespace) -> list[str]:

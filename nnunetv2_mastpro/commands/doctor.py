@@ -10,15 +10,17 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from nnunetv2_mastpro.commands import probes
 from nnunetv2_mastpro.commands.doctor_dataset import check_dataset
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 
 EVAL_REMEDY = 'run eval "$(mastpro env)" in this shell'
-PACKAGES = ("torch", "torchvision", "dynamic-network-architectures", "sentence-transformers", "safetensors")
+TOLD = ("nnunetv2", "torch", "torchvision", "monai", "totalsegmentator")  # releases that a report of a fault needs
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,18 +69,19 @@ def check_python(found: tuple[int, ...]) -> Finding:
 
 
 def check_packages() -> Iterator[Finding]:
-    """nnU-Net's release, since we build on its internals; the others need only be there."""
-    installed = {name: _version(name) for name in ("nnunetv2", *PACKAGES)}
-    nnunet = installed.pop("nnunetv2")
-    if nnunet is not None and nnunet.startswith("2.8.") and nnunet != "2.8.0":
-        yield Finding(OK, f"nnunetv2 {nnunet}")
-    else:
-        yield Finding(FAIL, f"nnunetv2 is {nnunet or 'not installed'}", 'pip install "nnunetv2>=2.8.1,<2.9"')
-    missing = [name for name, found in installed.items() if found is None]
-    if missing:
-        yield Finding(FAIL, f"not installed: {', '.join(missing)}", f"pip install {' '.join(missing)}")
-    else:
-        yield Finding(OK, ", ".join(f"{name} {found}" for name, found in installed.items()))
+    """Each requirement of the installed package, by pip's own rules: later installations may have replaced one."""
+    needed = [Requirement(text) for text in requires("nnunetv2_mastpro") or ()]
+    needed = [requirement for requirement in needed if requirement.marker is None or requirement.marker.evaluate()]
+    installed = {requirement.name: _version(requirement.name) for requirement in needed}
+    unmet = False
+    for requirement in needed:
+        found = installed[requirement.name]
+        if found is None or not requirement.specifier.contains(found, prereleases=True):
+            unmet = True
+            told = f"{requirement.name} {found}" if found else f"{requirement.name} is not installed"
+            yield Finding(FAIL, told, f'pip install "{requirement}"')
+    if not unmet:
+        yield Finding(OK, ", ".join(f"{name} {installed[name]}" for name in TOLD))
 
 
 def check_folders(environ: Mapping[str, str]) -> Iterator[Finding]:

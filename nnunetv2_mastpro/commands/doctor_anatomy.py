@@ -8,14 +8,15 @@ from pathlib import Path
 from nnunetv2_mastpro.anatomy.cases import dataset_cases
 from nnunetv2_mastpro.anatomy.given import check_hosts, check_values, moved
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
+from nnunetv2_mastpro.anatomy.source import is_mr_data
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.planning.anatomy import anatomy_data, host_table, plans_files
-from nnunetv2_mastpro.prompts.resolve import modality_of, resolve_prompts
+from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
 
 def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Finding]:
@@ -24,7 +25,7 @@ def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Findi
     if not plans:
         return
     try:
-        content = read_dataset_json(preprocessed / "dataset.json")
+        content = read_json_object(preprocessed / "dataset.json")
         hosts = host_table(content, resolve_prompts(content, preprocessed.name))
     except MASTProError as error:
         yield Finding(FAIL, str(error))
@@ -88,7 +89,7 @@ def check_folder(folder: Path, pairs: Mapping[Path, Path], hosts: tuple[HostValu
 def check_totalsegmentator(dataset_json: dict, hosts: tuple[HostValue, ...]) -> Finding:
     """Its weights are needed for --run only."""
     structures = (structure for host in hosts for structure in host.structures)
-    tasks = tasks_of(structures, modality_of(dataset_json) != "MRI")
+    tasks = tasks_of(structures, not is_mr_data(dataset_json))
     try:
         missing, missing_fast = (weights_missing(tasks, fast) for fast in (False, True))
     except MASTProError as error:

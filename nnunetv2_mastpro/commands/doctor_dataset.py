@@ -13,7 +13,7 @@ from nnunetv2_mastpro.commands import probes
 from nnunetv2_mastpro.commands.doctor_anatomy import check_anatomy
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.datasets import read_dataset_json, training_files
+from nnunetv2_mastpro.datasets import read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.planning.anatomy import plans_files
@@ -30,7 +30,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
             path = _dataset_json(dataset, environ.get(name))
             if path is None:
                 continue
-            content = read_dataset_json(path)
+            content = read_json_object(path)
             prompts, notes = _resolve(content, path.parent.name)
             labels = [prompt.label for prompt in prompts]
             cases = read_cases(content, labels)
@@ -90,7 +90,7 @@ def check_preprocessed(raw: Path | None, preprocessed: Path | None) -> Iterator[
     if raw is None or preprocessed is None:
         return
     try:
-        there = training_files(raw, read_dataset_json(raw / "dataset.json"))
+        there = training_files(raw, read_json_object(raw / "dataset.json"))
     except (MASTProError, OSError, KeyError, AssertionError):
         return  # told already
     for data in sorted({path.parent for path in preprocessed.glob("*/*.pkl")}):

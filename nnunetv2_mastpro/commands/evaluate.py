@@ -17,7 +17,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json, with_name
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_json_object, with_name
 from nnunetv2_mastpro.errors import MASTProError
 
 REPORT, ROWS = "evaluation.json", "evaluation.csv"
@@ -125,16 +125,16 @@ def find_dataset_json(dataset: str | None, predictions: Sequence[Path], referenc
             f"no dataset.json in {' or '.join(map(str, predictions))}, nor beside {reference}; name the data set with "
             "-d: id, name, or a dataset.json"
         )
-    content = read_dataset_json(path)
+    content = read_json_object(path)
     for other in own:
-        labels = read_dataset_json(other).get("labels")
+        labels = read_json_object(other).get("labels")
         if labels != content.get("labels"):
             raise MASTProError(
                 f"{other} has the labels {labels}, {path} has {content.get('labels')}; give -d the data set "
                 "that the model was trained on, or leave -d out"
             )
     plans = path.with_name("plans.json")  # beside predictions
-    name = read_dataset_json(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name
+    name = read_json_object(plans).get("dataset_name") if plans.is_file() else path.absolute().parent.name
     return with_name(content, str(name))
 
 

@@ -13,7 +13,7 @@ import csv
 import io
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import find_folds, read_dataset_json
+from nnunetv2_mastpro.datasets import find_folds, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import table
 
@@ -21,10 +21,23 @@ from nnunetv2_mastpro.listing import table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro experts`."""
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="nnUNet_results/.../TRAINER__PLANS__CONFIGURATION, or one fold of it"
+        "-m",
+        dest="model",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="trained model: TRAINER__PLANS__CONFIG, or one fold of it",
     )
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: every fold that has a training")
-    parser.add_argument("-o", dest="output", type=Path, metavar="FOLDER", help="default: the folder of the fold")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: every one that has a training)"
+    )
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        metavar="FOLDER",
+        help="for table and heat map (default: the folder of the fold)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -77,5 +90,5 @@ def compact(usage: dict) -> list[tuple[str, ...]]:
 def ablated(model: Path) -> bool:
     """Whether the plans beside the checkpoints leave the experts out."""
     plans = model / "plans.json"
-    block = read_dataset_json(plans).get("mastpro", {}) if plans.is_file() else {}
+    block = read_json_object(plans).get("mastpro", {}) if plans.is_file() else {}
     return "experts" in block.get("network", {}).get("ablate", ())

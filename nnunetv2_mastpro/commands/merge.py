@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--map", type=Path, metavar="FILE", help="YAML or JSON: renames, unites, drops and nests classes (--write-map)"
     )
     parser.add_argument(
+        "-m",
         "--model",
         type=Path,
         metavar="FOLDER",

@@ -11,7 +11,7 @@ import json
 import warnings
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, label_values, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_json_paths, label_values, read_json_object
 from nnunetv2_mastpro.listing import table
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -55,7 +55,7 @@ def describe_anatomy(paths: list[Path]) -> list[str]:
     from nnunetv2_mastpro.planning.anatomy import host_table
     from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
-    contents = [read_dataset_json(path) for path in paths]
+    contents = [read_json_object(path) for path in paths]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         prompts = resolve_prompts(contents[-1], paths[-1].parent.name)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.commands.evaluate import add_cases_argument
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
@@ -99,7 +99,7 @@ def read_model(predictions: Path) -> Model:
     for name in COPIED:
         if not (predictions / name).is_file():
             raise MASTProError(f"{predictions} has no {name}; give a folder that nnUNetv2_predict wrote")
-    dataset_json, plans = (read_dataset_json(predictions / name) for name in COPIED)
+    dataset_json, plans = (read_json_object(predictions / name) for name in COPIED)
     resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
     if resolved is not None and not resolved.hosts:  # trained without organ masks, but the table is the data set's
         resolved = dataclasses.replace(resolved, hosts=host_values(dataset_json, resolved.classes))

@@ -8,10 +8,11 @@ import sys
 import warnings
 from pathlib import Path
 
+from nnunetv2_mastpro.anatomy.masks import split_structure
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.listing import nearest
+from nnunetv2_mastpro.listing import kind, nearest
 from nnunetv2_mastpro.planning.anatomy import plans_files
 from nnunetv2_mastpro.prompts.describe import Endpoint, describe
 from nnunetv2_mastpro.prompts.edit import write_section
@@ -60,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             warnings.simplefilter("ignore", UserWarning)  # the listing says itself what has a name only
             written = write_section(paths) if args.write else []
             _say("".join(f"wrote {path}\n" for path in written))
-            contents = [read_dataset_json(path) for path in paths]
+            contents = [read_json_object(path) for path in paths]
             prompts = resolve_prompts(contents[-1], paths[-1].parent.name)
         _say(_listing(prompts, args.encoder))
         _say(_advice(prompts, args.write) + _unknown_hosts(prompts) + _other_encoders(paths[-1].parent, args.encoder))
@@ -75,12 +76,11 @@ def _listing(prompts: tuple[Prompt, ...], encoder: str) -> str:
     embeddings = embed([prompt.sentence for prompt in prompts], encoder)
     blocks = []
     for prompt, origin in zip(prompts, embeddings.origins, strict=True):
-        kind = "tumor" if prompt.is_tumor else "organ or other"
         blocks.append(
             f"{prompt.label}\n"
             f"  from       {prompt.origin}\n"
             f"  sentence   {prompt.sentence}\n"
-            f"  kind       {kind}\n"
+            f"  kind       {kind(prompt.is_tumor)}\n"
             f"  hosts      {', '.join(prompt.host_structures) or 'none'}\n"
             f"  embedding  {origin} ({encoder})\n"
         )
@@ -106,8 +106,8 @@ def _unknown_hosts(prompts: tuple[Prompt, ...]) -> str:
     lines = ""
     for prompt in prompts:
         for host in prompt.host_structures:
-            task, _, name = host.rpartition(":")
-            known = [*class_map.get(task or "total", {}).values()]
+            task, name = split_structure(host)
+            known = [*class_map.get(task, {}).values()]
             if name not in known:
                 meant = nearest(name, known)
                 lines += f"\n{prompt.label}: TotalSegmentator makes no {host}; {meant}"

@@ -136,7 +136,7 @@ def read_downloads(given: list[str]) -> dict[str, Path]:
 
 def trainer_suffix(epochs: int, usual: int) -> str:
     """Of the trainer's name. Raises MASTProError for a number that no trainer has."""
-    from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS
+    from nnunetv2_mastpro.config import EPOCH_VARIANTS
 
     if epochs == usual:
         return ""

@@ -17,7 +17,7 @@ from nnunetv2_mastpro.commands.evaluate import add_cases_argument
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `mastpro report`."""
     given = {"type": Path, "metavar": "FOLDER"}
-    parser.add_argument("model", type=Path, metavar="MODEL", help="nnUNet_results/.../TRAINER__PLANS__CONFIGURATION")
+    parser.add_argument("-m", dest="model", required=True, **given, help="trained model: TRAINER__PLANS__CONFIG")
     parser.add_argument("-i", dest="images", required=True, **given, help="images as nnUNetv2_predict gets them")
     parser.add_argument("-pred", dest="predictions", required=True, **given, help="what nnUNetv2_predict wrote")
     parser.add_argument("-ref", dest="reference", **given, help="true labels of the images")
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--maps", **given, help="host-organ maps of the images, by mastpro anatomy")
     parser.add_argument("-o", dest="output", required=True, **given, help="gets index.html")
     parser.add_argument("--pictures", **given, help="gets the rows of pictures as PNG files, for slides and papers")
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="default: every fold with a checkpoint")
+    parser.add_argument(
+        "-f", dest="folds", nargs="+", metavar="FOLD", help="folds (default: every one with a checkpoint)"
+    )
     parser.add_argument(
         "--panels", type=int, default=30, metavar="N", help="rows of pictures at most (default: %(default)s)"
     )

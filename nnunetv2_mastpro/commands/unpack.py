@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_mastpro.commands.pack import add_model_arguments
-from nnunetv2_mastpro.listing import table
+from nnunetv2_mastpro.listing import kind, table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,17 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks every pack, then writes the folder and says what it holds; 0 on success. Raises MASTProError."""
     from nnunetv2_mastpro.packs.model import read_model
+    from nnunetv2_mastpro.packs.pack import read_pack
     from nnunetv2_mastpro.packs.unpack import unpack
 
     model = read_model(args.model, args.fold, args.checkpoint)
-    classes = unpack(model, args.packs, args.output, args.fold)
-    count = len(classes) - len(args.packs)
-    origins = [*["model"] * count, *(path.name for path in args.packs)]
-    rows = [
-        (entry.label, "tumour type" if entry.is_tumor else "organ", origin)
-        for entry, origin in zip(classes, origins, strict=True)
-    ]
-    print("\n".join([f"wrote {args.output}", *table([("class", "kind", "from"), *rows])]))
+    packs = [read_pack(path) for path in args.packs]
+    classes = unpack(model, packs, args.output, args.fold)
+    origins = [*[("model", "")] * (len(classes) - len(packs)), *((pack.path.name, pack.licence) for pack in packs)]
+    rows = [(entry.label, kind(entry.is_tumor), *origin) for entry, origin in zip(classes, origins, strict=True)]
+    print("\n".join([f"wrote {args.output}", *table([("class", "kind", "from", "licence"), *rows])]))
     maps = ""
     if model.config.resolved.hosts:
         print(

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_dataset_json
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import nearest
 
@@ -116,8 +116,8 @@ def find_plans(dataset: str, name: str) -> Path:
 
 def read_plans(file: Path) -> tuple[dict, dict]:
     """Plans and the dataset.json beside them, which training reads. Raises MASTProError."""
-    plans = read_dataset_json(file)
+    plans = read_json_object(file)
     missing = [key for key in ("configurations", "plans_name", "dataset_name") if key not in plans]
     if missing:
         raise MASTProError(f"{file} holds no plans of nnU-Net (no {missing[0]}); give a file that nnU-Net planned")
-    return plans, read_dataset_json(file.with_name("dataset.json"))
+    return plans, read_json_object(file.with_name("dataset.json"))

@@ -65,8 +65,7 @@ def check_case(job: Job) -> None:
     """Raises MASTProError where the files cannot be read, lie on different grids, or have unknown values."""
     reader = job.scoring.reader
     for path in (job.reference, job.prediction):
-        if path.name.endswith((".nii", ".nii.gz")):
-            check_whole(path)
+        check_whole(path)
     reference, properties = read(reader, job.reference)
     prediction, theirs = read(reader, job.prediction)
     found = differences({"shape": reference.shape, **properties}, {"shape": prediction.shape, **theirs})

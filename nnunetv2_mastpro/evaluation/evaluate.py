@@ -80,8 +80,9 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     prompts = resolve_quietly(dict(dataset_json))
     reader = _reader(dataset_json, files[0])
     values = label_values(dataset_json)
-    nested = [] if any(len(found) > 1 for found in values.values()) else nesting(prompts)  # regions say it themselves
-    inside = [tuple(place for place, row in enumerate(nested) if row[outer]) for outer in range(len(prompts))]
+    inside = [  # a region holds the tumours in it already
+        tuple(place for place, row in enumerate(nesting(prompts)) if row[outer]) for outer in range(len(prompts))
+    ]
     return Scoring(
         classes=tuple(
             ScoredClass(prompt.label, values[prompt.label], prompt.is_tumor, places)

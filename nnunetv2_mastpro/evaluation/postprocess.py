@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.config import Resolved
 from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
@@ -140,6 +141,8 @@ def _label_beneath(segmentation: np.ndarray, component: np.ndarray, tumor: Tumor
 
 def check_case(job: Job) -> None:
     """Raises MASTProError where map or reference do not lie on the prediction, or the map has unknown values."""
+    for path in filter(None, (job.prediction, job.host_map, job.reference)):
+        check_whole(path)
     prediction, properties = read(job.reader, job.prediction)
     grid = {"shape": prediction.shape, **properties}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.labels import check_whole, find_new_labels, with_prompts
+from nnunetv2_mastpro.packs.labels import check_unablated, find_new_labels, with_prompts
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
 
 
@@ -61,5 +61,5 @@ def read_base(folder: Path) -> Base:
     if regions:
         raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
-    check_whole(config, folder)
+    check_unablated(config, folder)
     return Base(folder, content, config.resolved.classes)

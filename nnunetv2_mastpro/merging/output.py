@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some
@@ -71,7 +71,7 @@ def find_target(identifier: int, name: str | None) -> Target:
         raise MASTProError(f"the id {identifier} belongs to {others[0]}; give another -o, or that name with -n")
     raw, earlier = root / full, None
     if raw.exists():
-        earlier = read_dataset_json(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}
+        earlier = read_json_object(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}
         mastpro = earlier.get("mastpro")
         mark = mastpro.get(MARK) if isinstance(mastpro, dict) else None
         if not isinstance(mark, dict) or "values" not in mark:

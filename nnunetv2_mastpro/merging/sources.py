@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, read_dataset_json, training_files
+from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
 from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
@@ -96,7 +96,7 @@ def find_raw(dataset: str) -> str:
 def read_source(name: str) -> Source:
     """Raises MASTProError for labels, cases or files that are not as nnU-Net asks."""
     folder = nnunet_folder("nnUNet_raw") / name
-    content = read_dataset_json(folder / "dataset.json")
+    content = read_json_object(folder / "dataset.json")
     try:
         cases = read_cases(with_cases(content), foreground_labels(content))
         read_section(content, cases.labels)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import differences
 from nnunetv2_mastpro.merging.classes import Classes
@@ -71,6 +72,8 @@ def scan(probe: Probe) -> Scan:
     from nnunetv2.experiment_planning.verify_dataset_integrity import check_cases, verify_labels
 
     case, reader = probe.case, probe.case.reader()
+    for path in (*case.images, case.label):
+        check_whole(Path(path))
     images, label = reader.read_images(case.images), reader.read_seg(case.label)
     loaded, said = _Loaded(images, label), io.StringIO()
     with contextlib.redirect_stdout(said):

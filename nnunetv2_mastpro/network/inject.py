@@ -14,7 +14,6 @@ class AdaptedSite:
 
     name: str
     channels: int
-    parameters: int
 
 
 def choose_sites(
@@ -68,7 +67,4 @@ def choose_swin_sites(
 def inject_experts(sites: dict[str, int], make: Callable[[int], DMoE]) -> tuple[nn.ModuleDict, list[AdaptedSite]]:
     """One D-MoE per site, made by `make(channels)`, and the receipt that lists them."""
     experts = nn.ModuleDict({name: make(channels) for name, channels in sites.items()})
-    receipt = [
-        AdaptedSite(name, sites[name], sum(p.numel() for p in module.parameters())) for name, module in experts.items()
-    ]
-    return experts, receipt
+    return experts, [AdaptedSite(name, channels) for name, channels in sites.items()]

@@ -16,8 +16,6 @@ with warnings.catch_warnings():  # MONAI asks torch for interfaces that are abou
 from nnunetv2_mastpro.network.inject import choose_swin_sites
 from nnunetv2_mastpro.network.unet import Adapt
 
-DECODER_BLOCKS = 5
-
 
 class FusedWindowAttention(WindowAttention):
     """MONAI's window attention by torch's fused kernel, which keeps no (W, H, N, N) weights for the way back."""

@@ -15,7 +15,7 @@ import torch
 
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig, Resolved
-from nnunetv2_mastpro.datasets import is_trained, read_dataset_json
+from nnunetv2_mastpro.datasets import is_trained, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import nearest, some
@@ -76,7 +76,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
     copies = [path for path in (dataset / "dataset.json", preprocessed / "dataset.json") if path.is_file()]
     if dataset / "dataset.json" not in copies:
         raise MASTProError(f"{dataset} has no dataset.json; give -d a data set that is in nnUNet_raw")
-    contents = {path: read_dataset_json(path) for path in copies}
+    contents = {path: read_json_object(path) for path in copies}
     changed = {path: with_prompts(content, model.classes) for path, content in contents.items() if args.write_prompts}
     contents.update(changed)
     for path, dataset_json in contents.items():  # the last is the one that training reads
@@ -87,7 +87,7 @@ def prepare(model: Model, args: Namespace, dataset: Path, preprocessed: Path, re
         changed[preprocessed / "dataset.json"] = dataset_json
     plans = make_plans(model, dataset, args.name, new, args.learning_rate)
     plans_file = preprocessed / f"{args.name}.json"
-    if plans_file.exists() and read_dataset_json(plans_file) != plans:
+    if plans_file.exists() and read_json_object(plans_file) != plans:
         raise MASTProError(
             f"{plans_file} is there and differs, and trainings may depend on it; give the options as "
             "before, or -n another name"
@@ -137,7 +137,7 @@ def write_start(addition: Addition) -> Path:
     staged = file.with_name(f".{START}.tmp")
     config = dataclasses.replace(MASTProConfig.from_dict(addition.plans["mastpro"]), resolved=addition.resolved)
     plans = {**addition.plans, "mastpro": config.to_dict()}
-    dataset_json = read_dataset_json(addition.preprocessed / "dataset.json")
+    dataset_json = read_json_object(addition.preprocessed / "dataset.json")
     fresh = build_network(plans, addition.configuration, dataset_json).state_dict()
     known = addition.model.weights
     said = torch.tensor(int(known["trained"]) | WITH_ADDED)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nnunetv2_mastpro.packs.model import Model
 
 
-def check_whole(config: MASTProConfig, folder: Path) -> None:
+def check_unablated(config: MASTProConfig, folder: Path) -> None:
     """Raise MASTProError unless the folder's plans are of a trained MAST-Pro model with all its parts."""
     if config.resolved is None:
         raise MASTProError(f"{folder} holds no MAST-Pro model; train one with -tr nnUNetTrainerMASTPro")

@@ -11,7 +11,7 @@ from nnunetv2_mastpro.checkpoints import read_safely
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.labels import check_whole
+from nnunetv2_mastpro.packs.labels import check_unablated
 from nnunetv2_mastpro.weights.convert import build_network
 
 
@@ -45,7 +45,7 @@ def read_model(folder: Path, fold: str, checkpoint_name: str) -> Model:
         raise MASTProError(f"{file} is not there; give -f and --checkpoint as they are in {folder}")
     checkpoint = read_checkpoint(file)
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
-    check_whole(config, folder)
+    check_unablated(config, folder)
     if "embeddings" not in checkpoint["network_weights"]:
         raise MASTProError(f"{file} holds no MAST-Pro network; give a checkpoint of -tr nnUNetTrainerMASTPro")
     held, named = len(checkpoint["network_weights"]["embeddings"]), len(config.resolved.classes)

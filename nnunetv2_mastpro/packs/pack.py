@@ -19,7 +19,6 @@ from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.state import shared_hash, take_type
 
 FORMAT = "nnunetv2_mastpro pack 3"
-KEYS = ("format", "class", "network", "encoder", "base_sha256", "configuration", "licence", "versions")
 NOT_SAID = "not said"
 WANTED = "give files that mastpro pack wrote"
 
@@ -35,7 +34,6 @@ class Pack:
     base_sha256: str
     configuration: str
     licence: str
-    versions: dict
     tensors: dict[str, Tensor]
 
 
@@ -73,8 +71,8 @@ def read_pack(path: Path) -> Pack:
         entry = json.loads(metadata["class"])
         spec = ClassSpec(**{**entry, "host_structures": tuple(entry["host_structures"])})
         values = {key: metadata[key] for key in ("encoder", "base_sha256", "configuration", "licence")}
-        network, versions = (json.loads(metadata[key]) for key in ("network", "versions"))
-    return Pack(path, spec, network, versions=versions, tensors=tensors, **values)
+        network = json.loads(metadata["network"])
+    return Pack(path, spec, network, tensors=tensors, **values)
 
 
 def check_fits(pack: Pack, model: Model) -> None:

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import read_dataset_json, training_files
+from nnunetv2_mastpro.datasets import read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.model import Model
 
@@ -48,7 +48,7 @@ def find_reader(before: str, dataset: Path) -> str:
     """
     from nnunetv2.imageio import reader_writer_registry as registry
 
-    content, images = read_dataset_json(dataset / "dataset.json"), training_images(dataset)
+    content, images = read_json_object(dataset / "dataset.json"), training_images(dataset)
     example = str(next(iter(images.values()))["images"][0])
     found = registry.determine_reader_writer_from_dataset_json(content, example, True, False).__name__
     if found.endswith(TURNS) == before.endswith(TURNS):
@@ -63,7 +63,7 @@ def find_reader(before: str, dataset: Path) -> str:
 
 def training_images(dataset: Path) -> dict[str, dict]:
     """Case -> its files. Raises MASTProError for a data set without images."""
-    images = training_files(dataset, read_dataset_json(dataset / "dataset.json"))
+    images = training_files(dataset, read_json_object(dataset / "dataset.json"))
     if not images:
         raise MASTProError(f"{dataset} has no training images; put them in imagesTr, as nnU-Net's dataset format says")
     return images

@@ -19,7 +19,7 @@ from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.pack import check_fits, check_tensors, read_pack
+from nnunetv2_mastpro.packs.pack import Pack, check_fits, check_tensors
 from nnunetv2_mastpro.packs.state import append_types, take_type
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.weights.convert import build_network
@@ -28,14 +28,13 @@ COPIED = ("dataset_fingerprint.json",)
 NOT_VALIDATED = "mastpro unpack put this model together; nothing was validated"
 
 
-def unpack(model: Model, paths: Sequence[Path], target: Path, fold: str) -> tuple[ClassSpec, ...]:
+def unpack(model: Model, packs: Sequence[Pack], target: Path, fold: str) -> tuple[ClassSpec, ...]:
     """Writes the model with the packs' types after its own, in the order given; gives all its classes.
 
     Raises MASTProError, before anything is written, for a pack that does not fit and for a type that is there already.
     """
     if target.exists():
         raise MASTProError(f"{target} is there already; give -o a new folder")
-    packs = [read_pack(path) for path in paths]
     labels = [entry.label for entry in model.classes]
     for pack in packs:
         if pack.spec.label in labels:
@@ -43,6 +42,11 @@ def unpack(model: Model, paths: Sequence[Path], target: Path, fold: str) -> tupl
                 f"{pack.path} holds {pack.spec.label}, which the model or an earlier pack has already; leave it out"
             )
         check_fits(pack, model)
+        if not pack.spec.added and any(entry.added for entry in model.classes):
+            raise MASTProError(
+                f"{pack.path} holds {pack.spec.label}, which was trained with its model and not added to it; it cannot "
+                f"follow the types that were added to {model.folder}"
+            )
         labels.append(pack.spec.label)
     classes = (*model.classes, *(pack.spec for pack in packs))
     dataset_json = extend_dataset_json(model.dataset_json, model.classes, [pack.spec for pack in packs])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_with_entries
@@ -18,7 +18,7 @@ def write_section(paths: list[Path]) -> list[Path]:
     Entries that a copy holds are kept, and carried to the copies without them; all else in the files stays as it
     is. Every copy is checked before one is written. Raises MASTProError, for copies that contradict each other too.
     """
-    contents = {path: read_dataset_json(path) for path in paths}
+    contents = {path: read_json_object(path) for path in paths}
     own = _merge({path: _own_entries(content) for path, content in contents.items()})
     _check_same_labels(contents)
     new = {}

@@ -17,10 +17,10 @@ FROM_NAME = "label name only"
 
 _TUMOR_WORD = re.compile(
     r"tumor|cancer|carcinom|lesion|metasta|sarcoma|gliom|blastoma|lymphoma|melanoma|meningioma|neoplas|malignan"
-    r"|\bmass\b|\bmet\b|\bgtv"
+    r"|nodul|\bmass\b|\bmet\b|\bgtv"
 )
 _CT_WORD = re.compile(r"(ce|nc|ld|cb|hr)?ct(a|p|ac)?\d*$")
-_MRI_WORD = re.compile(r"(mri?|mp?mri|t[12][a-z]{0,6}|[a-z]{0,2}flair|adc|dwi|dce|dti|swi|pdw?|hbv)$")
+_MRI_WORD = re.compile(r"(mri?|mp?mri|t[12][a-z]{0,8}|[a-z]{0,2}flair|adc|dwi|dce|dti|swi|pdw?|hbv)$")
 _PET_WORD = re.compile(r"(pet|fdg|suv|psma)\d*$")
 
 
@@ -109,10 +109,10 @@ def channel_names(dataset_json: dict) -> dict:
     return channels
 
 
-def ct_channel(dataset_json: dict) -> int | None:
-    """Number of the first channel whose name says CT, and not PET; None where none does."""
+def channel_of(dataset_json: dict, modality: str) -> int | None:
+    """Number of the first channel whose name says this modality alone, "CT" and not "PET/CT"; None where none does."""
     for number, name in sorted((int(number), str(name)) for number, name in channel_names(dataset_json).items()):
-        if modality_of({"channel_names": {"0": name}}) == "CT":
+        if modality_of({"channel_names": {"0": name}}) == modality:
             return number
     return None
 
@@ -130,7 +130,7 @@ def modality_of(dataset_json: dict) -> str:
 
 
 def looks_like_tumor(label: str) -> bool:
-    """Whether a label's words say tumour: tumor, cancer, carcinoma, lesion, metastasis, sarcoma, glioma, mass, GTV."""
+    """Whether a label's words say tumour: tumor, cancer, carcinoma, lesion, metastasis, sarcoma, nodule, GTV ..."""
     return _TUMOR_WORD.search(" ".join(words_of(label))) is not None
 
 

@@ -14,7 +14,7 @@ from nnunetv2_mastpro.anatomy.given import check_hosts
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.volumes import files_of
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import ct_channel
+from nnunetv2_mastpro.prompts.resolve import channel_of
 from nnunetv2_mastpro.report.model import Model
 
 
@@ -43,7 +43,7 @@ class Volumes:
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
     """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
-    number = ct_channel(dataset_json)
+    number = channel_of(dataset_json, "CT")
     return f"{number or 0:04d}", number is not None
 
 
@@ -92,8 +92,10 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     """Values in the prediction. Raises MASTProError where a file has not three axes, lies on another grid, or has
     unknown values.
     """
-    from nnunetv2_mastpro.anatomy.geometry import read_geometry
+    from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
 
+    for path in filter(None, (case.image, case.prediction, case.reference, case.host_map)):
+        check_whole(path)
     ours = read_geometry(case.image)
     if len(ours.size) != 3:
         raise MASTProError(f"{case.image} has {len(ours.size)} axes; the report shows volumes of three")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.job import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS
@@ -39,8 +40,8 @@ def summary(findings: Findings) -> str:
         cases = f"{told['with']} of {told['annotated']}"
         rows.append([output.name, cases, *_numbers(told)])
     macro = evaluation["summary"]["macro"]
-    title, kind = ("mean of tumour types", "tumours") if evaluation["tumours"] else ("mean of classes", "classes")
-    rows.append([title, "", *_numbers(macro[kind])])
+    title, key = ("mean of tumour types", "tumours") if evaluation["tumours"] else ("mean of classes", "classes")
+    rows.append([title, "", *_numbers(macro[key])])
     text = (
         f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
         f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
@@ -132,7 +133,7 @@ def hosts(findings: Findings) -> str:
     rows = []
     for output in known:
         entries = [entry for entry in findings.hosts if entry["class"] == output.label]
-        shares = [[entry[kind] for entry in entries if entry[kind] is not None] for kind in ("prediction", "truth")]
+        shares = [[entry[key] for entry in entries if entry[key] is not None] for key in ("prediction", "truth")]
         volume = [entry["host_ml"] for entry in entries]
         rows.append([output.name, _mean(volume, "{:.0f} ml"), *(_mean(share, "{:.0%}") for share in shares)])
     head = ["class", "host organ, mean", "of the prediction in it", "of the truth in it"]
@@ -180,10 +181,7 @@ def prompts(findings: Findings) -> str:
     config = findings.model.config
     if config is None:
         return html.paragraph(f"{NO_BLOCK}, so it takes no prompts.")
-    rows = [
-        [output.name, "tumour type" if output.is_tumor else "organ", output.sentence]
-        for output in findings.model.classes
-    ]
+    rows = [[output.name, kind(output.is_tumor), output.sentence] for output in findings.model.classes]
     added = f" Added to a trained model: {', '.join(config.prompts.added)}." if config.prompts.added else ""
     return html.table(["class", "kind", "sentence"], rows) + html.paragraph(
         f"Encoder: {config.prompts.encoder}.{added}{_ablated_text(config.network.ablate)}"

@@ -100,6 +100,8 @@ class PartialLabels(ShortRuns):
         self.types = {case: tumors_of(load_pickle(str(folder / f"{case}.pkl")), self.tumors) for case in cases}
         self.sources = {case: self.cases.source_of(case) for case in cases}
         shares = draw_shares(self.types, self.sources, self.draws.sampling_temperature)
+        if self.region is not None:  # its patches are drawn as those of training
+            validation = SampledCases(validation, list(validation.identifiers), self.tumors.values(), self.region)
         return SampledCases(training, repeated(shares), self.tumors.values(), self.region), validation
 
     @property

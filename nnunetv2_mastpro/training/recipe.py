@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.config import EPOCH_VARIANTS, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.planned import is_swin
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 
 EPOCH_ITERATIONS = "MASTPRO_EPOCH_ITERATIONS"
 NUMBER_LIMIT = 2**32  # what numpy takes as a seed
-EPOCH_VARIANTS = (1, 5, 10, 50, 100, 250)
 
 
 class WarmupPolyLR(PolyLRScheduler):
@@ -65,6 +66,7 @@ class ShortRuns(nnUNetTrainer):
     """nnU-Net's trainer whose length, seed and epochs can be chosen for short runs."""
 
     epochs: int | None = None  # set by the _1epoch ... variants; None keeps nnU-Net's 1000
+    takes_organ_masks = False
 
     def __init__(
         self,
@@ -74,6 +76,8 @@ class ShortRuns(nnUNetTrainer):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
+        if not self.takes_organ_masks:
+            self.check_plans(plans, configuration)
         iterations, self.seed = read_number(EPOCH_ITERATIONS, 1), read_number("MASTPRO_SEED", 0)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = not is_swin(self.configuration_manager.configuration)  # which has none
@@ -82,6 +86,14 @@ class ShortRuns(nnUNetTrainer):
         if iterations is not None:
             self.num_iterations_per_epoch = iterations
             self.num_val_iterations_per_epoch = max(1, iterations // 10)
+
+    def check_plans(self, plans: dict, configuration: str) -> None:
+        """Raise MASTProError for plans with organ masks: nnU-Net would look for predictions of a previous stage."""
+        if PlansManager(plans).get_configuration(configuration).previous_stage_name == ANATOMY_STAGE:
+            raise MASTProError(
+                f"{plans['plans_name']} has organ masks, which {type(self).__name__} does not take; give "
+                "plans without (-p)"
+            )
 
     def initialize(self) -> None:
         if self.seed is not None:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 from nnunetv2_mastpro.config import MASTProConfig
+from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, FrozenSwin
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.text import ShuffledPrompts
+
+FINE_TUNING = "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
 
 
 def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[str, ...]) -> Iterator[str]:
@@ -25,7 +28,7 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         reason = "mastpro.training.mode is full" if config.training.mode == "full" else "no trained backbone was loaded"
         yield f"Everything is trained ({reason})."
     else:
-        yield "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
+        yield FINE_TUNING
     if isinstance(getattr(network.anatomy, "encode", None), FrozenSwin):
         yield "The encoder of organ masks is frozen (anatomy_encoder swin)."
     sites = ", ".join(f"{site.name} ({site.channels} channels)" for site in network.receipt)
@@ -35,7 +38,7 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     yield from describe_ablations(network, config)
     yield f"\nClasses, and the prompts that stand for them (encoder {config.prompts.encoder})"
     for entry, origin in zip(config.resolved.classes, origins, strict=True):
-        yield f"{entry.label} [{'tumour type' if entry.is_tumor else 'organ'}, embedding {origin}]: {entry.sentence}"
+        yield f"{entry.label} [{kind(entry.is_tumor)}, embedding {origin}]: {entry.sentence}"
     tasks = [entry.label for entry in config.resolved.classes if entry.is_tumor]
     if network.receipt:
         yield f"Tumour types with experts of their own: {', '.join(tasks) or 'none (generic experts only)'}\n"

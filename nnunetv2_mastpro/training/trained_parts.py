@@ -1,12 +1,14 @@
 """Which parameters a training moves, at which rate: all, all but the backbone (PEFT), or what new types own."""
 
+from pathlib import Path
+
 import torch
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.parts import FIXED_HEAD, WITH_ADDED, WITH_UPDATES
 from nnunetv2_mastpro.training.ranks import wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe
-from nnunetv2_mastpro.training.report import describe_network
+from nnunetv2_mastpro.training.report import FINE_TUNING, describe_network
 from nnunetv2_mastpro.training.setup import find_changed_prompts
 
 
@@ -91,6 +93,11 @@ class TrainedParts(AdamWRecipe):
         if not self.mastpro.training.new_types:
             self.restore_prompts()
 
+    def was_fine_tuning(self) -> bool:
+        """Whether the log of an earlier start in this folder says so."""
+        logs = sorted(set(Path(self.output_folder).glob("training_log_*.txt")) - {Path(self.log_file)})
+        return bool(logs) and FINE_TUNING in logs[-1].read_text(encoding="utf-8", errors="replace")
+
     def decide_what_is_trained(self) -> None:
         """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""
         training, starts = self.mastpro.training, self.current_epoch == 0
@@ -110,6 +117,11 @@ class TrainedParts(AdamWRecipe):
             raise MASTProError(
                 "mastpro.training.mode is 'peft', but no weights with a trained backbone were given; give a MAST-Pro "
                 "checkpoint or what mastpro weights makes to -pretrained_weights, or set the mode to 'auto'"
+            )
+        if starts and self.continues and not pretrained and self.was_fine_tuning():
+            raise MASTProError(
+                f"--c found no checkpoint in {self.output_folder}, where fine-tuning had begun; it would begin anew "
+                "without the pretrained weights, so give -pretrained_weights again in its place"
             )
         if starts:
             self.check_nothing_is_lost()

@@ -33,6 +33,7 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
     (mastpro.training.new_types, as `mastpro add-tumour` writes them) it trains only what these types own.
     """
 
+    takes_organ_masks = True
     mode: str | None = None  # what the trainer asks for in place of the plans
     ablate: tuple[str, ...] = ()  # parts that the trainer replaces, besides mastpro.network.ablate of the plans
 
@@ -44,6 +45,7 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),
     ):
+        self.continues = plans.get("continue_training", False)  # --c; nnU-Net takes it out of the plans
         self.mastpro, self.embeddings = resolve(plans, dataset_json, self.ablate)  # before nnU-Net makes its folders
         if self.mode is not None:
             training = dataclasses.replace(self.mastpro.training, mode=self.mode)

@@ -5,14 +5,11 @@ B batch, T classes, K outputs.
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from nnunetv2_mastpro.config import MASTProConfig
-from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.build import make_backbone
 from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
-from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.tasks import nesting
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
@@ -56,11 +53,7 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
         device: torch.device = torch.device("cuda"),
     ):
         self.mastpro, self.sentences = resolve(plans, dataset_json)
-        if PlansManager(plans).get_configuration(configuration).previous_stage_name == ANATOMY_STAGE:
-            raise MASTProError(
-                f"{plans['plans_name']} has organ masks, which the Universal Model does not take; give plans without "
-                "(-p)"
-            )
+        self.check_plans(plans, configuration)
         settle(plans, configuration, self.mastpro, type(self).__name__)
         super().__init__(plans, configuration, fold, dataset_json, device)
         self.enable_deep_supervision = False

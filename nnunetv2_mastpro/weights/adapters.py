@@ -36,8 +36,9 @@ class Adapters:
 def write_adapters(
     network: MASTProNet, init_args: dict, trainer_name: str, mirroring_axes: tuple[int, ...] | None, checkpoint: Path
 ) -> None:
-    """Beside the checkpoint, in place of an earlier one. Nothing where the backbone is trained."""
+    """Beside the checkpoint, in place of an earlier one. Where the backbone is trained there are none."""
     if network.backbone_is_trained:
+        checkpoint.with_name(NAME).unlink(missing_ok=True)  # of an earlier training in this folder
         return
     from safetensors.torch import save
 

@@ -105,6 +105,56 @@ def test_a_second_run_gives_the_same_files(lab):
     assert hashes() == first
 
 
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.nii.gz")}
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_interrupted_run_is_gone_on_with(lab, processes):
+    """What was made of the same files in the same way stays; the table at the end is that of all."""
+    whole = (lab.masks / "c.nii.gz").read_bytes()
+    (lab.masks / "c.nii.gz").write_bytes(whole[:-12])
+    done = lab("-d", "321", "--masks", lab.masks, "-np", processes, rc=2)
+    assert "c.nii.gz is damaged or ends early" in done.stderr
+    made = times(lab.raw / "anatomyTr")
+    assert {"a.nii.gz", "b.nii.gz"} <= {*made}
+    assert "c.nii.gz" not in made
+    done = lab("-d", "321", "-i", lab.raw / "imagesTr", "-o", lab.raw / "anatomyTr", "--masks", lab.masks, rc=2)
+    assert "c.nii.gz is damaged" in done.stderr  # and before that no word of other hosts
+    (lab.masks / "c.nii.gz").write_bytes(whole)
+    done = lab("-d", "321", "--masks", lab.masks, "-np", processes)
+    now = times(lab.raw / "anatomyTr")
+    assert {name: now[name] for name in ("a.nii.gz", "b.nii.gz")} == {n: made[n] for n in ("a.nii.gz", "b.nii.gz")}
+    assert re.search(r"^[23] of 4 maps were there, made of the same files in the same way$", done.stdout, re.MULTILINE)
+    assert "4 of 4" in done.stdout
+    np.testing.assert_equal(read(lab.raw / "anatomyTr"), {f"{n}.nii.gz": lab.expected(n) for n in "abc"})
+
+
+@pytest.mark.parametrize("change", ["mask", "image", "dilation", "hosts", "map"])
+def test_what_has_changed_is_made_again(lab, change):
+    lab("-d", "321", "--masks", lab.masks)
+    before, more = times(lab.raw / "anatomyTr"), []
+    if change == "mask":
+        lab.organs["b"] = np.flip(lab.organs["b"], 1)
+        write(lab.masks / "b.nii.gz", lab.organs["b"])
+    if change == "image":
+        write(lab.raw / "imagesTr" / "b_0000.nii.gz", lab.images["b"] + 1)
+    if change == "dilation":
+        more = ["--dilate-mm", "2"]
+    if change == "hosts":
+        content = dataset_json()
+        content["mastpro"] = {"prompts": {"kidney_tumor": {"host_structures": ["kidney_left"]}}}
+        (lab.raw / "dataset.json").write_text(json.dumps(content))
+    if change == "map":
+        (lab.raw / "anatomyTr" / "b.nii.gz").unlink()
+    lab("-d", "321", "--masks", lab.masks, *more)
+    now = times(lab.raw / "anatomyTr")
+    again = {name for name in now if now[name] != before[name]}
+    assert again == ({*now} if change in ("dilation", "hosts") else {"b.nii.gz"})
+    if change in ("mask", "image", "map"):
+        np.testing.assert_equal(read(lab.raw / "anatomyTr"), {f"{n}.nii.gz": lab.expected(n) for n in "abc"})
+
+
 def test_a_case_without_masks_gets_an_empty_map_and_is_named(lab):
     (lab.masks / "b.nii.gz").unlink()
     done = lab("-d", "321", "--masks", lab.masks)

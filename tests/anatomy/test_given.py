@@ -1,5 +1,6 @@
 """The maps that nnUNetv2_predict was given, before it begins."""
 
+import gzip
 import json
 
 import numpy as np
@@ -68,6 +69,24 @@ def test_another_grid(given, grid):
     moved = grid._replace(origin_mm=(0.0, 0.0, 0.0))
     with pytest.raises(MASTProError, match=r"the map .*a.nii.gz has size \(7 6 5\).*, its image a_0000.nii.gz has"):
         check_given_maps(given(on=moved, a=[0]), HOSTS)
+
+
+def test_a_map_that_ends_early(given, tmp_path, rng):
+    """Of all maps, not the first three alone; SimpleITK would give zeros, an organ that is not there."""
+    argv = given(**{name: rng.integers(0, 2, 210) for name in "abcd"})
+    file = tmp_path / "maps" / "d.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(MASTProError, match=r"d.nii.gz is damaged or ends early .*; give -prev_stage_predictions"):
+        check_given_maps(argv, HOSTS)
+
+
+def test_a_map_of_several_gzip_parts_is_whole(given, tmp_path):
+    """As bgzip writes it: the end tells of the last part alone."""
+    argv = given(a=[0, 1])
+    file = tmp_path / "maps" / "a.nii.gz"
+    content = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(content[:100]) + gzip.compress(content[100:]))
+    check_given_maps(argv, HOSTS)
 
 
 def test_a_folder_that_is_not_there(given):

@@ -42,7 +42,7 @@ def test_overlap_goes_to_the_smaller_host_and_is_counted(host, density, seed):
             if any(name in masks and masks[name][index] for name in entry.structures):
                 claimed += bool(expected[index])
                 expected[index] = expected[index] or entry.value
-    found, found_claimed = compose(masks, hosts, SHAPE)
+    found, found_claimed = compose(masks.items(), hosts, SHAPE)
     np.testing.assert_array_equal(found, expected)
     assert found_claimed == claimed > 0
 
@@ -53,21 +53,21 @@ def test_a_host_within_another_is_kept(host):
     vessels[1:3, 2] = True
     masks = {"liver": liver, "vessels": vessels}
     for first, second in (("liver", "vessels"), ("vessels", "liver")):
-        found, claimed = compose(masks, (host(1, first), host(2, second)), SHAPE)
+        found, claimed = compose(masks.items(), (host(1, first), host(2, second)), SHAPE)
         np.testing.assert_array_equal(found == (1 if first == "vessels" else 2), vessels)
         assert claimed == vessels.sum()
 
 
 def test_structures_of_one_value_may_overlap(host):
     mask = np.ones(SHAPE, bool)
-    found, claimed = compose({"a": mask, "b": mask}, (host(2, "a", "b"),), SHAPE)
+    found, claimed = compose({"a": mask, "b": mask}.items(), (host(2, "a", "b"),), SHAPE)
     np.testing.assert_array_equal(found, np.full(SHAPE, 2))
     assert claimed == 0
 
 
 @pytest.mark.parametrize("masks", [{}, {"other": np.ones(SHAPE, bool)}, {"a": np.zeros(SHAPE, bool)}])
 def test_nothing_known_is_an_empty_map(host, masks):
-    found, claimed = compose(masks, (host(1, "a"),), SHAPE)
+    found, claimed = compose(masks.items(), (host(1, "a"),), SHAPE)
     np.testing.assert_array_equal(found, np.zeros(SHAPE))
     assert claimed == 0
 
@@ -75,19 +75,19 @@ def test_nothing_known_is_an_empty_map(host, masks):
 def test_a_hole_stays_as_it_is(host):
     mask = np.ones(SHAPE, bool)
     mask[2:4, 3, 4] = False
-    np.testing.assert_array_equal(compose({"a": mask}, (host(1, "a"),), SHAPE)[0], mask)
+    np.testing.assert_array_equal(compose({"a": mask}.items(), (host(1, "a"),), SHAPE)[0], mask)
 
 
 @pytest.mark.parametrize(("value", "dtype"), [(255, np.uint8), (256, np.uint16)])
 def test_values_fit_their_type(host, value, dtype):
-    found, _ = compose({"a": np.ones(SHAPE, bool)}, (host(value, "a"),), SHAPE)
+    found, _ = compose({"a": np.ones(SHAPE, bool)}.items(), (host(value, "a"),), SHAPE)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, np.full(SHAPE, value))
 
 
 def test_the_masks_are_left_as_they_are(host):
     masks = {"a": np.ones(SHAPE, bool), "b": np.ones(SHAPE, bool)}
-    compose(masks, (host(1, "a"), host(2, "b")), SHAPE)
+    compose(masks.items(), (host(1, "a"), host(2, "b")), SHAPE)
     assert all(mask.all() for mask in masks.values())
 
 

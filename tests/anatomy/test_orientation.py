@@ -31,7 +31,7 @@ def masks_of(image):
 def read(write_volume, folder, image, mask, resample):
     path = write_volume(folder / "case_0000.nii.gz", image)
     write_volume(folder / "masks" / "case.nii.gz", mask)
-    return read_case(folder / "masks", "case", tuple(NUMBERS), path, resample)
+    return dict(read_case(folder / "masks", "case", tuple(NUMBERS), path, resample))
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -1,6 +1,7 @@
 """Maps in nnU-Net's preprocessed geometry, against nnU-Net's own preprocessing, and the check before training."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_large_values_take_a_larger_type(case):
 
 @pytest.fixture
 def stored(tmp_path):
-    """`stored(count)`: a folder of tiny preprocessed cases that need no resampling, and their maps by name."""
+    """`stored(count)`: a folder of tiny preprocessed cases that need no resampling, and their maps as arrays."""
 
     def make(count=3, dataset_class=nnUNetDatasetBlosc2, shape=(3, 4, 5)):
         rng, folder, drawn = np.random.default_rng(1), tmp_path / "data", {}
@@ -135,20 +136,32 @@ def stored(tmp_path):
 
 
 @pytest.fixture
+def write_maps(tmp_path, hosts):
+    """`write_maps(folder, drawn)`: the maps as files, and from them those for training; their folder."""
+
+    def write(folder, drawn, processes=1):
+        files = {name: tmp_path / "maps" / f"{name}.nii.gz" for name in drawn}
+        for name, values in drawn.items():
+            files[name].parent.mkdir(exist_ok=True)
+            sitk.WriteImage(sitk.GetImageFromArray(values), files[name])
+        return write_training_maps(folder, *plans([1.5] * 3), hosts, files, processes)
+
+    return write
+
+
+@pytest.fixture
 def hosts(host):
     return (host(1, "liver"), host(2, "kidney_left", "kidney_right"), host(3, "colon"))
 
 
 @pytest.mark.parametrize("dataset_class", [nnUNetDatasetBlosc2, nnUNetDatasetNumpy])
 @pytest.mark.parametrize("times", [1, 2])
-def test_nnunet_loads_what_was_written_as_its_previous_stage(stored, hosts, dataset_class, times):
+def test_nnunet_loads_what_was_written_as_its_previous_stage(stored, hosts, write_maps, dataset_class, times):
     folder, drawn = stored(dataset_class=dataset_class)
-    counted = []
-    for _ in range(times):
+    for count in range(times):
         drawn = {name: 3 - values for name, values in drawn.items()}
-        made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get, lambda: counted.append(1))
+        made = write_maps(folder, drawn, 1 + count)
     assert made == training_folder(folder) == folder.parent / "data_anatomy"
-    assert len(counted) == 3 * times
     data = dataset_class(str(folder), folder_with_segs_from_previous_stage=str(made))
     assert data.identifiers == sorted(drawn)
     for name, values in drawn.items():
@@ -164,13 +177,55 @@ def test_unpacked_data_have_the_same_shape(stored):
     assert data_shape(folder, "case_0") == drawn["case_0"].shape
 
 
-def test_an_interrupted_run_is_no_complete_one(stored, hosts):
+def test_an_interrupted_run_is_no_complete_one_and_the_next_goes_on(stored, hosts, write_maps):
     folder, drawn = stored()
-    made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
-    with pytest.raises(KeyError):
-        write_training_maps(folder, *plans([1.5] * 3), hosts, {"case_0": drawn["case_0"]}.__getitem__)
-    with pytest.raises(MASTProError, match=r"has no anatomy\.json, so the host-organ maps were not made; run mastpro"):
+    with pytest.raises(MASTProError, match="a map has the shape"):
+        write_maps(folder, {**drawn, "case_1": np.zeros((2, 2, 2), np.uint8)})
+    made = training_folder(folder)
+    with pytest.raises(MASTProError, match=r"was interrupted in .*, so maps are missing; run mastpro anatomy"):
         check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
+    assert not (made / "case_2.b2nd").exists()
+    before = mark_as_older(folder.parent, made / "case_0.b2nd")
+    write_training_maps(folder, *plans([1.5] * 3), hosts, write_again(folder.parent, drawn, "case_1"))
+    assert (made / "case_0.b2nd").stat().st_mtime_ns == before
+    check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
+
+
+def mark_as_older(root, made):
+    """Maps and preprocessed cases are a minute older than what was made of them; clocks of files are coarse."""
+    then = made.stat().st_mtime_ns
+    for path in (*(root / "maps").iterdir(), *(root / "data").iterdir()):
+        os.utime(path, ns=(then - 60 * 10**9, then - 60 * 10**9))
+    return then
+
+
+def write_again(root, drawn, case):
+    """The files of all maps, this one written again."""
+    files = {name: root / "maps" / f"{name}.nii.gz" for name in drawn}
+    sitk.WriteImage(sitk.GetImageFromArray(drawn[case]), files[case])
+    return files
+
+
+@pytest.mark.parametrize("change", ["nothing", "map", "preprocessed case", "hosts", "damage"])
+def test_what_is_newer_than_what_it_is_made_of_stays(stored, host, hosts, write_maps, change):
+    folder, drawn = stored()
+    made = write_maps(folder, drawn)
+    before, file = mark_as_older(folder.parent, made / "case_1.b2nd"), made / "case_1.b2nd"
+    files = {name: folder.parent / "maps" / f"{name}.nii.gz" for name in drawn}
+    if change == "map":
+        drawn["case_1"] = 3 - drawn["case_1"]
+        files = write_again(folder.parent, drawn, "case_1")
+    if change == "preprocessed case":
+        os.utime(folder / "case_1.pkl")
+    if change == "hosts":
+        hosts = (*hosts, host(4, "spleen"))
+    if change == "damage":
+        os.truncate(file, file.stat().st_size // 2)
+    write_training_maps(folder, *plans([1.5] * 3), hosts, files)
+    assert (file.stat().st_mtime_ns == before) == (change == "nothing")
+    check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
+    data = nnUNetDatasetBlosc2(str(folder), folder_with_segs_from_previous_stage=str(made))
+    np.testing.assert_array_equal(data.load_case("case_1")[2][:], drawn["case_1"])
 
 
 def rewrite(folder, change):
@@ -207,9 +262,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
-def test_unsound_maps_are_refused_before_training(stored, hosts, damage, message):
+def test_unsound_maps_are_refused_before_training(stored, hosts, write_maps, damage, message):
     folder, drawn = stored()
-    made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
+    made = write_maps(folder, drawn)
     damage(made)
     with pytest.raises(
         MASTProError, match=f"{message}.*mastpro anatomy -d {folder.parent.name} -p PLANS --masks MASKS"
@@ -217,23 +272,21 @@ def test_unsound_maps_are_refused_before_training(stored, hosts, damage, message
         check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
-def test_cases_that_are_not_asked_for_do_not_matter(stored, hosts):
+def test_cases_that_are_not_asked_for_do_not_matter(stored, hosts, write_maps):
     folder, drawn = stored()
-    made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
+    made = write_maps(folder, drawn)
     (made / "case_2.b2nd").unlink()
     check_training_maps(made, folder, ["case_0", "case_1"], hosts, "PLANS")
 
 
-def test_values_beyond_the_table_are_written_down_and_refused(stored, hosts):
+def test_values_beyond_the_table_are_written_down_and_refused(stored, hosts, write_maps):
     folder, drawn = stored()
     drawn["case_1"][0, 0, 0] = 9
-    made = write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get)
+    made = write_maps(folder, drawn)
     with pytest.raises(MASTProError, match=r"map for case_1 in .* has the values \[1, 2, 3, 9\]"):
         check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
 
 
-def test_three_hundred_cases(stored, hosts):
+def test_three_hundred_cases(stored, hosts, write_maps):
     folder, drawn = stored(300)
-    check_training_maps(
-        write_training_maps(folder, *plans([1.5] * 3), hosts, drawn.get), folder, sorted(drawn), hosts, "PLANS"
-    )
+    check_training_maps(write_maps(folder, drawn), folder, sorted(drawn), hosts, "PLANS")

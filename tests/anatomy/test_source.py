@@ -47,7 +47,7 @@ def test_numbers_are_those_of_the_modality(make_source, modality, task, folder, 
     """Without a header, read with the numbers of the other task, the masks would be of other organs."""
     source, case = make_source(modality, task, folder, key=key)
     source.check([case])
-    found = source.read(case)
+    found = dict(source.read(case))
     assert {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in found.items()} == {
         "esophagus": [1],
         "colon": [3],
@@ -66,7 +66,7 @@ def test_what_total_mr_lacks_is_looked_for_in_total(make_source, write_volume, g
     values[2] = NUMBERS["total"][lobe]
     write_volume(source.args.masks / "total" / "a.nii.gz", values)
     source.check([case])
-    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case)}
     assert found == {lobe: [2], "colon": [3]}
 
 
@@ -85,21 +85,28 @@ def test_a_host_that_totalsegmentator_cannot_make_is_not_absent(tmp_path, host, 
 def test_a_host_of_ct_may_be_named_with_its_task(make_source):
     source, case = make_source("CT", "total", structures=("total:colon",))
     source.check([case])
-    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case)}
     assert found == {"total:colon": [3]}
 
 
 def test_a_host_may_be_named_with_its_task(make_source):
     source, case = make_source("MRI", "total_mr", structures=("colon", "total_mr:colon", "esophagus"))
     source.check([case])
-    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case).items()}
+    found = {name: np.flatnonzero(mask.any((1, 2))).tolist() for name, mask in source.read(case)}
     assert found == {"colon": [3], "total_mr:colon": [3], "esophagus": [1]}
 
 
 @pytest.mark.parametrize(
-    ("channels", "seen"), [({"0": "PET", "1": "CT"}, 1), ({"0": "CT", "1": "CT"}, 0), ({"0": "T1", "1": "T2"}, 0)]
+    ("channels", "seen", "task"),
+    [
+        ({"0": "PET", "1": "CT"}, 1, "total"),
+        ({"0": "CT", "1": "CT"}, 0, "total"),
+        ({"0": "T1", "1": "CT"}, 1, "total"),
+        ({"0": "T1weighted", "1": "T2"}, 0, "total_mr"),
+        ({"0": "PET", "1": "T2"}, 1, "total_mr"),
+    ],
 )
-def test_totalsegmentator_sees_the_ct(tmp_path, host, monkeypatch, channels, seen):
+def test_totalsegmentator_sees_the_ct_or_the_mr_image(tmp_path, host, monkeypatch, channels, seen, task):
     asked = []
     monkeypatch.setattr(totalseg, "check_weights", lambda *arguments: None)
     monkeypatch.setattr(totalseg, "run_cached", lambda *arguments: asked.append(arguments) or (tmp_path, "a"))
@@ -110,9 +117,17 @@ def test_totalsegmentator_sees_the_ct(tmp_path, host, monkeypatch, channels, see
     source = Source(args, [host(1, "liver")], {"channel_names": channels})
     case = Case("a", (tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"), tmp_path / "maps" / "a.nii.gz")
     source.check([case])
-    source.read(case)
-    assert asked == [(case.images[seen], source.tasks, True, "gpu:1")]
+    assert dict(source.read(case)) == {}
+    assert asked == [(case.images[seen], {task: ["liver"]}, True, "gpu:1")]
     assert source.warnings == [f"TotalSegmentator saw channel {seen:04d} of the images"]
+
+
+@pytest.mark.parametrize("name", ["PET", "zscore", "PET/CT"])
+def test_totalsegmentator_is_not_run_on_what_may_be_no_ct(tmp_path, host, name):
+    args = Namespace(masks=None, without_masks=False, maker="totalsegmentator", fast=False)
+    source = Source(args, [host(1, "liver")], {"channel_names": {"0": name}})
+    with pytest.raises(MASTProError, match="no channel of dataset.json says that it is one; name it in channel_names"):
+        source.check([Case("a", (tmp_path / "a_0000.nii.gz",), tmp_path / "maps" / "a.nii.gz")])
 
 
 @pytest.fixture
@@ -153,7 +168,7 @@ def test_a_structure_that_one_case_lacks_is_no_absent_organ(two_cases, lacks):
 def test_unless_the_user_says_that_it_is_absent(two_cases):
     source, cases = two_cases(lacking_is_absent=True, a=ALL, b=["liver"])
     source.check(cases)
-    assert [*source.read(cases[1])] == ["liver"]
+    assert [*dict(source.read(cases[1]))] == ["liver"]
     assert source.warnings == []
 
 

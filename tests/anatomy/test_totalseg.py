@@ -10,7 +10,7 @@ from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
 from totalsegmentator.map_to_binary import class_map
 
 from nnunetv2_mastpro.anatomy.masks import of_mri, read_case
-from nnunetv2_mastpro.anatomy.totalseg import content_key, run_cached, run_totalsegmentator, tasks_of
+from nnunetv2_mastpro.anatomy.totalseg import run_cached, run_totalsegmentator, tasks_of
 from nnunetv2_mastpro.errors import MASTProError
 
 TASKS = {"total": ["liver", "colon"], "liver_vessels": ["liver_vessels"]}
@@ -78,8 +78,9 @@ def test_what_it_is_asked(cache, image, fast, device):
 
 def test_results_are_found_as_masks(cache, image):
     folder, case = run_cached(image, TASKS, False, "cpu", Runner())
-    assert files(cache) == sorted([f"{case}.nii.gz", "liver_vessels", f"liver_vessels/{case}.nii.gz"])
-    found = read_case(folder, case, ("liver", "colon", "liver_vessels:liver_vessels"), image, False)
+    names = [f"{case}.nii.gz", f"{case}.json", "liver_vessels", f"liver_vessels/{case}.nii.gz"]
+    assert files(cache) == sorted(names)
+    found = dict(read_case(folder, case, ("liver", "colon", "liver_vessels:liver_vessels"), image, False))
     stripes = {name: int(mask[:, 0, 0].argmax()) for name, mask in found.items() if mask.any()}
     assert stripes == {"colon": 0, "liver": 1, "liver_vessels:liver_vessels": 0}
 
@@ -103,7 +104,7 @@ def test_structures_of_the_mr_task_are_found(cache, image, structures, is_ct):
 
     folder, case = run_cached(image, tasks_of(structures, is_ct), False, "cpu", run)
     sought = [structure if is_ct else of_mri(structure) for structure in structures]
-    found = read_case(folder, case, sought, image, False)
+    found = dict(read_case(folder, case, sought, image, False))
     assert [name for name, mask in found.items() if mask.any()] == sought
 
 
@@ -115,23 +116,44 @@ def test_a_second_run_takes_what_is_kept(cache, image):
     assert runner.asked == []
 
 
-@pytest.mark.parametrize("change", ["image", "structures", "speed"])
+@pytest.mark.parametrize("change", ["image", "speed"])
 def test_whatever_changes_the_result_runs_again(cache, grid, image, write_volume, change):
     first = run_cached(image, TASKS, False, "cpu", Runner())
-    tasks = {**TASKS, "total": ["liver", "spleen"]} if change == "structures" else TASKS
     if change == "image":
         write_volume(image, np.zeros(grid.size[::-1], np.float32))
     runner = Runner()
-    second = run_cached(image, tasks, change == "speed", "cpu", runner)
+    second = run_cached(image, TASKS, change == "speed", "cpu", runner)
     assert second[0] == first[0]
     assert second[1] != first[1]
     assert len(runner.asked) == 2
-    assert len(files(cache)) == 5
+    assert len(files(cache)) == 7
 
 
-def test_the_order_of_structures_changes_nothing(image):
-    turned = {task: names[::-1] for task, names in reversed(TASKS.items())}
-    assert content_key(image, TASKS, False) == content_key(image, turned, False)
+@pytest.mark.parametrize(
+    ("names", "asked"),
+    [
+        (["colon"], []),  # a model of fewer hosts, such as the second stage of a recipe
+        (["colon", "liver"][::-1], []),
+        (["spleen"], [["colon", "liver", "spleen"]]),  # with what was there, so that the first model finds all again
+    ],
+)
+def test_structures_that_are_there_are_not_made_again(cache, image, names, asked):
+    first = run_cached(image, TASKS, False, "cpu", Runner())
+    runner = Runner()
+    assert run_cached(image, {**TASKS, "total": names}, False, "cpu", runner) == first
+    assert [entry["roi_subset"] for entry in runner.asked] == asked
+    runner = Runner()
+    run_cached(image, TASKS, False, "cpu", runner)
+    assert runner.asked == []
+
+
+def test_a_result_without_its_note_is_made_again(cache, image):
+    """As where the program was killed between the two."""
+    _, case = run_cached(image, TASKS, False, "cpu", Runner())
+    (cache / f"{case}.json").unlink()
+    runner = Runner()
+    run_cached(image, TASKS, False, "cpu", runner)
+    assert [entry["task"] for entry in runner.asked] == ["total"]
 
 
 def fail(arguments):
@@ -186,7 +208,7 @@ def test_names_that_it_would_take_for_dicom(cache, image, tmp_path, name):
 
     _, case = run_cached(tmp_path / name, {"total": ["liver"]}, False, "cpu", run)
     np.testing.assert_array_equal(seen, [sitk.GetArrayFromImage(volume)])
-    assert files(cache) == [f"{case}.nii.gz"]
+    assert files(cache) == [f"{case}.json", f"{case}.nii.gz"]
 
 
 def test_a_real_failure_is_one_sentence(tmp_path, monkeypatch):

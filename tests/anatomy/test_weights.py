@@ -88,4 +88,4 @@ def test_it_gets_a_nifti_and_structures_that_it_knows(home, tmp_path, ending):
     folder, case = run_cached(image, {"total_mr": ["lung_upper_lobe_left", "liver"]}, False, "cpu", run)
     assert [entry["roi_subset"] for entry in asked] == [["liver"]]
     assert asked[0]["input"].endswith(".nii.gz")
-    assert [path.name for path in folder.iterdir()] == [f"{case}.nii.gz"]
+    assert sorted(path.name for path in folder.iterdir()) == [f"{case}.json", f"{case}.nii.gz"]

@@ -162,6 +162,14 @@ def change_plans(root, change):
 
 
 FRACTION = np.full(SHAPE, 0.5, np.float32)
+
+
+def cut_map(root):
+    """Which SimpleITK reads as zeros from there on: no organ, so that true findings would go."""
+    file = root / "maps" / "unknown.nii.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+
+
 BAD = {
     "maps of another model": (
         lambda root: (root / "maps" / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["spleen"]}]}'),
@@ -175,7 +183,8 @@ BAD = {
         lambda root: sitk.WriteImage(sitk.GetImageFromArray(FRACTION), root / "maps" / "unknown.nii.gz"),
         "values that are not whole numbers",
     ),
-    "no map": (lambda root: (root / "maps" / "unknown.nii.gz").write_bytes(b"junk"), "unknown.nii.gz cannot be read"),
+    "no map": (lambda root: (root / "maps" / "unknown.nii.gz").write_bytes(b"junk"), "unknown.nii.gz is damaged"),
+    "cut map": (cut_map, "maps/unknown.nii.gz is damaged or ends early"),
     "no predictions": (
         lambda root: [path.unlink() for path in (root / "predictions").glob("*.nii.gz")],
         "no files that end with .nii.gz",

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
 
@@ -32,6 +33,27 @@ def test_it_tells_whose_cancer_is_not_annotated(folders, run_evaluate, write_lab
     rows = json.loads((folders / "predictions" / "evaluation.json").read_text())["rows"]
     (dice,) = (row["Dice"] for row in rows if (row["case"], row["class"]) == ("p2_a", "liver"))
     assert (dice == 1) == (plans == {"dataset_name": NAME})
+
+
+@pytest.mark.parametrize("lung", [{}, {"whole": [1, 2]}], ids=["flat", "one region"])
+def test_a_tumour_beside_its_organ_counts_as_it_though_others_are_nested(folders, run_evaluate, write_label, lung):
+    """A data set of regions may have organs whose tumours are not in them: those of one source, say."""
+    path = folders / "predictions" / "dataset.json"
+    content = json.loads(path.read_text())
+    labels = {"background": 0, "liver_tumor": 1, "spleen": 2, "lung": 3, "lung_tumor": 4, **lung}
+    order = {"regions_class_order": [1, 2, 3, 4, 5]} if lung else {}
+    cases = {name: {"annotated": ["lung"]} for name in content["mastpro"]["cases"]}
+    path.write_text(json.dumps({**content, **order, "labels": labels, "mastpro": {"cases": cases}}))
+    for kind in ("labels", "predictions"):
+        for image in (folders / kind).glob("*.nii.gz"):
+            values = np.zeros(sitk.GetArrayFromImage(sitk.ReadImage(image)).shape, np.uint8)
+            values[2:5] = 3
+            if kind == "predictions":
+                values[3, 6:9] = 4
+            write_label(image, values)
+    assert run_evaluate(folders) == 0
+    rows = json.loads((folders / "predictions" / "evaluation.json").read_text())["rows"]
+    assert {row["Dice"] for row in rows if row["class"] == "lung"} == {1.0}
 
 
 @pytest.mark.parametrize(

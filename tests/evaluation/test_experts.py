@@ -32,7 +32,7 @@ def model(tmp_path):
 def test_table_and_heat_map_of_each_fold(model, capsys):
     from PIL import Image
 
-    assert cli.main(["experts", str(model)]) == 0
+    assert cli.main(["experts", "-m", str(model)]) == 0
     shown = capsys.readouterr().out
     assert shown.count("share of patches in which an expert is kept") == 2
     assert re.search(r"encoder_1 +liver_tumor +12 +0\.50 0\.50 0\.50 0\.50 +0\.45 0\.55 +0\.00 0\.00\n", shown)
@@ -50,7 +50,7 @@ def test_table_and_heat_map_of_each_fold(model, capsys):
 
 
 def test_one_fold_to_another_folder(model, tmp_path, capsys):
-    assert cli.main(["experts", str(model / "fold_0"), "-o", str(tmp_path / "out")]) == 0
+    assert cli.main(["experts", "-m", str(model / "fold_0"), "-o", str(tmp_path / "out")]) == 0
     assert sorted(path.name for path in (tmp_path / "out" / "fold_0").iterdir()) == ["experts.csv", "experts.png"]
     assert not (model / "fold_0" / "experts.csv").exists()
     assert "epoch 7" in capsys.readouterr().out
@@ -61,10 +61,10 @@ def test_without_experts_there_are_none_to_show(model, place):
     plans = {"mastpro": {"network": {"ablate": ["text", "experts"]}}}
     (model / "plans.json").write_text(json.dumps(plans))
     with pytest.raises(MASTProError, match=r"was trained without experts .* so there are none"):
-        cli.main(["--debug", "experts", str(model / place)])
+        cli.main(["--debug", "experts", "-m", str(model / place)])
     plans["mastpro"]["network"]["ablate"] = ["text"]
     (model / "plans.json").write_text(json.dumps(plans))
-    assert cli.main(["experts", str(model / place)]) == 0
+    assert cli.main(["experts", "-m", str(model / place)]) == 0
 
 
 LIVER = "of the choices in the 12 patches with liver_tumor"
@@ -110,7 +110,7 @@ def test_a_finding_is_a_line(model, capsys):
     usage = json.loads(json.dumps(USAGE))
     usage["kept"]["encoder_2"]["liver_tumor"]["liver_tumor"] = [0.0, 0.9]
     (model / "fold_0" / "expert_usage.json").write_text(json.dumps(usage))
-    assert cli.main(["experts", str(model), "-f", "0"]) == 0
+    assert cli.main(["experts", "-m", str(model), "-f", "0"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "warning" in line]
     assert line == f"warning: encoder_2: liver_tumor expert 1 of 0 to 1 has 100% {LIVER}"
 
@@ -128,7 +128,7 @@ def test_few_patches_tell_nothing(model, capsys, every, liver, told):
     usage["kept"]["encoder_2"]["liver_tumor"]["liver_tumor"] = [0.0, 0.9]
     usage["patches"] |= {"all": every, "liver_tumor": liver}
     (model / "fold_0" / "expert_usage.json").write_text(json.dumps(usage))
-    assert cli.main(["experts", str(model), "-f", "0"]) == 0
+    assert cli.main(["experts", "-m", str(model), "-f", "0"]) == 0
     found = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("note", "warning"))]
     assert [line[: len(text)] for line, text in zip(found, told, strict=True)] == told
 
@@ -153,7 +153,7 @@ def test_the_heat_map_keeps_a_sensible_size(types, specific):
 def test_in_the_folder_of_a_fold(model, monkeypatch, capsys, fold):
     (model / "fold_0").rename(model / fold)
     monkeypatch.chdir(model / fold)
-    assert cli.main(["experts", "."]) == 0
+    assert cli.main(["experts", "-m", "."]) == 0
     assert f"{fold}, epoch 7: share" in capsys.readouterr().out
     assert (model / fold / "experts.png").is_file()
 
@@ -180,6 +180,6 @@ def test_bad_input(model, capsys, monkeypatch, arguments, content, message):
     if arguments == ["model/empty/fold_1"]:
         (model / "model" / "empty" / "fold_1").mkdir()
     (model / "model" / "fold_0" / "expert_usage.json").write_text(json.dumps(content or USAGE))
-    assert cli.main(["experts", *arguments]) == 2
+    assert cli.main(["experts", "-m", *arguments]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert not list(model.rglob("experts.*"))

@@ -16,7 +16,7 @@ def test_the_validation_is_reported_with_truth(lab, kinds, kind, tmp_path):
         (tmp_path / folder).mkdir()
         shutil.copy(file, tmp_path / folder)
     given = ["-i", tmp_path / "i", "-pred", tmp_path / "p", "-ref", raw / "labelsTr", "-o", tmp_path / "report"]
-    done = lab.command("mastpro", "report", trained, *given, "-np", "1")
+    done = lab.command("mastpro", "report", "-m", trained, *given, "-np", "1")
     page = (tmp_path / "report" / "index.html").read_text()
     assert done.stdout.startswith("1 cases, ")
     assert "fold_0: losses, pseudo-Dice" in page
@@ -28,6 +28,6 @@ def test_the_validation_is_reported_with_truth(lab, kinds, kind, tmp_path):
 def test_unseen_images_are_reported_without_truth(lab, kinds, kind, tmp_path):
     predictions = lab.predicted(kind)
     given = ["-i", lab.images(kinds[kind].dataset), "-pred", predictions, "-o", tmp_path / "report", "-np", "1"]
-    done = lab.command("mastpro", "report", lab.trained(kind), *given)
+    done = lab.command("mastpro", "report", "-m", lab.trained(kind), *given)
     assert done.stdout.startswith("2 cases, ")
     assert "no reference labels, so no Dice." in (tmp_path / "report" / "index.html").read_text()

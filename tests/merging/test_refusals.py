@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -58,6 +59,14 @@ def test_labels_that_are_not_declared(three, capsys):
 def test_an_image_and_a_label_of_two_shapes(three, capsys):
     write(np.zeros((4, 4, 4), np.uint8), three.raw / KIDNEY / "labelsTr" / "kidney_0.nii.gz")
     check_refused(three, capsys, ["-d", 3, 6], "case kidney_0 of Dataset006_Kidney: Error: Shape mismatch")
+
+
+@pytest.mark.parametrize("name", ["labelsTr/kidney_0", "imagesTr/kidney_0_0000"])
+def test_a_file_that_ends_early(three, capsys, name):
+    """SimpleITK goes on with zeros: a background that would count as looked at."""
+    file = three.raw / KIDNEY / f"{name}.nii.gz"
+    file.write_bytes(file.read_bytes()[:-12])
+    check_refused(three, capsys, ["-d", 3, 6], f"{Path(name).name}.nii.gz is damaged or ends early")
 
 
 def test_a_file_that_is_missing(three, capsys):

@@ -9,7 +9,7 @@ import SimpleITK as sitk
 import torch
 
 from nnunetv2_mastpro import cli
-from nnunetv2_mastpro.datasets import read_dataset_json
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import find_new_labels
 from nnunetv2_mastpro.packs.plans import find_reader
@@ -242,7 +242,7 @@ def test_images_that_the_models_reader_does_not_read(make_dataset):
     for path in [*dataset.rglob("*.nii.gz")]:
         path.rename(path.with_name(path.name.replace(".nii.gz", ".png")))
         sitk.WriteImage(sitk.Image(16, 16, sitk.sitkUInt8), path.with_name(path.name.replace(".nii.gz", ".png")))
-    content = {**read_dataset_json(dataset / "dataset.json"), "file_ending": ".png"}
+    content = {**read_json_object(dataset / "dataset.json"), "file_ending": ".png"}
     (dataset / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(
         MASTProError, match="read by SimpleITKIOWithReorient, which does not read .png, the file_ending of"

@@ -29,7 +29,7 @@ def test_round_trip(make_model, make_pack, predict, image, tmp_path, routing, ro
     """Base and pack give the grown model to the bit, through nnU-Net's loading; without the type, the base."""
     base = make_model(routing=routing, router=router, backbone_rank=rank)
     grown, pack = make_pack(base, "lung_tumor")
-    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "new", "0")
     found, expected = weights_of(tmp_path / "new"), weights_of(grown)
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -45,7 +45,7 @@ def test_two_packs_in_one_model(make_model, make_pack, predict, image, tmp_path,
     base = make_model()
     lung, lung_pack = make_pack(base, "lung_tumor")
     colon, colon_pack = make_pack(base, "colon_cancer_primaries", seed=9)
-    classes = unpack(model_of(base), [colon_pack, lung_pack], tmp_path / "new", "0")
+    classes = unpack(model_of(base), [read_pack(colon_pack), read_pack(lung_pack)], tmp_path / "new", "0")
     assert [entry.label for entry in classes[3:]] == ["colon_cancer_primaries", "lung_tumor"]
     labels = json.loads((tmp_path / "new" / "dataset.json").read_text())["labels"]
     assert (labels["colon_cancer_primaries"], labels["lung_tumor"]) == (4, 5)
@@ -63,9 +63,9 @@ def test_a_grown_model_is_a_base_too(make_model, make_pack, make_grown, predict,
     base = make_model()
     under = make_grown(base, "lung_tumor") if first else base
     grown, pack = make_pack(under, "colon_cancer_primaries", seed=9)
-    unpack(model_of(under), [pack], tmp_path / "new", "0")
+    unpack(model_of(under), [read_pack(pack)], tmp_path / "new", "0")
     assert_close(predict(tmp_path / "new", image), predict(grown, image), rtol=0, atol=0)
-    unpack(model_of(base), [pack], tmp_path / "other", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "other", "0")
     tasks = f"{OLD},colon_cancer_primaries"
     output = grown and -1
     assert_close(predict(tmp_path / "other", image)[:, output], predict(grown, image, tasks)[:, output], rtol=0, atol=0)
@@ -77,14 +77,14 @@ def test_a_base_without_types_of_its_own_or_without_organs(
 ):
     base = make_model(dataset_json={**dataset_json, "labels": base_labels})
     grown, pack = make_pack(base, "lung_tumor")
-    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "new", "0")
     assert_close(predict(tmp_path / "new", image), predict(grown, image), rtol=0, atol=0)
 
 
 def test_regions(make_model, make_pack, predict, image, dataset_json, tmp_path, model_of):
     base = make_model(dataset_json={**dataset_json, **copy.deepcopy(REGIONS)})
     grown, pack = make_pack(base, "lung_tumor")
-    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "new", "0")
     assert json.loads((tmp_path / "new" / "dataset.json").read_text())["regions_class_order"] == [1, 2, 3]
     assert_close(predict(tmp_path / "new", image), predict(grown, image), rtol=0, atol=0)
     assert_close(predict(grown, image, "liver_tumor")[:, :2], predict(base, image), rtol=0, atol=0)
@@ -94,7 +94,7 @@ def test_the_ignore_label_stays_the_highest(make_model, make_pack, dataset_json,
     grown, pack = make_pack(make_model(), "lung_tumor")
     dataset_json["labels"]["ignore"] = 4
     base = make_model("with_ignore", dataset_json)
-    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "new", "0")
     labels = json.loads((tmp_path / "new" / "dataset.json").read_text())["labels"]
     assert (labels["lung_tumor"], labels["ignore"]) == (4, 5)
 
@@ -103,7 +103,7 @@ def test_organ_masks(make_model, make_pack, predict, tmp_path, model_of):
     """The table of the new model has the new type's host; the old types see what they saw."""
     base = make_model(anatomy=True)
     grown, pack = make_pack(base, "lung_tumor", anatomy=True)
-    unpack(model_of(base), [pack], tmp_path / "new", "0")
+    unpack(model_of(base), [read_pack(pack)], tmp_path / "new", "0")
     hosts = model_of(tmp_path / "new").config.resolved.hosts
     assert hosts == model_of(grown).config.resolved.hosts != model_of(base).config.resolved.hosts
     organs = torch.zeros(2, 4, 16, 16)

@@ -29,7 +29,7 @@ def test_lists_every_label(write_dataset, capsys, name):
     assert run("-d", name) == 0
     spleen, tumor = capsys.readouterr().out.split("\n\n")
     assert spleen.startswith("spleen\n")
-    assert "organ or other" in spleen
+    assert "other class" in spleen
     for part in (
         "knowledge base (liver_tumor)",
         "This is a liver tumor in the liver, appearing as",

@@ -140,6 +140,8 @@ def test_find_by_normalised_name(label, expected):
         ("tumor", "FLARE23", None),
         ("tumor", "Colonoscopy", None),
         ("spot", "Liver", None),
+        ("nodules", "Dataset601_LungNodules", "lung_nodule"),
+        ("nodule", "Thyroid", "thyroid_tumor"),
     ],
 )
 def test_dataset_name_helps_generic_labels_only(label, dataset_name, expected):

@@ -78,6 +78,6 @@ def report(tmp_path_factory, write_model, run_command):
     output = made.images.parent / "report"
     given = ["-i", made.images, "-pred", made.predictions, "-ref", made.reference, "--maps", made.maps, "-o", output]
     given += ["--pictures", made.images.parent / "pictures", "-np", "1"]
-    done = run_command(["mastpro", "report", made.model, *given], timeout=600)
+    done = run_command(["mastpro", "report", "-m", made.model, *given], timeout=600)
     assert sorted(path.name for path in output.iterdir()) == ["index.html"]
     return made, output / "index.html", done.stdout

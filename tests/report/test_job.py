@@ -17,6 +17,7 @@ from nnunetv2_mastpro import cli
 def arguments(folders, output, *more):
     return [
         "report",
+        "-m",
         folders.model,
         "-i",
         folders.images,
@@ -98,7 +99,11 @@ SPOILS = {
     "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), "has no fold with checkpoint_final.pth or"),
     "torn": (
         lambda f: (f.predictions / "case_a.nii.gz").write_bytes(b"torn"),
-        r"case_a.nii.gz cannot be read as a volume",
+        r"case_a.nii.gz is damaged or ends early",
+    ),
+    "cut short": (
+        lambda f: (f.maps / "case_a.nii.gz").write_bytes((f.maps / "case_a.nii.gz").read_bytes()[:-20]),
+        r"maps/case_a.nii.gz is damaged or ends early",
     ),
 }
 
@@ -127,7 +132,7 @@ def test_a_model_that_lies_elsewhere_is_predicted_from_its_folder(folders, tmp_p
     """As what mastpro unpack writes."""
     folders.model.rename(tmp_path / "mine")
     given = arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")
-    assert run(given[0], tmp_path / "mine", *given[2:]) == 0
+    assert run(*given[:2], tmp_path / "mine", *given[3:]) == 0
     page = (tmp_path / "out" / "index.html").read_text()
     assert f"nnUNetv2_predict_from_modelfolder -m {tmp_path / 'mine'} -i" in page
     assert "nnUNetv2_train " not in page

@@ -181,6 +181,16 @@ def test_another_backbone_is_refused(tuned, stock, tmp_path, capsys):
     assert not (tmp_path / "restored.pth").exists()
 
 
+def test_a_full_training_in_the_same_folder_leaves_none(tuned, make_trainer, tmp_path):
+    """They would pass for those of its checkpoint."""
+    trainer, _ = tuned()
+    checkpoint = tmp_path / "checkpoint_final.pth"
+    trainer.save_checkpoint(str(checkpoint))
+    assert (tmp_path / NAME).is_file()
+    make_trainer().save_checkpoint(str(checkpoint))
+    assert not (tmp_path / NAME).exists()
+
+
 @pytest.mark.parametrize("damage", ["cut", "another"])
 def test_damaged_adapters(tuned, tmp_path, capsys, damage):
     trainer, start = tuned()

@@ -6,7 +6,11 @@ import torch
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.planned import SWIN_UNETR
-from nnunetv2_mastpro.training.controls import nnUNetTrainerStock, nnUNetTrainerStockPartial
+from nnunetv2_mastpro.training.controls import (
+    nnUNetTrainerStock,
+    nnUNetTrainerStockAdamW,
+    nnUNetTrainerStockPartial,
+)
 from nnunetv2_mastpro.training.universal import nnUNetTrainerUniversal
 
 CASES = {"a": {"annotated": ["liver", "liver_tumor"]}, "b": {"annotated": ["kidney_tumor"]}}
@@ -50,6 +54,15 @@ def test_the_control_has_the_plans_augmentation(make_trainer, plans):
     trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
     assert trainer.inference_allowed_mirroring_axes is None
     assert trainer.oversample_foreground_percent == 0.5
+
+
+@pytest.mark.parametrize("trainer", [nnUNetTrainerStock, nnUNetTrainerStockAdamW, nnUNetTrainerStockPartial])
+def test_plans_with_organ_masks_are_refused(make_trainer, plans, tmp_path, trainer):
+    """nnU-Net would look for a previous stage's predictions, and a loader's process would die of it."""
+    plans["configurations"]["2d"]["previous_stage"] = "anatomy"
+    with pytest.raises(MASTProError, match=f"has organ masks, which {trainer.__name__} does not take; give plans with"):
+        make_trainer(trainer, initialize=False)
+    assert not [*(tmp_path / "nnUNet_results").iterdir()]
 
 
 def test_the_control_has_no_organs_to_crop_to(make_trainer, plans):

@@ -8,10 +8,11 @@ import torch
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from torch.testing import assert_close
 
+from nnunetv2_mastpro.config import EPOCH_VARIANTS
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.resources import trainers_dir
 from nnunetv2_mastpro.training import controls, trainer
-from nnunetv2_mastpro.training.recipe import EPOCH_VARIANTS, WarmupPolyLR, channels_last, epoch_variants, read_number
+from nnunetv2_mastpro.training.recipe import WarmupPolyLR, channels_last, epoch_variants, read_number
 
 LENGTHS = {"_1epoch": 1, "_5epochs": 5, "_10epochs": 10, "_50epochs": 50, "_100epochs": 100, "_250epochs": 250}
 BASES = {

@@ -1,5 +1,7 @@
 """The two stages: what is trained, by trainer, by plans and by what was loaded."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.training.report import FINE_TUNING
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro, nnUNetTrainerMASTProPretrain
 
 
@@ -45,6 +48,19 @@ def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
     assert any(said in line for line in lines)
     rate = "0.0001" if frozen else "0.002, 0.1 of it (prompt_share) for what prompts feed"
     assert lines[-1] == f"AdamW, learning rate up to {rate}"
+
+
+@pytest.mark.parametrize("continues", [True, False])
+@pytest.mark.parametrize("said", [FINE_TUNING, "Everything is trained"])
+def test_fine_tuning_that_left_no_checkpoint_is_not_begun_anew_without_weights(make_trainer, continues, said):
+    """A job that was killed in its first epoch and queued again with --c, with which nnU-Net takes no weights."""
+    made = make_trainer(continues=continues)
+    Path(made.output_folder, "training_log_2020_1_1_00_00_00.txt").write_text(f"{said}\n")
+    if continues and said == FINE_TUNING:
+        with pytest.raises(MASTProError, match="--c found no checkpoint in .*, so give -pretrained_weights again"):
+            start(made, 0)
+    else:
+        assert any("Everything is trained" in line for line in start(made, 0))
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainerMASTPro, nnUNetTrainerMASTProPretrain])

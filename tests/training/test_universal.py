@@ -96,7 +96,7 @@ def test_a_checkpoint_rebuilds_it_without_an_encoder(make_trainer):
 
 def test_organ_masks_are_refused(make_trainer, plans):
     plans["configurations"]["2d"]["previous_stage"] = "anatomy"
-    with pytest.raises(MASTProError, match="has organ masks, which the Universal Model does not take"):
+    with pytest.raises(MASTProError, match="has organ masks, which nnUNetTrainerUniversal does not take"):
         make_trainer(nnUNetTrainerUniversal, initialize=False)
 
 

@@ -55,7 +55,7 @@ def test_what_was_counted_is_shown(make_network, tmp_path, capsys):
     fold = tmp_path / "fold_0"
     fold.mkdir()
     (fold / "expert_usage.json").write_text(json.dumps({"epoch": 0, **usage.report()}))
-    assert cli.main(["experts", str(tmp_path)]) == 0
+    assert cli.main(["experts", "-m", str(tmp_path)]) == 0
     with open(fold / "experts.csv", newline="") as file:
         rows = [row for row in csv.reader(file) if row[0] == "decoder_0"]
     assert [row[1:3] for row in rows] == [[ALL, "6"], ["liver_tumor", "4"], ["kidney_tumor", "2"]]

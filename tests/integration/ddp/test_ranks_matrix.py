@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import SimpleITK as sitk
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mastpro.anatomy.preprocessed import write_training_maps
@@ -37,7 +36,7 @@ def maps(lab, plan, case_names):
         manager,
         manager.get_configuration("2d"),
         resolve(plans, content)[0].resolved.hosts,
-        lambda case: sitk.GetArrayFromImage(sitk.ReadImage(folder / "gt_segmentations" / f"{case}.nii.gz")),
+        {case: folder / "gt_segmentations" / f"{case}.nii.gz" for case in case_names},
     )
     return name
 
@@ -129,15 +128,19 @@ def test_compiled_or_in_half_precision_it_is_the_same_training(matrix):
 
 
 def test_swinunetr(on_ranks, plan, case_names, fold):
-    """From scratch, then PEFT, with checkpointed blocks: minutes on 2 cores."""
-    configuration = {"architecture": SWIN, "patch_size": [64, 64, 64]}
+    """From scratch, PEFT, and four samples in one process as in two; with checkpointed blocks: minutes on 2 cores."""
+    configuration = {"architecture": SWIN, "patch_size": [64, 64, 64], "batch_dice": False}
     plan("Swin", batch_size=2, configuration=configuration, training=ONE_TYPE_EACH)
+    plan("SwinFour", configuration=configuration, training=ONE_TYPE_EACH)
     shared = {"cases": [[case_names[0]], [case_names[1]]], "epochs": 1}
     three = {"configuration": "3d_fullres"}
     checkpoint = str(fold("Swin", **three) / "checkpoint_final.pth")
     jobs = [
         {"name": "scratch", "what": what("Swin", **three), **shared},
         {"name": "peft", "what": what("Swin", LONGER, **three), **shared, "pretrained": checkpoint},
+        *compared("four", "SwinFour", [*case_names[:3], case_names[5]], **three),
     ]
-    for ranks in on_ranks(jobs).values():
+    found = on_ranks(jobs)
+    assert_same_loss_and_gradients(found.pop("four_alone"), found["four"])
+    for ranks in found.values():
         assert_alike(ranks)

@@ -2,6 +2,7 @@
 
 import copy
 import re
+import shutil
 
 import pytest
 import torch
@@ -150,6 +151,17 @@ def test_frozen_backbone_gets_no_gradient(planned, make_network, image):
     assert not network.backbone.training
 
 
+def test_what_lies_before_the_first_expert_is_not_kept_for_backward(planned, make_network, image):
+    network = make_network(planned, deep_supervision=False).train()
+    seen = []
+    first = network.experts[BLOCKS[0]]
+    first.register_forward_pre_hook(lambda moe, given: seen.append(given[0].requires_grad))
+    network(image)
+    network.freeze_backbone()
+    network(image)
+    assert seen == [True, False]
+
+
 @pytest.mark.slow
 def test_compiles_without_graph_breaks(planned, make_network, image):
     network = make_network(planned, deep_supervision=False).train()
@@ -157,6 +169,23 @@ def test_compiles_without_graph_breaks(planned, make_network, image):
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     mask = torch.ones(1, 2)
     assert_close(compiled(image, mask).logits, network(image, mask).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="inductor needs a C++ compiler on a CPU: apt install g++")
+def test_inductor_makes_the_same_network(planned, make_network, image, tmp_path, monkeypatch):
+    """Forward and backward in PEFT, by the compiler that nnU-Net uses on a GPU."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    network = make_network(planned, deep_supervision=False).train()
+    network.freeze_backbone()
+    network(image)
+    torch._dynamo.reset()
+    mask = torch.ones(1, 2)
+    logits = [forward(image, mask).logits for forward in (network, torch.compile(network, fullgraph=True))]
+    assert_close(logits[1], logits[0], atol=1e-3, rtol=1e-3)
+    trained = list(network.experts.parameters())
+    expected, found = (torch.autograd.grad(each.square().mean(), trained, allow_unused=True) for each in logits)
+    assert_close(found, expected, atol=1e-4, rtol=1e-2)
 
 
 @pytest.mark.slow
