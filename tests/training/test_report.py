@@ -40,7 +40,7 @@ def test_classes_sites_and_tasks(make_network):
     lines = [*describe_network(network, config, origins)]
     text = "\n".join(lines)
     for entry in config.resolved.classes:
-        kind = "tumour type" if entry.is_tumor else "organ"
+        kind = "tumour type" if entry.is_tumor else "other class"
         assert f"{entry.label} [{kind}, embedding shipped]: {entry.sentence}" in lines
     assert "Stages with experts: encoder_1 (6 channels), encoder_2 (8 channels), decoder_0 (6 channels)" in lines
     assert "Tumour types with experts of their own: liver_tumor, kidney_tumor\n" in lines
