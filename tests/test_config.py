@@ -18,7 +18,7 @@ def test_defaults_survive_json():
 
 
 def test_readme_shows_the_defaults():
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+    text = (Path(__file__).parents[1] / "docs" / "reference.md").read_text()
     block = re.search(r'^"mastpro": (\{\n  "network": .*?^\})', text, re.MULTILINE | re.DOTALL)[1]
     shown, defaults = json.loads(block), MASTProConfig().to_dict()
     del defaults["resolved"], defaults["prompts"]["added"], defaults["training"]["new_types"]
