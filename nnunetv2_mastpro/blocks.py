@@ -1,6 +1,8 @@
 """JSON objects of the plans as frozen dataclasses, whose fields say what is known. Standard library only."""
 
 import dataclasses
+from types import UnionType
+from typing import get_args, get_origin, get_type_hints
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest
@@ -12,7 +14,7 @@ def read_section(cls, values: dict, where: str):
     lacking = [f.name for f in dataclasses.fields(cls) if f.name not in values and not _has_default(f)]
     if lacking:
         raise MASTProError(f"{where} in the plans lacks {', '.join(lacking)}; restore the plans as training wrote them")
-    kinds = {f.name: f.type for f in dataclasses.fields(cls)}
+    kinds = get_type_hints(cls)
     for key, value in values.items():
         _check_type(value, kinds[key], f"{where}.{key}")
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
@@ -36,18 +38,25 @@ def _has_default(field: dataclasses.Field) -> bool:
 
 
 def _check_type(value, kind, where: str) -> None:
-    expected = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind)
-    if kind == float | None:
-        expected = (int, float, type(None))
-    elif expected is None:
-        expected = (list, tuple, type(None)) if "None" in str(kind) else (list, tuple)
-    entry_kind = next((known for known in (int, str) if f"tuple[{known.__name__}, " in str(kind)), object)
-    entries = value if isinstance(value, (list, tuple)) else ()
-    wrong_entry = any(not isinstance(entry, entry_kind) or isinstance(entry, bool) for entry in entries)
-    if not isinstance(value, expected) or (isinstance(value, bool) and kind is not bool) or wrong_entry:
+    if not _is_of(value, kind):
         raise MASTProError(
             f"{where}={value!r} in the plans has the wrong type; it must be {getattr(kind, '__name__', kind)}"
         )
+
+
+def _is_of(value, kind) -> bool:
+    """Whether JSON's value can be a field of this type: plain ones, objects, tuples (lists here), or None."""
+    options = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    if value is None or isinstance(value, bool):
+        return type(value) in options
+    if isinstance(value, (list, tuple)):
+        entries = [get_args(option)[0] for option in options if get_origin(option) is tuple]
+        return any(all(_is_of(one, entry) for one in value) for entry in entries)
+    return (
+        type(value) in options
+        or (isinstance(value, int) and float in options)
+        or (isinstance(value, dict) and any(map(dataclasses.is_dataclass, options)))
+    )
 
 
 def plain(value):
