@@ -32,8 +32,11 @@ LIVER, LUNG = box((1, 9), (6, 24), (4, 16)), box((5, 13), (6, 24), (18, 29))
 TUMORS = {1: box((3, 7), (10, 16), (6, 12)), 2: box((7, 10), (12, 18), (20, 26))}
 
 
-def write_case(folders, name, shift, rng):
-    """Two tumours in their organs; the prediction is moved by `shift` voxels along x, and misses the second at 9."""
+def write_case(folders, name, shift, rng, times=1):
+    """Two tumours in their organs; the prediction is moved by `shift` voxels along x, and misses the second at 9.
+
+    `times`: voxels of which one becomes a cube, so that the case has as many along each axis.
+    """
     image = rng.normal(-20, 15, SHAPE)
     truth, prediction, hosts = (np.zeros(SHAPE, np.uint8) for _ in range(3))
     image[LIVER], image[LUNG] = 60, -750
@@ -51,6 +54,10 @@ def write_case(folders, name, shift, rng):
     }
     for path, volume in volumes.items():
         path.parent.mkdir(parents=True, exist_ok=True)
+        for axis in range(3):
+            volume = np.repeat(volume, times, axis)
+        if volume.dtype == np.int16:
+            volume = volume + rng.integers(-15, 16, volume.shape, np.int16)  # noise of its own, which does not compress
         write_volume(path, volume, SPACING_MM)
 
 
@@ -81,3 +88,15 @@ def report(tmp_path_factory, write_model, run_command):
     done = run_command(["mastpro", "report", "-m", made.model, *given], timeout=600)
     assert sorted(path.name for path in output.iterdir()) == ["index.html"]
     return made, output / "index.html", done.stdout
+
+
+@pytest.fixture
+def make_report_folders():
+    """`make_report_folders(root, write_model)`: a model and three cases."""
+    return make_folders
+
+
+@pytest.fixture
+def write_report_case():
+    """`write_report_case(folders, name, shift, rng, times)`: one more case."""
+    return write_case

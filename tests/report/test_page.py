@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -141,6 +142,21 @@ def test_the_command_says_where_the_page_is(report):
     assert re.search(r"^3 cases, 6 panels, \d\.\d MB$", said, re.MULTILINE)
     assert said.endswith(f"wrote {page}\n")
     assert page.stat().st_size < 4e6
+
+
+@pytest.mark.slow
+def test_ten_cases_stay_under_15_mb(tmp_path, write_model, make_report_folders, write_report_case, run_command):
+    """Of 70 x 150 x 160 voxels each: what does not fit in the page is left out of its viewer, and said."""
+    folders, rng = make_report_folders(tmp_path, write_model), np.random.default_rng(3)
+    for folder in (folders.images, folders.predictions, folders.reference, folders.maps):
+        for path in folder.glob("*.nii.gz"):
+            path.unlink()
+    for number in range(10):
+        write_report_case(folders, f"case_{number}", number, rng, times=5)
+    given = ["-i", folders.images, "-pred", folders.predictions, "-ref", folders.reference, "--maps", folders.maps]
+    done = run_command(["mastpro", "report", "-m", folders.model, *given, "-o", tmp_path / "out"], timeout=600)
+    assert re.search(r"^10 cases, \d+ panels, \d+\.\d MB$", done.stdout, re.MULTILINE)
+    assert 4e6 < (tmp_path / "out" / "index.html").stat().st_size < 15e6
 
 
 def test_niivue_is_the_file_of_its_npm_package():
