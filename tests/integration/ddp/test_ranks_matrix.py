@@ -141,6 +141,6 @@ def test_swinunetr(on_ranks, plan, case_names, fold):
         *compared("four", "SwinFour", [*case_names[:3], case_names[5]], **three),
     ]
     found = on_ranks(jobs)
-    assert_same_loss_and_gradients(found.pop("four_alone"), found["four"])
+    assert_same_loss_and_gradients(found.pop("four_alone"), found["four"], rounding=5e-3)  # through twenty layers
     for ranks in found.values():
         assert_alike(ranks)
