@@ -47,7 +47,7 @@ RC_BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one subcommand and gives its exit status: 2 with one sentence for what the user can repair."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     args, unknown = _parser(arguments).parse_known_args(arguments)
     if unknown:
         _refuse(args.parser, unknown)

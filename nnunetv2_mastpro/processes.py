@@ -53,7 +53,8 @@ def each(function: Callable, jobs: Sequence, num_processes: int, title: str, pre
 
     `preload`: modules that `function` imports when it runs, which are slow to import.
     """
-    with tqdm(total=len(jobs), desc=title, unit="case") as bar:
+    starting = "" if num_processes == 1 else f", starting {min(num_processes, len(jobs))} processes"
+    with tqdm(total=len(jobs), desc=f"{title}{starting}", unit="case") as bar:
         if num_processes == 1:
             for job in jobs:
                 yield function(job)
@@ -63,12 +64,13 @@ def each(function: Callable, jobs: Sequence, num_processes: int, title: str, pre
         pool = ProcessPoolExecutor(min(num_processes, len(jobs)), context, **options)
         try:
             for result in pool.map(function, jobs):
+                bar.set_description(title, refresh=False)
                 yield result
                 bar.update()
         except BrokenProcessPool as error:  # multiprocessing's own pool would wait for ever
             raise MASTProError(
-                f'a process of "{title}" was killed after {bar.n} of {len(jobs)} cases, as where memory runs out; run '
-                "it again with a smaller -np"
+                f'a process of "{title}" ended unexpectedly after {bar.n} of {len(jobs)} cases; if there is no reason '
+                "above, memory may have run out: run it again with a smaller -np"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -86,7 +88,22 @@ def clean_processes(*modules: str) -> tuple[multiprocessing.context.BaseContext,
         return multiprocessing.get_context("spawn"), options
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*modules])  # of no effect once it runs: workers then import by themselves
+    _start_clean_process()
     return context, options
+
+
+def _start_clean_process() -> None:
+    """From a folder without modules: it has the current one on its path, where a clone of this project, a folder of the
+    package's name, would be taken for the package. Workers go to the folder of their parent.
+    """
+    from multiprocessing import forkserver
+
+    here = os.getcwd()
+    os.chdir(Path(sys.executable).parent)
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.chdir(here)
 
 
 def _start_worker(environ: dict[str, str]) -> None:

@@ -113,7 +113,15 @@ def test_unexpected_errors_keep_their_traceback(fail_with):
         cli.main(["env"])
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["env", "--unknown"]])
+def test_without_a_command_all_are_listed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    assert all(re.search(rf"^    {name}\b", shown, re.MULTILINE) for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [["unknown"], ["env", "--unknown"], ["--debug"]])
 def test_misuse_is_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +53,28 @@ for found in each(test_processes.threads, [0, 1], 2, "count", {preload}):
     run_python(code, tmp_path, OPENBLAS_NUM_THREADS="2", OMP_NUM_THREADS="2")
 
 
+@pytest.mark.skipif("forkserver" not in multiprocessing.get_all_start_methods(), reason="workers are spawned here")
+def test_a_folder_of_the_packages_name_is_not_taken_for_it(tmp_path):
+    """As a clone is, in the folder in which it was made: there the clean process found no module of the package."""
+    (tmp_path / "nnunetv2_mastpro").mkdir()
+    (tmp_path / "told.txt").write_text("here")
+    code = f"""
+import sys
+sys.path[0] = {os.path.dirname(__file__)!r}
+from nnunetv2_mastpro.processes import each
+import test_processes
+assert list(each(test_processes.read_here, ["told.txt"] * 2, 2, "look", ["nnunetv2_mastpro.listing"])) == ["here"] * 2
+"""
+    run_python(code, tmp_path)
+
+
+def read_here(name: str) -> str:
+    """By a path that is relative to where the parent is."""
+    from nnunetv2_mastpro import __version__
+
+    return Path(name).read_text() if __version__ else ""
+
+
 def run_python(code: str, folder, **variables: str) -> None:
     env = {**os.environ, **variables}
     done = subprocess.run(
@@ -91,7 +114,7 @@ import test_processes
 try:
     list(each(test_processes.be_killed, range(4), 2, "score cases"))
 except MASTProError as error:
-    assert 'a process of "score cases" was killed' in str(error), error
+    assert 'a process of "score cases" ended unexpectedly after' in str(error), error
     assert "smaller -np" in str(error), error
 else:
     raise AssertionError("no error")

@@ -14,7 +14,7 @@ import argparse
 
 from nnunetv2_mastpro.commands import DEVICES
 from nnunetv2_mastpro.commands.pack import add_model_arguments
-from nnunetv2_mastpro.datasets import dataset_json_paths
+from nnunetv2_mastpro.datasets import dataset_json_paths, read_trained
 from nnunetv2_mastpro.errors import MASTProError
 
 
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """Checks first, then writes and trains; 0 on success. Raises MASTProError."""
     from pathlib import Path
 
+    read_trained(args.model)  # before torch is imported
     from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw, nnUNet_results
 
     from nnunetv2_mastpro.packs import add

@@ -123,6 +123,8 @@ def check_workers(environ: Mapping[str, str]) -> Iterator[Finding]:
 
 def judge_device(answer: str | None, error: str) -> Finding:
     """nnU-Net takes cuda unless it is told otherwise."""
+    if error == probes.SLOW:
+        return _slow("import torch and torchvision")
     if answer is None:
         remedy = "install torch and torchvision of releases that belong together"
         return Finding(FAIL, f"torch and torchvision do not import ({error})", remedy)
@@ -136,6 +138,8 @@ def judge_device(answer: str | None, error: str) -> Finding:
 def judge_trainer(answer: str | None, error: str, environ: Mapping[str, str]) -> Finding:
     """nnU-Net's own search, so that what it finds is what nnUNetv2_train gets."""
     folders = environ.get("nnUNet_extTrainer")
+    if error == probes.SLOW:
+        return _slow(f"search for {probes.TRAINER}")
     if answer is None:
         if not folders:
             return Finding(FAIL, f"nnU-Net does not find {probes.TRAINER}: nnUNet_extTrainer is not set", EVAL_REMEDY)
@@ -152,9 +156,17 @@ def judge_trainer(answer: str | None, error: str, environ: Mapping[str, str]) ->
 
 def judge_encoder(answer: str | None, error: str) -> Finding:
     """A sentence that is new must be embedded with no network, else labels that we do not know stop a training."""
+    if error == probes.SLOW:
+        return _slow("run the default text encoder")
     if answer is None:
         return Finding(FAIL, f"the default text encoder does not run offline ({error})", "reinstall nnunetv2_mastpro")
     return Finding(OK, f"text encoder runs offline, {answer} dimensions")
+
+
+def _slow(what: str) -> Finding:
+    return Finding(
+        WARN, f"could not {what} within {probes.PROBE_TIMEOUT_S} s", "run it again when the machine is less busy"
+    )
 
 
 def _nearest_folder(path: Path) -> Path:

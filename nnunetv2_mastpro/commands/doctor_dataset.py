@@ -62,7 +62,7 @@ def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]
         yield Finding(WARN, f"{raw.name} has no plans, so nothing can be trained yet", remedy)
     yield from check_anatomy(raw, preprocessed)
     yield from check_preprocessed(raw, preprocessed)
-    if not sections and not bad:
+    if not sections and not bad and environ.get("nnUNet_raw"):  # that it is not set is told already
         yield Finding(FAIL, f"no readable dataset.json of {dataset}", "give an id or name that nnUNet_raw holds")
     elif len(sections) == 2 and sections["nnUNet_raw"] != sections["nnUNet_preprocessed"]:
         raw, preprocessed = (section.get("cases") for section in sections.values())

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.errors import MASTProError
 
 
@@ -34,11 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the pack and says how large it is; 0 on success. Raises MASTProError."""
+    if args.output.suffix != ".safetensors":
+        raise MASTProError(f"-o {args.output} does not end in .safetensors; name the pack {args.output}.safetensors")
+    read_trained(args.model)  # before torch is imported
     from nnunetv2_mastpro.packs.model import read_model
     from nnunetv2_mastpro.packs.pack import write_pack
 
-    if args.output.suffix != ".safetensors":
-        raise MASTProError(f"-o {args.output} does not end in .safetensors; name the pack {args.output}.safetensors")
     model = read_model(args.model, args.fold, args.checkpoint)
     write_pack(model, args.label, args.output, args.licence)
     size, whole = args.output.stat().st_size, model.file.stat().st_size

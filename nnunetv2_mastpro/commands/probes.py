@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 TRAINER = "nnUNetTrainerMASTPro"
 PROBE_TIMEOUT_S = 180
+SLOW = "it took too long"
 MARK = "mastpro-doctor:"  # before the line that a probe answers with: libraries print lines of their own
 PROBES = {
     "device": f"""
@@ -47,7 +48,7 @@ def answer(probe: subprocess.Popen) -> tuple[str | None, str]:
     try:
         stdout, stderr = probe.communicate(timeout=PROBE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return None, f"no answer in {PROBE_TIMEOUT_S} s"
+        return None, SLOW
     marked = [line.removeprefix(MARK) for line in stdout.splitlines() if line.startswith(MARK)]
     if probe.returncode == 0 and marked:
         return marked[-1], ""

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from nnunetv2_mastpro.commands.pack import add_model_arguments
+from nnunetv2_mastpro.datasets import read_trained
 from nnunetv2_mastpro.listing import kind, table
 
 
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks every pack, then writes the folder and says what it holds; 0 on success. Raises MASTProError."""
+    read_trained(args.model)  # before torch is imported
     from nnunetv2_mastpro.packs.model import read_model
     from nnunetv2_mastpro.packs.pack import read_pack
     from nnunetv2_mastpro.packs.unpack import unpack

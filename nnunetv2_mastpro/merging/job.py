@@ -29,8 +29,10 @@ from nnunetv2_mastpro.merging.told import (
     notes,
     stale,
     turned,
+    unknown,
     vague,
     what_next,
+    without_tests,
 )
 from nnunetv2_mastpro.merging.unseen import check_tests, merge_tests
 from nnunetv2_mastpro.merging.voxels import Rewrite, rewrite
@@ -46,6 +48,8 @@ def merge(args: Namespace, workers: int) -> int:
     """The command; 0 on success. Raises MASTProError before a file is written."""
     base = read_base(args.model) if args.model else None
     if args.write_map is not None:
+        if args.map is not None:
+            raise MASTProError("--write-map drafts a map and merges nothing, --map takes one; give one of the two")
         earlier = find_target(args.output, args.name).values if args.output is not None else {}
         write_draft(args.write_map, read_sources(args.datasets), [*(base.values if base else ()), *earlier])
         print(f"wrote {args.write_map}; edit it, then give it with --map")
@@ -92,13 +96,14 @@ def merge(args: Namespace, workers: int) -> int:
         "\n".join(
             [
                 *describe(sources, scans, classes, mapping),
-                *about_tests,
+                *(about_tests if tests is not None else without_tests(sources)),
                 *notes(images, without, unite),
                 *turned(sources, scans),
                 *askew(sources, scans),
                 *leaving(target, sources),
                 *disputes,
                 *vague(sources, classes),
+                *unknown(content, sources, classes),
                 *holes(sources, classes),
                 *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
                 *([f"--folds-of {args.folds_of}: {line}" for line in fold_notes(splits, given)] if given else ()),
@@ -113,7 +118,7 @@ def merge(args: Namespace, workers: int) -> int:
     print(
         "\n".join(
             [
-                f"wrote {target.raw} and {target.preprocessed / SPLITS}",
+                f"{'renewed' if target.earlier else 'wrote'} {target.raw} and {target.preprocessed / SPLITS}",
                 *redo,
                 *what_next(target, bool(redo or target.earlier), args.model),
             ]

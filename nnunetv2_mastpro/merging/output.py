@@ -68,7 +68,9 @@ def find_target(identifier: int, name: str | None) -> Target:
     full = there[0] if name is None else f"Dataset{identifier:03d}_{name}"
     others = [found for found in there if found != full]
     if others:
-        raise MASTProError(f"the id {identifier} belongs to {others[0]}; give another -o, or that name with -n")
+        raise MASTProError(
+            f"the id {identifier} belongs to {others[0]}; give another -o (a merge is renewed by its name)"
+        )
     raw, earlier = root / full, None
     if raw.exists():
         earlier = read_json_object(raw / "dataset.json") if (raw / "dataset.json").is_file() else {}

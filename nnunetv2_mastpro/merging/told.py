@@ -15,6 +15,7 @@ from nnunetv2_mastpro.merging.output import Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.voxels import Scan
 from nnunetv2_mastpro.prompts.knowledge_base import find
+from nnunetv2_mastpro.prompts.resolve import FROM_NAME, resolve_quietly
 
 
 def describe(sources: Sequence[Source], scans: Table[Key, Scan], classes: Classes, mapping: Mapping) -> list[str]:
@@ -71,18 +72,41 @@ def leaving(target: Target, sources: Sequence[Source]) -> list[str]:
     return [f"warning: -d no longer names {', '.join(gone)}, whose cases leave the data set"] if gone else []
 
 
+def without_tests(sources: Sequence[Source]) -> list[str]:
+    """Labelled test cases, where they were not asked for."""
+    ends = {source.name: source.content["file_ending"] for source in sources}
+    count = sum(len([*(source.folder / "labelsTs").glob(f"*{ends[source.name]}")]) for source in sources)
+    return [f"note: {count} labelled test cases are left out; --test merges them too"] if count else []
+
+
+def unknown(content: dict, sources: Sequence[Source], classes: Classes) -> list[str]:
+    """Classes of which nobody has told more than the name."""
+    prompts = resolve_quietly(content, content["name"])
+    names = [prompt.label for prompt in prompts if prompt.origin == FROM_NAME and not prompt.is_tumor]
+    named = [name for name in names if name not in _lost(sources, classes)]
+    return [
+        f"note: nothing but the name is known of {', '.join(named)}, which so counts as no tumour type and has no host "
+        'organ; if it is a tumour, say so in mastpro.prompts ("is_tumor", mastpro prompts --write)'
+    ] * bool(named)
+
+
 def vague(sources: Sequence[Source], classes: Classes) -> list[str]:
     """Names such as "tumor", that say what they are in the source's name only."""
-    lost = {
+    lost = _lost(sources, classes)
+    named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
+    advice = "correct the map, or draft one with --write-map; else its prompt is a plain sentence of its name"
+    return [f"note: the knowledge base knows no {named} by that name alone: {advice}"] if lost else []
+
+
+def _lost(sources: Sequence[Source], classes: Classes) -> dict[str, str]:
+    """Class -> what the knowledge base calls it in its source, where the class's own name says nothing."""
+    return {
         target: known.name
         for source in sources
         for label, target in classes.targets[source.name].items()
         if target and (known := find(label, tuple(source.labels), source.name))
         if find(target, tuple(classes.values)) is None
     }
-    named = ", ".join(f'"{target}" ({known})' for target, known in lost.items())
-    advice = "correct the map, or draft one with --write-map; else its prompt is a plain sentence of its name"
-    return [f"note: the knowledge base knows no {named} by that name alone: {advice}"] if lost else []
 
 
 def holes(sources: Sequence[Source], classes: Classes) -> list[str]:
@@ -116,4 +140,5 @@ def what_next(target: Target, again: bool, model: Path | None) -> list[str]:
     identifier = int(target.name[7:10])
     if model is not None:  # plans and preprocessing must be the model's
         return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n PLANS --write-prompts --dry-run"]
-    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}"]
+    why = "    # --clean: nnU-Net would keep what it read of the earlier merge" if again else ""
+    return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}{why}"]

@@ -169,8 +169,9 @@ def test_a_probe_that_hangs_is_ended(environ, quick_probes, monkeypatch):
     monkeypatch.setattr(probes, "start", lambda *args: started.append(start(*args)) or started[-1])
     monkeypatch.setattr(probes, "PROBE_TIMEOUT_S", 1)
     quick_probes(encoder="import time; time.sleep(600)")
-    (bad,) = [finding for finding in doctor.findings(environ) if finding.status == FAIL]
-    assert "no answer in 1 s" in bad.text
+    found = [finding for finding in doctor.findings(environ) if finding.status != OK]
+    told = "could not run the default text encoder within 1 s"  # no reason to install anything
+    assert found == [Finding(WARN, told, "run it again when the machine is less busy")]
     assert all(probe.returncode is not None for probe in started)
 
 

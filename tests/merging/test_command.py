@@ -273,3 +273,20 @@ def test_a_label_whose_header_puts_it_elsewhere_is_told(three, capsys):
     assert three.merge("-d", 3, 6) == 0
     told = f"warning: label and image differ in origin or direction, which nnU-Net overlooks, in {LIVER}/liver_3; see"
     assert told in capsys.readouterr().out
+
+
+def test_a_class_of_which_only_the_name_is_known_is_told(three, capsys):
+    """It owns no experts and has no host, which a tumour would miss."""
+    three.write("Dataset012_More", {"xanthoma": 1, "spleen": 2}, {"a": (60, {1: slice(2, 4), 2: slice(5, 6)})})
+    assert three.merge("-d", 6, 12, "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert "note: nothing but the name is known of xanthoma, which so counts as no tumour type" in shown
+
+
+def test_a_merge_that_is_renewed_says_so(three, capsys):
+    assert three.merge("-d", 3, 6) == 0
+    assert f"wrote {three.merged.folder} and " in capsys.readouterr().out
+    assert three.merge("-d", 3, 6, 10) == 0
+    shown = capsys.readouterr().out
+    assert f"renewed {three.merged.folder} and " in shown
+    assert "--clean    # --clean: nnU-Net would keep what it read of the earlier merge" in shown

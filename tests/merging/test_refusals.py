@@ -49,6 +49,10 @@ def test_sources_that_do_not_fit(three, capsys, more, match):
     check_refused(three, capsys, ["-d", 6, 12], match)
 
 
+def test_a_map_to_read_and_one_to_write(three, tmp_path, capsys):
+    check_refused(three, capsys, ["-d", 3, 6, "--map", "a.yaml", "--write-map", "b.yaml"], "merges nothing")
+
+
 def test_labels_that_are_not_declared(three, capsys):
     three.write("Dataset012_More", {"x": 1}, {"a": (60, {1: slice(2, 4), 7: slice(5, 6)})})
     check_refused(

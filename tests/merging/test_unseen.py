@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def values(sources, case):
 
 
 def test_test_cases_have_merged_labels_and_say_who_annotated_what(tested, capsys):
+    assert tested.merge("-d", 3, 6, 10, "--dry-run") == 0
+    assert re.search(r"^note: \d labelled test cases are left out; --test merges them", capsys.readouterr().out, re.M)
     assert tested.merge("-d", 3, 6, 10, "--test") == 0
     content = tested.merged.content
     assert content["numTraining"] == len(content["dataset"]) == len(content["mastpro"]["cases"]) == 16
