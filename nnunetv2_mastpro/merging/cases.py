@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.classes import Classes
-from nnunetv2_mastpro.merging.mapping import Mapping
+from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.splits import join
 from nnunetv2_mastpro.merging.voxels import Probe, Scan, scan
@@ -60,7 +59,7 @@ def _scan(probes: Sequence[Probe], workers: int) -> list[Scan]:
     return list(each(scan, probes, workers, "read images")) if probes else []
 
 
-def same_images(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[tuple[RawCase, ...]]:
+def same_images(sources: Sequence[Source], scans: Mapping[Key, Scan]) -> list[tuple[RawCase, ...]]:
     """All cases in the order of the sources, those of one image together."""
     found: dict[str, list[RawCase]] = {}
     for source in sources:
@@ -72,9 +71,9 @@ def same_images(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[tupl
 def merge_cases(
     sources: Sequence[Source],
     images: Sequence[tuple[RawCase, ...]],
-    scans: Table[Key, Scan],
+    scans: Mapping[Key, Scan],
     classes: Classes,
-    mapping: Mapping,
+    mapping: ClassMap,
     prefix: bool,
     unite: bool,
 ) -> tuple[list[MergedCase], list[str]]:
@@ -107,7 +106,7 @@ def merge_cases(
     return merged, without
 
 
-def voxels(scans: Table[Key, Scan], case: RawCase, classes: Classes) -> Counter:
+def voxels(scans: Mapping[Key, Scan], case: RawCase, classes: Classes) -> Counter:
     """Voxels of a case by class; one of an inner class counts for those around it, too."""
     counts: Counter = Counter()
     for value, number in scans[case.key].counts.items():
@@ -116,13 +115,13 @@ def voxels(scans: Table[Key, Scan], case: RawCase, classes: Classes) -> Counter:
     return counts
 
 
-def marks_of(case: RawCase, scans: Table[Key, Scan], mapping: Mapping) -> list:
+def marks_of(case: RawCase, scans: Mapping[Key, Scan], mapping: ClassMap) -> list:
     """What ties a case to others: its patient, where one is found, and its image, in whatever orientation."""
     marks = (mapping.patient_of(case.source, case.name), scans[case.key].digest, scans[case.key].turned)
     return [mark for mark in marks if mark is not None]
 
 
-def group_cases(merged: Sequence[MergedCase], scans: Table[Key, Scan], mapping: Mapping) -> dict[str, int]:
+def group_cases(merged: Sequence[MergedCase], scans: Mapping[Key, Scan], mapping: ClassMap) -> dict[str, int]:
     """Case -> group that has to stay in one fold: cases of a patient, and of one image."""
     marks = {case.name: [mark for raw in case.raw for mark in marks_of(raw, scans, mapping)] for case in merged}
     return join([case.name for case in merged], marks)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.merging.mapping import Mapping
+from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.sources import Source, nearest
 from nnunetv2_mastpro.prompts.knowledge_base import find
 
@@ -50,7 +49,7 @@ class Classes:
         """Classes from the outmost, then by value; all by value where none is nested."""
         return sorted(self.values, key=lambda name: (len(self.around(name)), self.values[name]))
 
-    def annotated(self, source: Source, case: str, mapping: Mapping) -> tuple[str, ...]:
+    def annotated(self, source: Source, case: str, mapping: ClassMap) -> tuple[str, ...]:
         """What the case's annotators looked for: by the map, the source's own mastpro.cases, or all of its classes.
 
         A class that several labels of the source become is annotated where all of them are: where only the left one
@@ -66,7 +65,7 @@ class Classes:
 
 
 def make_classes(
-    sources: Sequence[Source], mapping: Mapping, existing: Table[str, int], model: Table[str, int] | None = None
+    sources: Sequence[Source], mapping: ClassMap, existing: Mapping[str, int], model: Mapping[str, int] | None = None
 ) -> Classes:
     """Raises MASTProError for classes that overlap without a rule, and for names that the map gets wrong.
 
@@ -107,14 +106,14 @@ def make_classes(
     return Classes(values, parents, targets, tables, ignore)
 
 
-def around(name: str, parents: Table[str, str]) -> tuple[str, ...]:
+def around(name: str, parents: Mapping[str, str]) -> tuple[str, ...]:
     chain = [name]
     while chain[-1] in parents:
         chain.append(parents[chain[-1]])
     return tuple(chain)
 
 
-def _check_meaning(sources: Sequence[Source], mapping: Mapping) -> None:
+def _check_meaning(sources: Sequence[Source], mapping: ClassMap) -> None:
     """One name, such as "tumor", that the knowledge base reads as two classes in two sources."""
     seen: dict[str, tuple[str, str]] = {}
     for source in sources:
@@ -132,7 +131,7 @@ def _check_meaning(sources: Sequence[Source], mapping: Mapping) -> None:
                 )
 
 
-def _check_known(mapping: Mapping, values: Table[str, int]) -> None:
+def _check_known(mapping: ClassMap, values: Mapping[str, int]) -> None:
     for name, entry in mapping.sources.items():
         for one in entry.annotated or ():
             if one not in values:
@@ -145,7 +144,7 @@ def _check_known(mapping: Mapping, values: Table[str, int]) -> None:
                 raise MASTProError(f'nest in the map names "{one}", which is no class; {nearest(one, values)}')
 
 
-def _parents(mapping: Mapping) -> dict[str, str]:
+def _parents(mapping: ClassMap) -> dict[str, str]:
     parents: dict[str, str] = {}
     for parent, inside in mapping.nest.items():
         for name in inside:
@@ -164,7 +163,7 @@ def _parents(mapping: Mapping) -> dict[str, str]:
 
 
 def _table(
-    source: Source, targets: Table[str, str | None], values: Table[str, int], parents: Table[str, str]
+    source: Source, targets: Mapping[str, str | None], values: Mapping[str, int], parents: Mapping[str, str]
 ) -> dict[int, int]:
     """What each declared value of the source becomes: the inmost of the classes that it belongs to."""
     for one in source.labels:

@@ -17,7 +17,7 @@ from nnunetv2_mastpro.merging.cases import (
 )
 from nnunetv2_mastpro.merging.classes import Classes, make_classes
 from nnunetv2_mastpro.merging.draft import write_draft
-from nnunetv2_mastpro.merging.mapping import Mapping, check_patients, read_mapping
+from nnunetv2_mastpro.merging.mapping import ClassMap, check_patients, read_mapping
 from nnunetv2_mastpro.merging.output import SPLITS, find_target, make_dataset_json, write_merged
 from nnunetv2_mastpro.merging.sources import find_raw, read_sources, with_tests
 from nnunetv2_mastpro.merging.splits import check_number, fold_notes, make_splits, read_folds
@@ -66,7 +66,7 @@ def merge(args: Namespace, workers: int) -> int:
         check_tests(target, sources)
     if target.name in [source.name for source in sources]:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
-    mapping = read_mapping(args.map, sources) if args.map else Mapping()
+    mapping = read_mapping(args.map, sources) if args.map else ClassMap()
     check_patients(mapping, sources)
     classes = make_classes(sources, mapping, target.values, base.values if base else {})
     if base:  # before images are read

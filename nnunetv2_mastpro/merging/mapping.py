@@ -34,7 +34,7 @@ class SourceMap:
 
 
 @dataclass(frozen=True)
-class Mapping:
+class ClassMap:
     """`nest`: class -> classes inside it. `patients`: gives a patient's name, across sources, from a case's."""
 
     sources: dict[str, SourceMap] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class Mapping:
         return None
 
 
-def check_patients(mapping: Mapping, sources: list[Source]) -> None:
+def check_patients(mapping: ClassMap, sources: list[Source]) -> None:
     """Raise MASTProError for an expression that finds no patient in any case: all would count as patients apart."""
     scopes = {f'"patients" of {source.name}': ([source], mapping.of(source.name).patients) for source in sources}
     for where, (among, pattern) in {**scopes, '"patients"': (sources, mapping.patients)}.items():
@@ -64,7 +64,7 @@ def check_patients(mapping: Mapping, sources: list[Source]) -> None:
             )
 
 
-def read_mapping(path: Path, sources: list[Source]) -> Mapping:
+def read_mapping(path: Path, sources: list[Source]) -> ClassMap:
     """Raises MASTProError for what is no YAML or JSON, an unknown key, source, label or a wrong type."""
     content = _object(_load(path), f"{path}")
     _check_keys(content, KEYS, f"{path}")
@@ -82,7 +82,7 @@ def read_mapping(path: Path, sources: list[Source]) -> Mapping:
         _text(parent, f'"nest" in {path}'): _texts(inside, f'nest["{parent}"] in {path}')
         for parent, inside in _object(content.get("nest"), f'"nest" in {path}').items()
     }
-    return Mapping(maps, nest, patient_pattern(content.get("patients"), f'"patients" in {path}'))
+    return ClassMap(maps, nest, patient_pattern(content.get("patients"), f'"patients" in {path}'))
 
 
 def _load(path: Path) -> object:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.merging.cases import Key, voxels
 from nnunetv2_mastpro.merging.classes import Classes
-from nnunetv2_mastpro.merging.mapping import Mapping
+from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.output import Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.voxels import Scan
@@ -18,7 +17,7 @@ from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import FROM_NAME, resolve_quietly
 
 
-def describe(sources: Sequence[Source], scans: Table[Key, Scan], classes: Classes, mapping: Mapping) -> list[str]:
+def describe(sources: Sequence[Source], scans: Mapping[Key, Scan], classes: Classes, mapping: ClassMap) -> list[str]:
     """The table of what each source annotates."""
     rows = [("source", "cases", "value", "class", "annotated in", "found in", "voxels")]
     for source in sources:
@@ -46,7 +45,7 @@ def notes(images: Sequence[tuple[RawCase, ...]], without: Sequence[str], unite: 
     return lines
 
 
-def turned(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[str]:
+def turned(sources: Sequence[Source], scans: Mapping[Key, Scan]) -> list[str]:
     """Images that are the same but for the order in which their voxels are stored."""
     found: dict[str, dict[str, str]] = {}
     for case in (case for source in sources for case in source.files):
@@ -55,7 +54,7 @@ def turned(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[str]:
     return [f"the same images in two orientations, kept, each set in one fold: {some(twice)}"] if twice else []
 
 
-def askew(sources: Sequence[Source], scans: Table[Key, Scan]) -> list[str]:
+def askew(sources: Sequence[Source], scans: Mapping[Key, Scan]) -> list[str]:
     """Labels whose header puts them elsewhere than their image."""
     found = [f"{case.source}/{case.name}" for source in sources for case in source.files if not scans[case.key].aligned]
     if not found:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Mapping as Table
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.cases import Key, MergedCase, marks_of, merge_cases, same_images, scan_cases
 from nnunetv2_mastpro.merging.classes import Classes
-from nnunetv2_mastpro.merging.mapping import Mapping
+from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.output import TEST_FOLDERS, Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.splits import join
@@ -32,9 +31,9 @@ def check_tests(target: Target, sources: Sequence[Source]) -> None:
 def merge_tests(
     sources: Sequence[Source],
     training: Sequence[MergedCase],
-    scans: Table[Key, Scan],
+    scans: Mapping[Key, Scan],
     classes: Classes,
-    mapping: Mapping,
+    mapping: ClassMap,
     args: Namespace,
     workers: int,
 ) -> tuple[list[MergedCase], list[str]]:
@@ -83,9 +82,9 @@ def merge_tests(
 def seen_in_training(
     sources: Sequence[Source],
     tested: Sequence[Source],
-    scans: Table[Key, Scan],
-    found: Table[Key, Scan],
-    mapping: Mapping,
+    scans: Mapping[Key, Scan],
+    found: Mapping[Key, Scan],
+    mapping: ClassMap,
 ) -> list[RawCase]:
     """Test cases that share image or patient with a training case, also by way of other test cases."""
     marks = {
