@@ -86,6 +86,8 @@ def check_whole(path: Path, remedy: str = "copy or make it again", quickly: bool
     Other formats are passed over. `quickly`: where the end of the file tells of all bytes, only that is read.
     """
     import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
 
     if not path.name.endswith((".nii", ".nii.gz")):
         return
@@ -93,7 +95,7 @@ def check_whole(path: Path, remedy: str = "copy or make it again", quickly: bool
         image = nibabel.load(path)
         if not quickly or _told_bytes(path) != _wanted_bytes(image) % 2**32:
             image.dataobj.get_unscaled()
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise MASTProError(f"{path} is damaged or ends early ({last_line(error)}); {remedy}") from error
 
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 MAX_DILATION_MM = 100
+IMAGES = (".b2nd", ".npz")  # as nnU-Net stores preprocessed cases, each with a .pkl
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,12 @@ def training_forms(name: str, plans_name: str, cases: Sequence[Case]) -> tuple[P
             raise MASTProError(
                 f"{data} holds {some(strange, 10)}, of which {name} has no training image; restore the image, or "
                 "remove the preprocessed case"
+            )
+        images = {path.stem for ending in IMAGES for path in data.glob(f"*{ending}") if not path.stem.endswith("_seg")}
+        half = sorted({*found} ^ images)
+        if half:
+            raise MASTProError(
+                f"{data} has {some(half, 10)} in part, as where preprocessing was interrupted; preprocess again"
             )
         forms.append(Form(data, configuration, len(found)))
     return manager, forms

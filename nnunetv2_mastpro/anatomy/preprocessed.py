@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 INDEX = "anatomy.json"
+PRELOAD = ("nnunetv2.training.dataloading.nnunet_dataset", "nnunetv2.utilities.plans_handling.plans_handler")
 UNFINISHED = "unfinished"  # in the index while maps are written
+WRITE_EVERY_S = 5  # the index, which is as long as there are cases
 
 
 def host_rows(hosts: Sequence[HostValue]) -> list[dict]:
@@ -80,8 +84,8 @@ def write_training_maps(
 ) -> Path:
     """<data_folder>_anatomy with a map for each preprocessed case, of `host_maps`: case -> map on the image's grid.
 
-    One that is newer than what it is made of stays; an interrupted run leaves an index that training refuses. Gives the
-    folder.
+    One that was made of the same files (their sizes and times) stays; an interrupted run leaves an index that training
+    refuses. Gives the folder.
     """
     from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 
@@ -91,16 +95,37 @@ def write_training_maps(
     known = _known(folder, rows)
     index = {case: known[case] for case in cases if _is_current(folder, case, host_maps[case], data_folder, known)}
     stale = [case for case in cases if case not in index]
-    told = {"hosts": rows, UNFINISHED: True}
-    write_atomically({folder / INDEX: json.dumps({**told, "cases": index}).encode()})
+
+    def remember() -> None:
+        content = {"hosts": rows, UNFINISHED: True, "cases": index}
+        write_atomically({folder / INDEX: json.dumps(content).encode()})
+
+    remember()
     jobs = [MapJob(case, host_maps[case], data_folder, plans_manager, configuration) for case in stale]
-    found = each(make_training_map, jobs, processes, f"preprocessed maps, {data_folder.name}") if jobs else ()
-    for case, entry in zip(stale, found, strict=True):
-        index[case] = entry
-        write_atomically({folder / INDEX: json.dumps({**told, "cases": index}).encode()})
+    found = each(make_training_map, jobs, processes, f"preprocessed maps, {data_folder.name}", PRELOAD) if jobs else ()
+    with remembering(remember) as now_and_then:
+        for case, entry in zip(stale, found, strict=True):
+            index[case] = entry
+            now_and_then()
     content = json.dumps({"hosts": rows, "cases": {case: index[case] for case in cases}}, indent=1)
     write_atomically({folder / INDEX: content.encode()})
     return folder
+
+
+@contextmanager
+def remembering(write: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Gives a function to call after each case: it writes every few seconds, and in the end, however that comes."""
+    last = [time.monotonic()]
+
+    def now_and_then() -> None:
+        if time.monotonic() - last[0] > WRITE_EVERY_S:
+            write()
+            last[0] = time.monotonic()
+
+    try:
+        yield now_and_then
+    finally:
+        write()
 
 
 def make_training_map(job: MapJob) -> dict:
@@ -114,7 +139,13 @@ def make_training_map(job: MapJob) -> dict:
     folder = training_folder(job.data_folder)
     infer_dataset_class(str(job.data_folder)).save_seg(np.ascontiguousarray(made), str(folder / job.case))
     size = map_file(folder, job.case).stat().st_size
-    return {"values": sorted({*np.unique(made).tolist()} - {0}), "bytes": size}
+    values = sorted({*np.unique(made).tolist()} - {0})
+    return {"values": values, "bytes": size, "of": _stamp(job.host_map, job.data_folder, job.case)}
+
+
+def _stamp(host_map: Path, data_folder: Path, case: str) -> list[list[int]]:
+    found = (path.stat() for path in (host_map, data_folder / f"{case}.pkl"))
+    return [[about.st_size, about.st_mtime_ns] for about in found]
 
 
 def _known(folder: Path, rows: list[dict]) -> dict[str, dict]:
@@ -128,9 +159,13 @@ def _known(folder: Path, rows: list[dict]) -> dict[str, dict]:
 
 def _is_current(folder: Path, case: str, host_map: Path, data_folder: Path, known: Mapping[str, dict]) -> bool:
     file = map_file(folder, case)
-    if case not in known or not file.is_file() or file.stat().st_size != known[case].get("bytes"):
-        return False
-    return file.stat().st_mtime_ns > max(path.stat().st_mtime_ns for path in (host_map, data_folder / f"{case}.pkl"))
+    entry = known.get(case)
+    return (
+        isinstance(entry, dict)
+        and file.is_file()
+        and file.stat().st_size == entry.get("bytes")
+        and entry.get("of") == _stamp(host_map, data_folder, case)
+    )
 
 
 def training_folder(data_folder: Path) -> Path:

@@ -127,14 +127,15 @@ class Source:
             yield from ((structure, mask) for structure in self._found([found]))
 
     def stamp(self, case: Case) -> list:
-        """What tells whether a case's map is to be made again: how masks are got, and its files' sizes and times."""
-        files = [*case.images]
-        if self.args.maker:
-            how = [self.args.maker, version(self.args.maker), self.args.fast, self.channel]
-        elif self.args.without_masks:
-            how = []
-        else:
-            how = [self.args.resample]
+        """What tells whether a case's map is to be made again: how masks are got, and its files' sizes and times.
+
+        TotalSegmentator's release gives the numbers of masks without a header.
+        """
+        files, how = [*case.images], []
+        if not self.args.without_masks:
+            how = [version("totalsegmentator"), self.args.maker, self.args.fast, self.args.resample, self.channel]
+            how += sorted(self.sought.items())
+        if self.args.masks:
             files += [path for path, _ in masks.find_files(self.args.masks, case.name, tuple(self.sought.values()))]
         times = [(path.resolve(), path.stat()) for path in files]
         return [how, [[str(path), about.st_size, about.st_mtime_ns] for path, about in times]]

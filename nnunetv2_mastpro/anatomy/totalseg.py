@@ -23,7 +23,7 @@ from nnunetv2_mastpro.prompts.store import cache_folder
 CROP_WEIGHTS = {DEFAULT_TASK: 298, MR_TASK: 852}  # found first, roughly, where only some structures are wanted
 CODE = """
 import json, sys
-sys.path.pop(0)
+sys.path[:] = filter(None, sys.path)
 from totalsegmentator.python_api import totalsegmentator
 totalsegmentator(**json.loads(sys.argv[1]))
 """

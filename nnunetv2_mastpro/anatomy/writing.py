@@ -14,7 +14,7 @@ import numpy as np
 from nnunetv2_mastpro.anatomy import maps
 from nnunetv2_mastpro.anatomy.cases import Case
 from nnunetv2_mastpro.anatomy.geometry import read_geometry
-from nnunetv2_mastpro.anatomy.preprocessed import INDEX, UNFINISHED, host_rows
+from nnunetv2_mastpro.anatomy.preprocessed import INDEX, PRELOAD, UNFINISHED, host_rows, remembering
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.processes import each
@@ -53,11 +53,17 @@ def write_maps(cases: Sequence[Case], source: Source, dilate_mm: float, processe
             records.pop(case.target.name, None)
         _write_index(folder, {UNFINISHED: True}, records)
     jobs = [MapJob(case, source, dilate_mm) for case in stale]
-    found = each(make_map, jobs, processes, "host-organ maps") if jobs else ()
-    for case, (volumes_ml, claimed) in zip(stale, found, strict=True):
-        folder, size = case.target.parent, case.target.stat().st_size
-        folders[folder][case.target.name] = MapRecord(keys[case.target], size, volumes_ml, claimed)
-        _write_index(folder, {UNFINISHED: True}, folders[folder])
+    found = each(make_map, jobs, processes, "host-organ maps", PRELOAD) if jobs else ()
+
+    def remember() -> None:
+        for folder, records in folders.items():
+            _write_index(folder, {UNFINISHED: True}, records)
+
+    with remembering(remember) as now_and_then:
+        for case, (volumes_ml, claimed) in zip(stale, found, strict=True):
+            size = case.target.stat().st_size
+            folders[case.target.parent][case.target.name] = MapRecord(keys[case.target], size, volumes_ml, claimed)
+            now_and_then()
     for folder, records in folders.items():
         _write_index(folder, {"hosts": host_rows(source.hosts)}, records)
     return [folders[case.target.parent][case.target.name] for case in cases], len(stale)

@@ -70,8 +70,11 @@ def check_python(found: tuple[int, ...]) -> Finding:
 
 def check_packages() -> Iterator[Finding]:
     """Each requirement of the installed package, by pip's own rules: later installations may have replaced one."""
+    if _version("nnunetv2_mastpro") is None:
+        yield Finding(FAIL, "nnunetv2_mastpro is not installed", "pip install . in its checkout")
+        return
     needed = [Requirement(text) for text in requires("nnunetv2_mastpro") or ()]
-    needed = [requirement for requirement in needed if requirement.marker is None or requirement.marker.evaluate()]
+    needed = [one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})]
     installed = {requirement.name: _version(requirement.name) for requirement in needed}
     unmet = False
     for requirement in needed:

@@ -35,18 +35,19 @@ def unpack(model: Model, packs: Sequence[Pack], target: Path, fold: str) -> tupl
     """
     if target.exists():
         raise MASTProError(f"{target} is there already; give -o a new folder")
-    labels = [entry.label for entry in model.classes]
+    labels, added = [entry.label for entry in model.classes], any(entry.added for entry in model.classes)
     for pack in packs:
         if pack.spec.label in labels:
             raise MASTProError(
                 f"{pack.path} holds {pack.spec.label}, which the model or an earlier pack has already; leave it out"
             )
         check_fits(pack, model)
-        if not pack.spec.added and any(entry.added for entry in model.classes):
+        if added and not pack.spec.added:
             raise MASTProError(
                 f"{pack.path} holds {pack.spec.label}, which was trained with its model and not added to it; it cannot "
-                f"follow the types that were added to {model.folder}"
+                "follow a type that was added; give it before the packs of such types, to a model without any"
             )
+        added = added or pack.spec.added
         labels.append(pack.spec.label)
     classes = (*model.classes, *(pack.spec for pack in packs))
     dataset_json = extend_dataset_json(model.dataset_json, model.classes, [pack.spec for pack in packs])

@@ -8,6 +8,7 @@ from nnunetv2_mastpro.network.anatomy import AnatomyEncoder, FrozenSwin
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.text import ShuffledPrompts
 
+EVERYTHING = "Everything is trained"
 FINE_TUNING = "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
 
 
@@ -26,7 +27,7 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
         yield f"All is frozen but what the new types own: {', '.join(config.training.new_types)}."
     elif rows["backbone"][1]:
         reason = "mastpro.training.mode is full" if config.training.mode == "full" else "no trained backbone was loaded"
-        yield f"Everything is trained ({reason})."
+        yield f"{EVERYTHING} ({reason})."
     else:
         yield FINE_TUNING
     if isinstance(getattr(network.anatomy, "encode", None), FrozenSwin):

@@ -8,7 +8,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.parts import FIXED_HEAD, WITH_ADDED, WITH_UPDATES
 from nnunetv2_mastpro.training.ranks import wrap_anew
 from nnunetv2_mastpro.training.recipe import AdamWRecipe
-from nnunetv2_mastpro.training.report import FINE_TUNING, describe_network
+from nnunetv2_mastpro.training.report import EVERYTHING, FINE_TUNING, describe_network
 from nnunetv2_mastpro.training.setup import find_changed_prompts
 
 
@@ -94,9 +94,10 @@ class TrainedParts(AdamWRecipe):
             self.restore_prompts()
 
     def was_fine_tuning(self) -> bool:
-        """Whether the log of an earlier start in this folder says so."""
-        logs = sorted(set(Path(self.output_folder).glob("training_log_*.txt")) - {Path(self.log_file)})
-        return bool(logs) and FINE_TUNING in logs[-1].read_text(encoding="utf-8", errors="replace")
+        """Whether the last log in this folder that tells what is trained says so."""
+        logs = sorted(Path(self.output_folder).glob("training_log_*.txt"), key=lambda path: path.stat().st_mtime_ns)
+        texts = (path.read_text(encoding="utf-8", errors="replace") for path in reversed(logs))
+        return next((FINE_TUNING in text for text in texts if FINE_TUNING in text or EVERYTHING in text), False)
 
     def decide_what_is_trained(self) -> None:
         """Everything, all but the backbone, or what new types own; and say so. Raises MASTProError as the plans ask."""

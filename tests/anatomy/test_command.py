@@ -130,8 +130,11 @@ def test_an_interrupted_run_is_gone_on_with(lab, processes):
     np.testing.assert_equal(read(lab.raw / "anatomyTr"), {f"{n}.nii.gz": lab.expected(n) for n in "abc"})
 
 
-@pytest.mark.parametrize("change", ["mask", "image", "dilation", "hosts", "map"])
+@pytest.mark.parametrize("change", ["mask", "image", "dilation", "hosts", "map", "modality"])
 def test_what_has_changed_is_made_again(lab, change):
+    """Of another modality, masks without a header are read by other numbers."""
+    if change == "modality":
+        (lab.raw / "dataset.json").write_text(json.dumps(dataset_json("noNorm")))
     lab("-d", "321", "--masks", lab.masks)
     before, more = times(lab.raw / "anatomyTr"), []
     if change == "mask":
@@ -145,12 +148,14 @@ def test_what_has_changed_is_made_again(lab, change):
         content = dataset_json()
         content["mastpro"] = {"prompts": {"kidney_tumor": {"host_structures": ["kidney_left"]}}}
         (lab.raw / "dataset.json").write_text(json.dumps(content))
+    if change == "modality":
+        (lab.raw / "dataset.json").write_text(json.dumps(dataset_json("MRI")))
     if change == "map":
         (lab.raw / "anatomyTr" / "b.nii.gz").unlink()
     lab("-d", "321", "--masks", lab.masks, *more)
     now = times(lab.raw / "anatomyTr")
     again = {name for name in now if now[name] != before[name]}
-    assert again == ({*now} if change in ("dilation", "hosts") else {"b.nii.gz"})
+    assert again == ({*now} if change in ("dilation", "hosts", "modality") else {"b.nii.gz"})
     if change in ("mask", "image", "map"):
         np.testing.assert_equal(read(lab.raw / "anatomyTr"), {f"{n}.nii.gz": lab.expected(n) for n in "abc"})
 

@@ -7,6 +7,7 @@ import SimpleITK as sitk
 from totalsegmentator.map_to_binary import class_map
 from totalsegmentator.nifti_ext_header import save_multilabel_nifti
 
+from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.anatomy.masks import check_case, read_case
 from nnunetv2_mastpro.errors import MASTProError
 
@@ -208,6 +209,18 @@ def test_a_file_that_ends_early_is_refused(tmp_path, ending):
     mask.write_bytes(mask.read_bytes()[: mask.stat().st_size // 2])
     with pytest.raises(MASTProError, match=f"a{ending} is damaged or ends early"):
         dict(read_case(mask.parent, "a", ("liver",), image, False))
+
+
+@pytest.mark.parametrize("quickly", [True, False])
+def test_a_header_that_makes_no_sense_is_told(tmp_path, quickly):
+    """By another kind of error of nibabel's."""
+    file = tmp_path / "a.nii"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((2, 3, 4), np.uint8)), file)
+    content = bytearray(file.read_bytes())
+    content[70:72] = (4095).to_bytes(2, "little")  # the type of the values
+    file.write_bytes(content)
+    with pytest.raises(MASTProError, match="a.nii is damaged or ends early"):
+        check_whole(file, quickly=quickly)
 
 
 def test_what_a_file_can_hold_is_told_by_its_table(tmp_path):

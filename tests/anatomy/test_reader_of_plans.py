@@ -139,4 +139,8 @@ def test_a_preprocessed_case_without_image_is_refused_before_any_map(folders, ca
     (folders.preprocessed / "Tiny_3d" / "gone.pkl").touch()
     assert main(["anatomy", "-d", NAME, "-p", "P", "--masks", str(folders.masks)]) == 2
     assert "holds gone, of which" in capsys.readouterr().err
+    for name in ("gone.pkl", "a.b2nd"):
+        (folders.preprocessed / "Tiny_3d" / name).rename(folders.preprocessed / "Tiny_3d" / "a.b2nd")
+        assert main(["anatomy", "-d", NAME, "-p", "P", "--masks", str(folders.masks)]) == 2
+        assert "has a in part, as where preprocessing was interrupted" in capsys.readouterr().err
     assert not (folders.raw / "anatomyTr").exists()

@@ -101,12 +101,14 @@ def test_a_pack_of_another_base_names_both(make_model, make_pack, tmp_path, mode
 def test_a_type_that_was_not_added_cannot_follow_added_ones(make_model, make_pack, tmp_path, model_of):
     """Outputs of added types come last, so its logits would be taken for another's."""
     base = make_model()
-    grown, _ = make_pack(base, "lung_tumor")
+    grown, lung = make_pack(base, "lung_tumor")
     _, file = make_pack(base, "colon_cancer_primaries", seed=9)
     pack = read_pack(file)
     joint = dataclasses.replace(pack, spec=dataclasses.replace(pack.spec, added=False))
-    with pytest.raises(MASTProError, match="was trained with its model and not added to it; it cannot follow the"):
+    with pytest.raises(MASTProError, match="was trained with its model and not added to it; it cannot follow a type"):
         unpack(model_of(grown), [joint], tmp_path / "new", "0")
+    with pytest.raises(MASTProError, match="give it before the packs of such types"):
+        unpack(model_of(base), [read_pack(lung), joint], tmp_path / "new", "0")
 
 
 def test_a_pack_twice(make_model, make_pack, tmp_path, model_of):

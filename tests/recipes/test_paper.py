@@ -23,7 +23,7 @@ MSD = {  # labels of dataset.json in nnU-Net's conversion
     9: {"spleen"},
     10: {"colon cancer primaries"},
 }
-WANTED = (  # of the issue, and their order
+WANTED = (  # of the experiment, and their order
     "mastpro convert",
     "mastpro merge",
     "nnUNetv2_plan_and_preprocess",

@@ -1,5 +1,6 @@
 """The two stages: what is trained, by trainer, by plans and by what was loaded."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,10 @@ def test_what_is_trained(make_trainer, plans, trainer, mode, loaded, frozen):
 def test_fine_tuning_that_left_no_checkpoint_is_not_begun_anew_without_weights(make_trainer, continues, said):
     """A job that was killed in its first epoch and queued again with --c, with which nnU-Net takes no weights."""
     made = make_trainer(continues=continues)
-    Path(made.output_folder, "training_log_2020_1_1_00_00_00.txt").write_text(f"{said}\n")
+    for place, (name, text) in enumerate((("9_30", "Everything is trained"), ("10_1", said), ("10_2", "citation"))):
+        log = Path(made.output_folder, f"training_log_2020_{name}_00_00_00.txt")
+        log.write_text(f"{text}\n")
+        os.utime(log, (place, place))  # the last is of a start that was refused
     if continues and said == FINE_TUNING:
         with pytest.raises(MASTProError, match="--c found no checkpoint in .*, so give -pretrained_weights again"):
             start(made, 0)
