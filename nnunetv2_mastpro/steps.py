@@ -26,6 +26,7 @@ class Step:
 
     `resume`: of a step that was begun with the same command, gives the command that goes on with what it left, or None
     where it has to begin anew. `source`: it reads nothing that other steps write, so it stays when an earlier one runs.
+    `keeps`: the command itself knows what of its outputs is up to date, so they stay.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Step:
     follow: Callable[[], tuple[int, str]] | None = None  # units done, and what to say beside the bar
     resume: Callable[[], tuple[str, ...] | None] | None = None
     source: bool = False
+    keeps: bool = False
 
 
 def check_nothing_is_lost(steps: Sequence[Step], state: State) -> None:
@@ -68,7 +70,7 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
             continue
         state.forget([later.name for later in steps[number + 1 :] if not later.source])
         going_on = step.resume() if state.begin(step) and step.resume else None
-        for path in () if going_on else step.outputs:
+        for path in () if going_on or step.keeps else step.outputs:
             remove(path)
         print(f"\n{step.title}", flush=True)
         started = time.monotonic()

@@ -232,3 +232,14 @@ def test_the_training_log_is_followed(tmp_path):
     assert read_training_log(tmp_path) == (1, "epochs, loss 0.5, pseudo-Dice 0.25 - 0.00")
     named = read_training_log(tmp_path, ["liver", "kidney", "lung"])
     assert named == (1, "epochs, loss 0.5, pseudo-Dice liver 0.25 kidney - lung 0.00")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_outputs_of_a_command_that_judges_them_itself_stay(demo, keeps):
+    """As the maps of an interrupted mastpro anatomy do."""
+    target = demo.folder / "a"
+    target.mkdir(parents=True)
+    (target / "old").touch()
+    code = f"import pathlib; pathlib.Path({str(target)!r}).mkdir(exist_ok=True)"
+    demo([python_step("a", demo.folder, code, keeps=keeps)])
+    assert (target / "old").exists() == keeps

@@ -108,10 +108,11 @@ def convert_step(dataset: DataSet, choices: Choices) -> Step:
 
 
 def make_step(template: Template, stage: Stage, values: Mapping[str, Value], choices: Choices) -> Step:
-    """A training goes on from its checkpoint, and shows its epochs."""
+    """A training goes on from its checkpoint, and shows its epochs; host-organ maps that are there stay."""
     outputs = tuple(Path(fill_text(text, values)) for text in template.outputs)
     command = fill(template.command, values)
-    step = Step(f"stage{stage.number}_{template.name}", f"Stage {stage.number}: {template.title}", outputs, command)
+    name, title = f"stage{stage.number}_{template.name}", f"Stage {stage.number}: {template.title}"
+    step = Step(name, title, outputs, command, keeps=command[:2] == ("mastpro", "anatomy"))
     if template.name != TRAINING:
         return step
     fold = outputs[0]
