@@ -237,8 +237,9 @@ def test_the_training_log_is_followed(tmp_path):
 @pytest.mark.parametrize("keeps", [True, False])
 def test_outputs_of_a_command_that_judges_them_itself_stay(demo, keeps):
     """As the maps of an interrupted mastpro anatomy do."""
+    demo([])
     target = demo.folder / "a"
-    target.mkdir(parents=True)
+    target.mkdir()
     (target / "old").touch()
     code = f"import pathlib; pathlib.Path({str(target)!r}).mkdir(exist_ok=True)"
     demo([python_step("a", demo.folder, code, keeps=keeps)])
