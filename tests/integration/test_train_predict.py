@@ -98,7 +98,7 @@ def test_the_log_has_the_start_up_table(lab, kind):
     assert counts["all"] == [total, total]
     assert sum(counts[name][0] for name in counts if name != "all") == total
     for entry in saved_config(lab, kind).resolved.classes:
-        kind_of = "tumour type" if entry.is_tumor else "organ"
+        kind_of = "tumour type" if entry.is_tumor else "other class"
         line = rf"^{entry.label} \[{kind_of}, embedding (shipped|cache|encoded)\]: {re.escape(entry.sentence)} *$"
         assert re.search(line, log, re.MULTILINE)
     assert f"own: {', '.join(TUMORS[kind]) or 'none (generic experts only)'}" in log

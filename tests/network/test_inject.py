@@ -52,5 +52,7 @@ def test_the_receipt_lists_what_was_made():
     assert [*experts] == [*sites]
     assert [experts[name].up[0].shape[1] for name in sites] == [6, 8]
     per_channel = 7 * (1 + 2 + 2)  # of each of seven experts: a router's row, down, up
-    assert receipt == [AdaptedSite("encoder_1", 6, 6 * per_channel), AdaptedSite("decoder_0", 8, 8 * per_channel)]
+    assert receipt == [AdaptedSite("encoder_1", 6), AdaptedSite("decoder_0", 8)]
+    counts = [sum(parameter.numel() for parameter in moe.parameters()) for moe in experts.values()]
+    assert counts == [6 * per_channel, 8 * per_channel]
     assert not torch.equal(experts["encoder_1"].down[0][0], experts["encoder_1"].down[0][1])

@@ -74,7 +74,9 @@ def test_the_receipt_lists_what_is_called(make_planned, make_network, make_image
     calls = {name: record(moe) for name, moe in network.experts.items()}
     network(make_image(axes))
     per_channel = 8 * (1 + 2 + 2)  # of each of 4 + 2 x 2 experts: a router's row, down, up
-    assert network.receipt == [AdaptedSite(name, channels, channels * per_channel) for name, channels in sites.items()]
+    assert network.receipt == [AdaptedSite(name, channels) for name, channels in sites.items()]
+    counts = {name: sum(parameter.numel() for parameter in moe.parameters()) for name, moe in network.experts.items()}
+    assert counts == {name: channels * per_channel for name, channels in sites.items()}
     assert {name: len(called) for name, called in calls.items()} == dict.fromkeys(sites, 1)
     assert {name: called[0][1][0].shape[1] for name, called in calls.items()} == sites
 

@@ -33,7 +33,7 @@ def test_lists_every_label(write_dataset, capsys, name):
     for part in (
         "knowledge base (liver_tumor)",
         "This is a liver tumor in the liver, appearing as",
-        "kind       tumor",
+        "kind       tumour type",
         "hosts      liver",
         "shipped (sentence-transformers/all-MiniLM-L6-v2)",
     ):
