@@ -12,6 +12,17 @@ CANCER = {"background": 0, "liver": 1, "cancer": 2, "lung_tumor": 3}
 NAME = "Dataset003_Liver"
 
 
+def write_organ(folders, write_label, case, organ, tumour):
+    """The organ alone as truth; in the prediction a tumour takes some of it."""
+    for kind in ("predictions", "labels"):
+        image = folders / kind / f"{case}.nii.gz"
+        values = np.zeros_like(sitk.GetArrayFromImage(sitk.ReadImage(image)))
+        values[2:5] = organ
+        if kind == "predictions":
+            values[3, 6:9] = tumour
+        write_label(image, values)
+
+
 @pytest.mark.parametrize("plans", [{"dataset_name": NAME}, {"dataset_name": "Dataset010_Colon"}, None])
 def test_it_tells_whose_cancer_is_not_annotated(folders, run_evaluate, write_label, plans):
     """Beside predictions nnU-Net's plans have it. A liver's cancer counts as liver where a case leaves it out."""
@@ -21,14 +32,7 @@ def test_it_tells_whose_cancer_is_not_annotated(folders, run_evaluate, write_lab
     path.write_text(json.dumps({**content, "labels": CANCER, "mastpro": {"cases": cases}}))
     if plans is not None:
         path.with_name("plans.json").write_text(json.dumps(plans))
-    for kind in ("predictions", "labels"):
-        image = folders / kind / "p2_a.nii.gz"
-        values = sitk.GetArrayFromImage(sitk.ReadImage(image))
-        values[:] = 0
-        values[2:5] = 1
-        if kind == "predictions":
-            values[3, 6:9] = 2
-        write_label(image, values)
+    write_organ(folders, write_label, "p2_a", organ=1, tumour=2)
     assert run_evaluate(folders) == 0
     rows = json.loads((folders / "predictions" / "evaluation.json").read_text())["rows"]
     (dice,) = (row["Dice"] for row in rows if (row["case"], row["class"]) == ("p2_a", "liver"))
@@ -44,13 +48,8 @@ def test_a_tumour_beside_its_organ_counts_as_it_though_others_are_nested(folders
     order = {"regions_class_order": [1, 2, 3, 4, 5]} if lung else {}
     cases = {name: {"annotated": ["lung"]} for name in content["mastpro"]["cases"]}
     path.write_text(json.dumps({**content, **order, "labels": labels, "mastpro": {"cases": cases}}))
-    for kind in ("labels", "predictions"):
-        for image in (folders / kind).glob("*.nii.gz"):
-            values = np.zeros(sitk.GetArrayFromImage(sitk.ReadImage(image)).shape, np.uint8)
-            values[2:5] = 3
-            if kind == "predictions":
-                values[3, 6:9] = 4
-            write_label(image, values)
+    for case in cases:
+        write_organ(folders, write_label, case, organ=3, tumour=4)
     assert run_evaluate(folders) == 0
     rows = json.loads((folders / "predictions" / "evaluation.json").read_text())["rows"]
     assert {row["Dice"] for row in rows if row["class"] == "lung"} == {1.0}

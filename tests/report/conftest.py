@@ -11,6 +11,7 @@ from nnunetv2_mastpro.demo.dataset import write_volume
 SPACING_MM = (4.0, 3.0, 3.0)
 SHAPE = (14, 30, 32)
 LABELS = {"background": 0, "liver_tumor": 1, "lung_tumor": 2}
+SHIFTS = {"case_a": 1, "case_b": 9, "case_c": 0}
 
 
 @dataclass(frozen=True)
@@ -61,14 +62,14 @@ def write_case(folders, name, shift, rng, times=1):
         write_volume(path, volume, SPACING_MM)
 
 
-def make_folders(root, write_model):
-    """Three cases: a shifted, a bad and a good one."""
+def make_folders(root, write_model, shifts=SHIFTS, times=1):
+    """By default three cases: a shifted, a bad and a good one."""
     dataset = {"channel_names": {"0": "CT"}, "labels": LABELS, "numTraining": 1, "file_ending": ".nii.gz"}
     model = write_model(root / "results" / "nnUNetTrainerMASTPro__nnUNetPlans__2d", dataset)
     made = Folders(model, root / "images", root / "predictions", root / "labels", root / "maps")
     rng = np.random.default_rng(0)
-    for name, shift in (("case_a", 1), ("case_b", 9), ("case_c", 0)):
-        write_case(made, name, shift, rng)
+    for name, shift in shifts.items():
+        write_case(made, name, shift, rng, times)
     return made
 
 
@@ -92,11 +93,5 @@ def report(tmp_path_factory, write_model, run_command):
 
 @pytest.fixture
 def make_report_folders():
-    """`make_report_folders(root, write_model)`: a model and three cases."""
+    """`make_report_folders(root, write_model, {"case_a": 1}, times=5)`: a model and cases."""
     return make_folders
-
-
-@pytest.fixture
-def write_report_case():
-    """`write_report_case(folders, name, shift, rng, times)`: one more case."""
-    return write_case
