@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -73,8 +73,8 @@ def make_maps(args: Namespace) -> int:
     manager, forms = training_forms(name, plans, cases) if args.images is None else (None, [])
     check_folders(cases, hosts, ending)
     records, made = write_maps(cases, source, args.dilate_mm, 1 if args.maker else processes)
-    found = {case.name: record for case, record in zip(cases, records, strict=True)}
-    print("\n".join([*describe(found, hosts, foreground_labels(dataset_json)), *source.warnings]))
+    names = [case.name for case in cases]  # a training and a test case may have the same
+    print("\n".join([*describe(names, records, hosts, foreground_labels(dataset_json)), *source.warnings]))
     if made < len(cases):
         print(f"{len(cases) - made} of {len(cases)} maps were there, made of the same files in the same way")
     folders = list(dict.fromkeys(case.target.parent for case in cases))
@@ -162,28 +162,32 @@ def write_preprocessed(
         yield f"{named} is not preprocessed: preprocess it (nnUNetv2_preprocess), then run this command again"
 
 
-def describe(records: Mapping[str, MapRecord], hosts: Sequence[HostValue], labels: Sequence[str]) -> list[str]:
+def describe(
+    names: Sequence[str], records: Sequence[MapRecord], hosts: Sequence[HostValue], labels: Sequence[str]
+) -> list[str]:
     """What was found, as a table, and what to look at. `labels`: of the network's outputs, in order."""
     rows = [("value", "host of", "cases", "median ml", "structures")]
     for host in hosts:
         key = str(host.value)
-        volumes = [record.volumes_ml[key] for record in records.values() if key in record.volumes_ml]
+        volumes = [record.volumes_ml[key] for record in records if key in record.volumes_ml]
         typical = f"{median(volumes):.1f}" if volumes else "-"
         hosted = ", ".join(labels[index] for index in host.classes)
         found = f"{len(volumes)} of {len(records)}"
         rows.append((str(host.value), hosted, found, typical, ", ".join(host.structures)))
     lines = table(rows)
-    known = {value for record in records.values() for value in record.volumes_ml}
+    known = {value for record in records for value in record.volumes_ml}
     never = [host for host in hosts if str(host.value) not in known]
     if never and known:
         lines.append(f"warning: found in no case: {'; '.join(', '.join(host.structures) for host in never)}")
-    empty = [name for name, record in records.items() if not record.volumes_ml]
+    empty = [name for name, record in zip(names, records, strict=True) if not record.volumes_ml]
     if empty:
         lines.append(
             f"warning: empty maps: {some(empty, 10)}; the network takes them as unknown, and with "
             "MASTPRO_SKIP_EMPTY=1 they become background"
         )
-    claimed = [f"{name} ({record.claimed} voxels)" for name, record in records.items() if record.claimed]
+    claimed = [
+        f"{name} ({record.claimed} voxels)" for name, record in zip(names, records, strict=True) if record.claimed
+    ]
     if claimed:
         lines.append(f"warning: organs that overlap, where the smaller one has the voxels: {some(claimed, 10)}")
     return lines

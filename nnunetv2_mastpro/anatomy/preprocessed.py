@@ -100,7 +100,6 @@ def write_training_maps(
         content = {"hosts": rows, UNFINISHED: True, "cases": index}
         write_atomically({folder / INDEX: json.dumps(content).encode()})
 
-    remember()
     jobs = [MapJob(case, host_maps[case], data_folder, plans_manager, configuration) for case in stale]
     found = each(make_training_map, jobs, processes, f"preprocessed maps, {data_folder.name}", PRELOAD) if jobs else ()
     with remembering(remember) as now_and_then:
@@ -114,7 +113,10 @@ def write_training_maps(
 
 @contextmanager
 def remembering(write: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Gives a function to call after each case: it writes every few seconds, and in the end, however that comes."""
+    """Writes, and gives a function to call after each case, which writes every few seconds; in the end it does again,
+    however that comes.
+    """
+    write()
     last = [time.monotonic()]
 
     def now_and_then() -> None:

@@ -47,11 +47,10 @@ def write_maps(cases: Sequence[Case], source: Source, dilate_mm: float, processe
     folders = {case.target.parent: known_records(case.target.parent) for case in cases}
     keys = {case.target: made_of(case, source, dilate_mm) for case in cases}
     stale = [case for case in cases if not _is_current(case.target, folders[case.target.parent], keys[case.target])]
-    for folder, records in folders.items():
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-        for case in stale:
-            records.pop(case.target.name, None)
-        _write_index(folder, {UNFINISHED: True}, records)
+    for case in stale:
+        folders[case.target.parent].pop(case.target.name, None)
     jobs = [MapJob(case, source, dilate_mm) for case in stale]
     found = each(make_map, jobs, processes, "host-organ maps", PRELOAD) if jobs else ()
 

@@ -130,6 +130,17 @@ def test_an_interrupted_run_is_gone_on_with(lab, processes):
     np.testing.assert_equal(read(lab.raw / "anatomyTr"), {f"{n}.nii.gz": lab.expected(n) for n in "abc"})
 
 
+def test_a_training_and_a_test_case_of_one_name_are_two(lab):
+    """The map of the one is made again, the other's stays, and both are counted."""
+    write(lab.raw / "imagesTs" / "a_0000.nii.gz", lab.images["a"])
+    assert "5 of 5" in lab("-d", "321", "--masks", lab.masks).stdout
+    before = times(lab.raw / "anatomyTs")
+    write(lab.raw / "imagesTr" / "a_0000.nii.gz", lab.images["a"] + 1)
+    done = lab("-d", "321", "--masks", lab.masks)
+    assert "4 of 5 maps were there" in done.stdout
+    assert times(lab.raw / "anatomyTs") == before
+
+
 @pytest.mark.parametrize("change", ["mask", "image", "dilation", "hosts", "map", "modality"])
 def test_what_has_changed_is_made_again(lab, change):
     """Of another modality, masks without a header are read by other numbers."""
