@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +59,16 @@ def read_with_header(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
     with safe_open(file, framework="pt") as stream:
         return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+
+
+def hash_tensors(weights: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    """SHA-256 over names, types, shapes and bytes, by sorted name."""
+    digest = hashlib.sha256()
+    for name in sorted(names):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def version_header() -> str:

@@ -86,8 +86,8 @@ def write_model() -> Callable[[Path, dict], Path]:
     def write(folder: Path, dataset_json: dict) -> Path:
         import torch
 
-        from nnunetv2_mastpro.anatomy.hosts import host_values
         from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, Resolved
+        from nnunetv2_mastpro.planning.hosts import host_values
         from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 
         prompts = resolve_prompts(dataset_json)

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
 from nnunetv2_mastpro.anatomy.preprocessed import INDEX, UNFINISHED
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import check_whole, read_geometry
 from nnunetv2_mastpro.listing import some
 
 COMMAND = "nnUNetv2_predict"  # or its variant of a model's folder

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_mastpro.anatomy import preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
-from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.anatomy.given import hosts_of, is_unfinished, table_of
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.anatomy.writing import MapRecord, write_maps
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.volumes import files_of
+from nnunetv2_mastpro.geometry import read_geometry
+from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import nearest, some, table
 from nnunetv2_mastpro.planning import DEFAULT_PLANS
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, anatomy_data, plans_files

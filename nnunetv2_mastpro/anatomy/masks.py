@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import check_geometry, check_whole, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import check_geometry, check_whole, read_geometry
 
 ENDINGS = (".nii.gz", ".nii")
 DEFAULT_TASK, MR_TASK = "total", "total_mr"  # of an MR image, the second stands for the first

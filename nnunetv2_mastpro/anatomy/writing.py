@@ -13,10 +13,10 @@ import numpy as np
 
 from nnunetv2_mastpro.anatomy import maps
 from nnunetv2_mastpro.anatomy.cases import Case
-from nnunetv2_mastpro.anatomy.geometry import read_geometry
 from nnunetv2_mastpro.anatomy.preprocessed import INDEX, PRELOAD, UNFINISHED, host_rows, remembering
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.files import write_atomically
+from nnunetv2_mastpro.geometry import read_geometry
 from nnunetv2_mastpro.processes import each
 
 

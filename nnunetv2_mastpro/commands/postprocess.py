@@ -93,8 +93,8 @@ def read_model(predictions: Path) -> Model:
     """Raises MASTProError where the folder is not a prediction of a model with a host table."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_mastpro.anatomy.hosts import host_values
     from nnunetv2_mastpro.config import MASTProConfig
+    from nnunetv2_mastpro.planning.hosts import host_values
 
     for name in COPIED:
         if not (predictions / name).is_file():
@@ -124,7 +124,7 @@ def make_jobs(args: argparse.Namespace, model: Model) -> list:
     """One per predicted case. Raises MASTProError for folders that are the same and for files that are missing."""
     from nnunetv2_mastpro.anatomy.given import check_hosts
     from nnunetv2_mastpro.evaluation.postprocess import Job, tumor_types
-    from nnunetv2_mastpro.evaluation.volumes import files_of
+    from nnunetv2_mastpro.label_maps import files_of
 
     if not (math.isfinite(args.margin_mm) and args.margin_mm >= 0):
         raise MASTProError(f"--margin-mm {args.margin_mm:g} is no distance; give millimetres from 0 on")

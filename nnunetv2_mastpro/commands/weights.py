@@ -91,7 +91,7 @@ def _convert(args: argparse.Namespace) -> tuple[dict, list[str]]:
 
 
 def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:
-    from nnunetv2_mastpro.weights.adapters import read_adapters
+    from nnunetv2_mastpro.adapters import read_adapters
     from nnunetv2_mastpro.weights.read import read_weights
     from nnunetv2_mastpro.weights.restore import restore
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
 from nnunetv2_mastpro.convert.files import ENDINGS, all_files, match, nothing_found, spell
 from nnunetv2_mastpro.convert.table import Case, Dataset
 from nnunetv2_mastpro.convert.volumes import REMEDY, place, read_volume
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import check_whole, read_geometry
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

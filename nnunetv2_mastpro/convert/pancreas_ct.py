@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import TOLERANCE, check_whole
 from nnunetv2_mastpro.convert.files import all_files, match, nothing_found
 from nnunetv2_mastpro.convert.table import Case, Dataset
 from nnunetv2_mastpro.convert.volumes import REMEDY, geometry_of, place, read_series, read_volume, series_files
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import TOLERANCE, check_whole
 
 if TYPE_CHECKING:
     import SimpleITK as sitk

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import Geometry, last_line, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import Geometry, last_line, read_geometry
 from nnunetv2_mastpro.listing import some
 
 if TYPE_CHECKING:

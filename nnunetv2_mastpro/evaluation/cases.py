@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.lesions import COUNTS, count_lesions
 from nnunetv2_mastpro.evaluation.metrics import NAMES, score
-from nnunetv2_mastpro.evaluation.volumes import differences, read
+from nnunetv2_mastpro.geometry import check_whole
+from nnunetv2_mastpro.label_maps import differences, read
 
 MEASURED = (
     *NAMES,

@@ -31,9 +31,9 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.cases import Job, ScoredClass, Scoring, check_case, score_case
 from nnunetv2_mastpro.evaluation.statistics import CONFIDENCE
 from nnunetv2_mastpro.evaluation.summary import summarise
-from nnunetv2_mastpro.evaluation.volumes import files_of
+from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.merging.mapping import find_patient, patient_pattern
+from nnunetv2_mastpro.patients import find_patient, patient_pattern
 from nnunetv2_mastpro.processes import each
 from nnunetv2_mastpro.tasks import nesting, read_cases
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.config import Resolved
 from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.volumes import TOLERANCE, differences, read
+from nnunetv2_mastpro.geometry import check_whole
+from nnunetv2_mastpro.label_maps import TOLERANCE, differences, read
 
 NEIGHBOURS = np.ones((3, 3, 3), bool)  # 26
 

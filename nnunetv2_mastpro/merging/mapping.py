@@ -18,6 +18,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.sources import Source, nearest
+from nnunetv2_mastpro.patients import find_patient, patient_pattern
 
 KEYS = ("sources", "nest", "patients")
 SOURCE_KEYS = ("labels", "annotated", "patients")
@@ -164,22 +165,3 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
         raise MASTProError(f"{where} is {value!r}; make it a list of classes, at least one")
     return tuple(dict.fromkeys(_text(one, where) for one in value))
-
-
-def find_patient(pattern: re.Pattern | None, case: str) -> str | None:
-    """What the pattern's group finds in a case's name."""
-    found = pattern.search(case) if pattern else None
-    return (found.group(1) or None) if found else None
-
-
-def patient_pattern(value: object, where: str) -> re.Pattern | None:
-    """Whose one group in a case's name is the patient. Raises MASTProError for what is no such expression."""
-    if value is None:
-        return None
-    try:
-        pattern = re.compile(_text(value, where))
-    except re.error as error:
-        raise MASTProError(f"{where} is no regular expression ({error}); repair it") from error
-    if pattern.groups != 1:
-        raise MASTProError(f'{where} has {pattern.groups} groups; put () around the patient, as in "^(.+)_scan"')
-    return pattern

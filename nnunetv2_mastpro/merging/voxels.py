@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.volumes import differences
+from nnunetv2_mastpro.geometry import check_whole
+from nnunetv2_mastpro.label_maps import differences
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.sources import RawCase
 from nnunetv2_mastpro.merging.unite import unite

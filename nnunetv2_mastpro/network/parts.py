@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+BACKBONE = "backbone."  # of names in the network's state
+ANATOMY = "anatomy.encode."  # where a frozen encoder of organ masks is
 FIXED_HEAD = "fixed head"  # the name of the part
 TRAINED, WITH_UPDATES, WITH_ADDED = 1, 2, 4  # of the buffer `trained`; the last two: and with changes of frozen weights
 

@@ -16,7 +16,7 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import check_new, write_atomically
 from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.packs.model import Model
-from nnunetv2_mastpro.packs.state import shared_hash, take_type
+from nnunetv2_mastpro.weights.owned import shared_hash, take_type
 
 FORMAT = "nnunetv2_mastpro pack 3"
 NOT_SAID = "not said"

@@ -13,16 +13,16 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import with_prompts
 from nnunetv2_mastpro.packs.model import Model
 from nnunetv2_mastpro.packs.pack import Pack, check_fits, check_tensors
-from nnunetv2_mastpro.packs.state import append_types, take_type
+from nnunetv2_mastpro.planning.hosts import host_values
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.weights.convert import build_network
+from nnunetv2_mastpro.weights.owned import append_types, take_type
 
 COPIED = ("dataset_fingerprint.json",)
 NOT_VALIDATED = "mastpro unpack put this model together; nothing was validated"

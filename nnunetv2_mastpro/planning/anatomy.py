@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.planning.hosts import host_values
 
 ANATOMY_STAGE = "anatomy"
 
@@ -83,7 +83,7 @@ def anatomy_data(plans: dict) -> list[str]:
 
 
 def host_table(dataset_json: dict, prompts: Sequence) -> tuple[HostValue, ...]:
-    """As anatomy.hosts.host_values. Raises MASTProError where no class has a host structure, too."""
+    """As planning.hosts.host_values. Raises MASTProError where no class has a host structure, too."""
     hosts = host_values(dataset_json, prompts)
     if not hosts:
         raise MASTProError(

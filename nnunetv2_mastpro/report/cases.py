@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunetv2_mastpro.anatomy.given import check_hosts
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.volumes import files_of
+from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import channel_of
 from nnunetv2_mastpro.report.model import Model
@@ -92,7 +92,7 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     """Values in the prediction. Raises MASTProError where a file has not three axes, lies on another grid, or has
     unknown values.
     """
-    from nnunetv2_mastpro.anatomy.geometry import check_whole, read_geometry
+    from nnunetv2_mastpro.geometry import check_whole, read_geometry
 
     for path in filter(None, (case.image, case.prediction, case.reference, case.host_map)):
         check_whole(path)

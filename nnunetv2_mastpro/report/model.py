@@ -119,7 +119,7 @@ def read_model(folder: Path, wanted: list[str] | None, with_maps: bool) -> Model
 
 def _classes(dataset_json: dict, dataset_name: str, config: MASTProConfig | None, with_maps: bool):
     """Outputs in the order of the network, and the table of the host-organ maps."""
-    from nnunetv2_mastpro.anatomy.hosts import host_values
+    from nnunetv2_mastpro.planning.hosts import host_values
     from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 
     if config:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from nnunetv2_mastpro.adapters import write_adapters
 from nnunetv2_mastpro.anatomy.given import check_given_maps
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
 from nnunetv2_mastpro.config import MASTProConfig
@@ -21,7 +22,6 @@ from nnunetv2_mastpro.training.recipe import epoch_variants
 from nnunetv2_mastpro.training.setup import check_same_classes, check_same_embeddings, resolve, settle
 from nnunetv2_mastpro.training.trained_parts import TrainedParts
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
-from nnunetv2_mastpro.weights.adapters import write_adapters
 
 
 class nnUNetTrainerMASTPro(Patches, TrainedParts):

@@ -18,11 +18,12 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.network.mastpro import MASTProNet
+from nnunetv2_mastpro.network.parts import ANATOMY, BACKBONE
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.recipe import read_number
 from nnunetv2_mastpro.training.setup import check_network, resolve
 from nnunetv2_mastpro.weights.read import Weights
-from nnunetv2_mastpro.weights.sources import ANATOMY, BACKBONE, SWIN, recognise
+from nnunetv2_mastpro.weights.sources import SWIN, recognise
 
 TRAINER = "nnUNetTrainerMASTPro"
 PRETRAINED = f"{ANATOMY}pretrained"  # a frozen encoder of organ masks has the weights of a file

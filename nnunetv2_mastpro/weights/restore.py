@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from nnunetv2_mastpro.adapters import Adapters
+from nnunetv2_mastpro.checkpoints import hash_tensors
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.state import hash_tensors
-from nnunetv2_mastpro.weights.adapters import Adapters
 from nnunetv2_mastpro.weights.convert import build_network, fill, percent
 from nnunetv2_mastpro.weights.read import Weights
 

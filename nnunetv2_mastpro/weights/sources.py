@@ -13,12 +13,11 @@ from torch import Tensor
 
 from nnunetv2_mastpro.config import ClassSpec
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.packs.state import owned_names, shared_names
+from nnunetv2_mastpro.network.parts import BACKBONE
+from nnunetv2_mastpro.weights.owned import owned_names, shared_names
 from nnunetv2_mastpro.weights.read import Weights
 
-BACKBONE = "backbone."
 SWIN = "backbone.swinViT."
-ANATOMY = "anatomy.encode."  # where a frozen encoder of organ masks is
 Names = dict[str, str] | None  # of the file -> of the network; what the network lacks of them is ignored
 
 

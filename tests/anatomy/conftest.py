@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_mastpro.anatomy.geometry import Geometry
 from nnunetv2_mastpro.config import HostValue
+from nnunetv2_mastpro.geometry import Geometry
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunetv2_mastpro.anatomy.geometry import Geometry, check_geometry, read_geometry
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import Geometry, check_geometry, read_geometry
 
 TURNED = (0.6, -0.8, 0.0, 0.8, 0.6, 0.0, 0.0, 0.0, 1.0)  # about z
 

@@ -7,9 +7,9 @@ import SimpleITK as sitk
 from totalsegmentator.map_to_binary import class_map
 from totalsegmentator.nifti_ext_header import save_multilabel_nifti
 
-from nnunetv2_mastpro.anatomy.geometry import check_whole
 from nnunetv2_mastpro.anatomy.masks import check_case, read_case
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import check_whole
 
 NUMBER = {name: number for number, name in class_map["total"].items()}
 STRUCTURES = ("liver", "kidney_left", "colon")

@@ -13,9 +13,9 @@ from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import find_new_labels
 from nnunetv2_mastpro.packs.plans import find_reader
-from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.prompts.knowledge_base import tumors
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
+from nnunetv2_mastpro.weights.owned import shared_hash
 from nnunetv2_mastpro.weights.read import read_weights
 
 from .conftest import DATASET, GROWN, OTHER_PROMPT, call

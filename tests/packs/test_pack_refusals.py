@@ -16,8 +16,8 @@ from nnunetv2_mastpro.config import NetworkConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.model import read_checkpoint
 from nnunetv2_mastpro.packs.pack import read_pack
-from nnunetv2_mastpro.packs.state import shared_hash
 from nnunetv2_mastpro.packs.unpack import unpack
+from nnunetv2_mastpro.weights.owned import shared_hash
 
 
 def damage(pack, **changes):

@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from nnunetv2_mastpro.packs.pack import read_pack, write_pack
-from nnunetv2_mastpro.packs.state import shared_hash, shared_names
 from nnunetv2_mastpro.packs.unpack import unpack
+from nnunetv2_mastpro.weights.owned import shared_hash, shared_names
 
 OLD = "liver_tumor,kidney_tumor"
 REGIONS = {"labels": {"background": 0, "liver": [1, 2], "liver_tumor": 2}, "regions_class_order": [1, 2]}

@@ -6,7 +6,7 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
 from nnunetv2_mastpro.config import ClassSpec, NetworkConfig, Resolved
 from nnunetv2_mastpro.network.build import build_mastpro
-from nnunetv2_mastpro.packs.state import take_type
+from nnunetv2_mastpro.weights.owned import take_type
 
 FEATURES = [32, 64, 128, 256, 320, 320]  # of nnU-Net's 3d_fullres
 BLOCKS = {"PlainConvUNet": {"n_conv_per_stage": 2}, "ResidualEncoderUNet": {"n_blocks_per_stage": [1, 3, 4, 6, 6, 6]}}

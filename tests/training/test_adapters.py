@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from nnunetv2_mastpro import __version__, cli
+from nnunetv2_mastpro.adapters import NAME, read_adapters
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
-from nnunetv2_mastpro.weights.adapters import NAME, read_adapters
 
 IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
 FOLDER = "TRAINER__nnUNetPlans__2d"

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.adapters import NAME, write_adapters
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
-from nnunetv2_mastpro.weights.adapters import NAME, write_adapters
 
 from .test_swin_sources import CONFIGURATION, write_full, write_swinvit
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from nnunetv2_mastpro.checkpoints import hash_tensors
 from nnunetv2_mastpro.config import ClassSpec
 from nnunetv2_mastpro.network.parts import WITH_ADDED
 
@@ -24,16 +24,6 @@ SITE = re.compile(r"experts\.(\w+)\.router\.generic")
 def shared_names(weights: Mapping[str, Tensor]) -> list[str]:
     """Backbone, generic experts, fusion, anatomy encoder, mask proposal, background: all that no type owns."""
     return sorted(name for name in weights if not OWNED.fullmatch(name))
-
-
-def hash_tensors(weights: Mapping[str, Tensor], names: Iterable[str]) -> str:
-    """SHA-256 over names, types, shapes and bytes, by sorted name."""
-    digest = hashlib.sha256()
-    for name in sorted(names):
-        tensor = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def shared_hash(weights: Mapping[str, Tensor]) -> str:

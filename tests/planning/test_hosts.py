@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from nnunetv2_mastpro.anatomy.hosts import host_values
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.planning.hosts import host_values
 
 
 def table(labels, **hosts):

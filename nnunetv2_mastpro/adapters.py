@@ -8,12 +8,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from nnunetv2_mastpro.checkpoints import read_with_header, told_as, version_header
+from nnunetv2_mastpro.checkpoints import hash_tensors, read_with_header, told_as, version_header
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import MASTProNet
-from nnunetv2_mastpro.packs.state import hash_tensors
-from nnunetv2_mastpro.weights.sources import ANATOMY, BACKBONE
+from nnunetv2_mastpro.network.parts import ANATOMY, BACKBONE
 
 NAME = "checkpoint_adapters.safetensors"
 FORMAT = "nnunetv2_mastpro adapters 1"
