@@ -1,14 +1,16 @@
 """Steps of the demo and of recipes: each is run once, logged, and remembered; a second run goes on where one ended."""
 
+import fcntl
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +63,13 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
 
     Raises MASTProError where a command fails, and before any where one would remove what another could go on with.
     """
-    check_nothing_is_lost(steps, state)
     logs.mkdir(parents=True, exist_ok=True)
+    with alone(state.path.with_suffix(".lock")) as lock, ended_by_signals():
+        check_nothing_is_lost(steps, state)
+        _run(steps, state, logs, environ, lock)
+
+
+def _run(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str], lock: int) -> None:
     for number, step in enumerate(steps):
         seconds = state.seconds(step)
         if seconds is not None:
@@ -77,7 +84,7 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
         if step.command:
             command = going_on or step.command
             print(f"$ {shell_line(command)}", flush=True)
-            run_command(step, command, logs / f"{step.name}.log", environ)
+            run_command(step, command, logs / f"{step.name}.log", environ, lock)
         else:
             with progress(step.total) as show:
                 step.function(show)
@@ -89,7 +96,49 @@ def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[
         print(f"  done in {spell(seconds)}", flush=True)
 
 
-def run_command(step: Step, command: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
+@contextmanager
+def alone(file: Path) -> Iterator[int]:
+    """Holds a lock on the file, and gives its descriptor: a command that has it, too, keeps the lock if it outlives us.
+
+    Raises MASTProError where another run, or a command that it left behind, has it.
+    """
+    with file.open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise MASTProError(
+                f"another run goes on in {file.parent}, or a command that it started; wait for it, or end it "
+                f"(fuser {file} tells its process)"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+        try:
+            yield stream.fileno()
+        finally:
+            with suppress(OSError):
+                fcntl.flock(stream, fcntl.LOCK_UN)  # of whatever still has the descriptor, too
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP, of kill and of a closed terminal, end this run as an exception does, and so its command."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run_command(step: Step, command: Sequence[str], log: Path, environ: Mapping[str, str], lock: int) -> None:
     """Output goes to the log; raises MASTProError with its tail when the command fails."""
     executable = find_executable(command[0])
     with log.open("w", encoding="utf-8") as stream:
@@ -100,6 +149,7 @@ def run_command(step: Step, command: Sequence[str], log: Path, environ: Mapping[
             stdout=stream,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=(lock,),
         )
         try:
             with progress(step.total) as show:

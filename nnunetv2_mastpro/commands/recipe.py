@@ -10,6 +10,7 @@ command. Run it again after an interruption: finished steps are skipped, a train
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from nnunetv2_mastpro.recipes.sequence import Choices
     from nnunetv2_mastpro.steps import Step
 
+KIND = "recipe"  # of the state's file
 RESULTS = ("_train", "_predict", "_evaluate")  # steps whose outputs a user looks at
 
 
@@ -68,14 +70,17 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         print("\n".join(sequence.script(experiment, choices)))
         return 0
-    check(experiment, choices)
-    state = State(choices.work, {"recipe": experiment.name, "version": experiment.digest}, "recipe")
+    todo = sequence.steps(experiment, choices, complete=False)
+    settings = {"recipe": experiment.name, "version": experiment.digest}
+    earlier = State(choices.work, settings, KIND) if (choices.work / f"{KIND}.json").is_file() else None
+    unfinished = [step for step in todo if earlier is None or earlier.seconds(step) is None]
+    check(experiment, choices, todo, unfinished)
+    state = earlier or State(choices.work, settings, KIND)
     for name in sequence.FOLDERS:
         choices.folder(name).mkdir(exist_ok=True)
     write_atomically({path: text.encode() for path, text in sequence.maps(experiment, choices).items()})
     added = sequence.variables(choices)
     print("\n".join(f"{name}={value}" for name, value in added.items()))
-    todo = sequence.steps(experiment, choices, complete=False)
     run_steps(todo, state, choices.work / "logs", environment(added))
     show(choices, todo)
     return 0
@@ -99,7 +104,7 @@ def choose(args: argparse.Namespace, experiment: Experiment) -> Choices:
     folds = experiment.settings["folds"]
     if args.fold not in map(str, range(folds)):
         raise MASTProError(f"-f {args.fold} is none of the folds 0 to {folds - 1}; give one of them")
-    masks = ("--run", "totalsegmentator") if args.device == "cuda" else ("--run", "totalsegmentator", "--device", "cpu")
+    masks = ("--run", "totalsegmentator") if args.device == "cuda" else ("--run", "totalsegmentator", "-device", "cpu")
     if args.without_masks:
         masks = ("--without-masks",)
     elif args.masks:
@@ -146,8 +151,8 @@ def trainer_suffix(epochs: int, usual: int) -> str:
     return f"_{epochs}epoch{'s' if epochs > 1 else ''}"
 
 
-def check(experiment: Experiment, choices: Choices) -> None:
-    """Raise MASTProError for downloads and folders that are not there, and for GPUs that the machine lacks."""
+def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], unfinished: Sequence[Step]) -> None:
+    """Raise MASTProError for downloads, folders, GPUs and weights that are wanted and not there."""
     missing = [dataset for dataset in choices.chosen if dataset.name not in choices.downloads]
     if missing:
         names = ", ".join(dataset.name for dataset in missing)
@@ -155,8 +160,11 @@ def check(experiment: Experiment, choices: Choices) -> None:
             f"no folder is given for {names}; download {missing[0].name} from {missing[0].page}, unpack it and add "
             f"--data {missing[0].name}=FOLDER, or name others with --only"
         )
+    converted = {f"convert_{dataset.name}" for dataset in choices.chosen} - {step.name for step in unfinished}
     for dataset in choices.chosen:
         folder = choices.downloads[dataset.name]
+        if f"convert_{dataset.name}" in converted and not lost_images(choices.folder("nnUNet_raw") / dataset.folder):
+            continue
         if not folder.is_dir():
             raise MASTProError(f"--data {dataset.name}={folder} is no folder; give the unpacked download")
         if dataset.download and folder.name != dataset.download:
@@ -169,8 +177,32 @@ def check(experiment: Experiment, choices: Choices) -> None:
             raise MASTProError(f"{path} is no folder; check --masks, --images and --labels")
     if choices.labels and not choices.images:
         raise MASTProError("--labels is given without --images; give the images to predict, too")
+    if choices.images and not any(step.name.endswith("_predict") for step in todo):
+        last = experiment.stages[-1].number
+        others = ", ".join(name for name, dataset in experiment.data.items() if last in dataset.stages)
+        raise MASTProError(
+            f"--images is given, but no data set is chosen that the stage that predicts trains on; add one of {others}"
+        )
     if choices.device == "cuda":
         check_gpus(choices.gpus)
+    if choices.masks[0] == "--run" and any("--run" in step.command for step in unfinished):
+        check_totalsegmentator(experiment, choices)
+
+
+def lost_images(folder: Path) -> bool:
+    """Whether images of a converted data set are links to what is no longer there."""
+    return any(path.is_symlink() and not path.exists() for path in folder.glob("images*/*"))
+
+
+def check_totalsegmentator(experiment: Experiment, choices: Choices) -> None:
+    """Raise MASTProError where its weights for the classes' host organs are missing."""
+    from nnunetv2_mastpro.anatomy.totalseg import check_weights, tasks_of
+    from nnunetv2_mastpro.prompts import knowledge_base
+
+    labels = {label for dataset in choices.chosen for label in dataset.labels.values() if label is not None}
+    entries = [entry for label in sorted(labels) if (entry := knowledge_base.find(label))]
+    structures = [name for entry in entries for name in entry.host_structures]
+    check_weights(tasks_of(structures, is_ct=True), fast=False)
 
 
 def check_gpus(wanted: int) -> None:

@@ -14,9 +14,10 @@ are missing everything is trained. No code in a file is run.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import dataset_json_paths, read_json_object
+from nnunetv2_mastpro.datasets import CHECKPOINTS, dataset_json_paths, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import nearest
 
@@ -56,13 +57,30 @@ def run(args: argparse.Namespace) -> int:
     checkpoint, lines = _restore(args) if args.adapters else _convert(args)
     write_checkpoint(checkpoint, args.output)
     print("\n".join([*lines, f"wrote {args.output}"]))
+    if args.adapters:
+        _complete_model(args.output.absolute().parent, checkpoint["init_args"])
     return 0
+
+
+def _complete_model(fold: Path, init_args: dict) -> None:
+    """plans.json and dataset.json, which prediction reads, where the checkpoint lies in a model's fold without them."""
+    from nnunetv2_mastpro.files import write_atomically
+
+    contents = {fold.parent / "plans.json": init_args["plans"], fold.parent / "dataset.json": init_args["dataset_json"]}
+    missing = {path: json.dumps(content, indent=2).encode() for path, content in contents.items() if not path.exists()}
+    if not fold.name.startswith("fold_"):
+        print(f"nnUNetv2_predict_from_modelfolder -m MODEL wants it as MODEL/fold_0/{CHECKPOINTS[0]}")
+    elif missing:
+        write_atomically(missing)
+        print("\n".join(f"wrote {path}" for path in missing))
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raise MASTProError for options that exclude each other, or are not enough."""
     plans = {"--plans": args.plans, "-d": args.dataset, "-p": args.name, "-c": args.configuration}
     given = [name for name, value in {**plans, "--min-share": args.min_share}.items() if value is not None]
+    if args.output.suffix not in (".pth", ".pt"):
+        raise MASTProError(f"-o {args.output} is to be a checkpoint of torch; give a name that ends in .pth")
     if args.adapters and given:
         raise MASTProError(f"{given[0]} does not go with --adapters, whose file holds the plans; leave it out")
     if not args.adapters and (args.plans is None) == (args.dataset is None):

@@ -28,8 +28,8 @@ SLICES, MASKS = "PATIENT_DICOM", "MASKS_DICOM"
 
 def find_cases(folder: Path, dataset: Dataset, trust_size: bool) -> list[Case]:
     """Raises MASTProError for archives that are still packed and for a patient without slices or a liver."""
-    places = [folder, *sorted(path for path in folder.rglob("*") if path.is_dir() and PATIENT.fullmatch(path.name))]
-    patients = [path for path in places if PATIENT.fullmatch(path.resolve().name)]
+    places = [folder.resolve(), *sorted(path for path in folder.rglob("*") if path.is_dir())]
+    patients = [path for path in places if PATIENT.fullmatch(path.name) and not (path / path.name).is_dir()]
     if not patients:
         names = sorted(path.name for path in folder.iterdir())
         raise nothing_found(folder, f"3Dircadb1.{{case}}/{SLICES}", names)
@@ -47,7 +47,7 @@ def find_cases(folder: Path, dataset: Dataset, trust_size: bool) -> list[Case]:
                 f"{_inner(patient, MASKS)} has no mask of the {dataset.always[0]}; complete the download"
             )
         known = {*found.values(), *dataset.always}
-        number = PATIENT.fullmatch(patient.resolve().name).group(1)
+        number = PATIENT.fullmatch(patient.name).group(1)
         cases.append(
             Case(
                 dataset.case_name(number),

@@ -44,6 +44,7 @@ def convert(args: Namespace, workers: int) -> int:
     target = find_target(args.output, args.identifier, dataset)
     mark = {"name": dataset.name, "folder": str(args.input.resolve())}
     cases = sorted(dataset.module.find_cases(args.input, dataset, args.trust_size), key=lambda case: case.name)
+    check_names(cases, args.input)
     if target.exists():
         check_made(target, cases, args)
         print(f"finished earlier: {target}")
@@ -52,6 +53,7 @@ def convert(args: Namespace, workers: int) -> int:
     jobs = [Job(case, dataset, scratch, args.copy) for case in cases]
     for _ in each(convert_case, jobs, workers, f"convert {dataset.name}"):
         pass
+    remove_others(scratch, cases)
     write_dataset_json(scratch, target.name, dataset, cases, mark)
     (scratch / BEGUN).unlink()
     os.replace(scratch, target)
@@ -59,6 +61,23 @@ def convert(args: Namespace, workers: int) -> int:
         f"wrote {target}: {len(cases)} cases, {', '.join(dataset.labels)}\nlicence: {dataset.licence} ({dataset.page})"
     )
     return 0
+
+
+def check_names(cases: Sequence[Case], folder: Path) -> None:
+    """Raise MASTProError for two cases of one name, next to each other in `cases`."""
+    for one, other in zip(cases, cases[1:], strict=False):
+        if one.name == other.name:
+            raise MASTProError(
+                f"{folder} has {one.name} twice, {one.image} and {other.image}; take one of them out of it"
+            )
+
+
+def remove_others(scratch: Path, cases: Sequence[Case]) -> None:
+    """What a run that was killed left half-written, and cases that the download no longer has."""
+    files = {f"imagesTr/{case.name}_0000.nii.gz" for case in cases} | {f"labelsTr/{case.name}.nii.gz" for case in cases}
+    for path in scratch.glob("*Tr/*"):
+        if path.relative_to(scratch).as_posix() not in files:
+            path.unlink()
 
 
 def check_made(target: Path, cases: Sequence[Case], args: Namespace) -> None:

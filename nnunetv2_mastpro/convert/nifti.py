@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nnunetv2_mastpro.convert.files import ENDINGS, all_files, match, nothing_found, spell
+from nnunetv2_mastpro.convert.files import ENDINGS, all_files, match, nothing_found
 from nnunetv2_mastpro.convert.table import Case, Dataset
 from nnunetv2_mastpro.convert.volumes import REMEDY, place, read_volume
 from nnunetv2_mastpro.errors import MASTProError
@@ -34,9 +34,6 @@ def find_cases(folder: Path, dataset: Dataset, trust_size: bool) -> list[Case]:
         first = dataset.files[0]
         missing = first[0] if not match(first[0], names) else first[1]
         raise nothing_found(folder, f"{missing}{FITS}", names)
-    twice = [case.name for place, case in enumerate(cases) if case.name in {one.name for one in cases[:place]}]
-    if twice:
-        raise MASTProError(f"{folder} has {twice[0]} in two of {', '.join(spell(two) for _, two in dataset.files)}")
     for case in cases:
         compare(case, trust_size)
     return cases

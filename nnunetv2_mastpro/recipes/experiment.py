@@ -13,6 +13,7 @@ from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.resources import plans_dir
 
 FOLDER = "recipes"
+DECISIVE = ("settings", "data", "nest", "stages")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe. `digest`: of its file."""
+    """A recipe. `digest`: of what its results depend on."""
 
     name: str
     description: str
@@ -121,7 +122,7 @@ def load_recipe(name: str) -> Experiment:
         data={key: _data_set(key, entry) for key, entry in content["data"].items()},
         nest={outer: tuple(inside) for outer, inside in content["nest"].items()},
         stages=stages,
-        digest=hashlib.sha256(text.encode()).hexdigest()[:12],
+        digest=hashlib.sha256(json.dumps([content[key] for key in DECISIVE]).encode()).hexdigest()[:12],
     )
 
 

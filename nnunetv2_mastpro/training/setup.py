@@ -112,6 +112,15 @@ def check_same_classes(checkpoint: dict, resolved: dict, file: str) -> None:
         )
 
 
+def check_goes_on(checkpoint: dict, file: str) -> None:
+    """Raise MASTProError for a checkpoint that no training wrote: nnU-Net loads the optimizer for --c and --val."""
+    if "optimizer_state" not in checkpoint:
+        raise MASTProError(
+            f"{file} has no optimizer's state, since mastpro weights or mastpro unpack made it: it is for prediction; "
+            "give --c and --val the checkpoint that a training wrote"
+        )
+
+
 def check_same_embeddings(saved: Tensor, own: Tensor, file: str) -> None:
     """Raise MASTProError where the encoder gives other embeddings (T, D) than when the checkpoint was trained."""
     if not torch.allclose(saved, own, atol=1e-3):

@@ -19,7 +19,7 @@ from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
 from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped
 from nnunetv2_mastpro.training.recipe import epoch_variants
-from nnunetv2_mastpro.training.setup import check_same_classes, check_same_embeddings, resolve, settle
+from nnunetv2_mastpro.training.setup import check_goes_on, check_same_classes, check_same_embeddings, resolve, settle
 from nnunetv2_mastpro.training.trained_parts import TrainedParts
 from nnunetv2_mastpro.training.usage import ALL, ExpertUsage
 
@@ -185,6 +185,7 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
         saved = torch.load(filename_or_checkpoint, map_location="cpu", weights_only=False, mmap=True)
         check_same_classes(saved, self.plans_manager.plans["mastpro"]["resolved"], filename_or_checkpoint)
         check_same_embeddings(saved["network_weights"]["embeddings"], self.embeddings.vectors, filename_or_checkpoint)
+        check_goes_on(saved, filename_or_checkpoint)
         if not self.fits_optimizer(saved["optimizer_state"]):
             self.freeze()  # the run to be continued was PEFT
         super().load_checkpoint(filename_or_checkpoint)

@@ -6,6 +6,7 @@ Project-MONAI/research-contributions SwinUNETR/Pretrain, ljwztc/CLIP-Driven-Univ
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from nnunetv2_mastpro.network.parts import BACKBONE
 from nnunetv2_mastpro.weights.owned import owned_names, shared_names
 from nnunetv2_mastpro.weights.read import Weights
 
+BY_CLASS = re.compile(r"text\.vectors|head\.layers\..+|head\.presence")  # of ablations: a row for each class
 SWIN = "backbone.swinViT."
 Names = dict[str, str] | None  # of the file -> of the network; what the network lacks of them is ignored
 
@@ -26,6 +28,8 @@ def from_mastpro(given: Weights, own: Mapping[str, Tensor], classes: Sequence[Cl
     if "network_weights" not in given.content or "embeddings" not in given.state:
         return None
     names = {name: name for name in shared_names(given.state)}
+    if [entry.label for entry in given.classes] != [entry.label for entry in classes]:
+        names = {name: place for name, place in names.items() if not BY_CLASS.fullmatch(name)}
     places = {entry.label: index for index, entry in enumerate(classes) if entry.is_tumor}
     for index, entry in enumerate(given.classes):
         if entry.is_tumor and entry.label in places:

@@ -183,3 +183,23 @@ def test_two_processes_as_a_user_starts_them(downloads, run_command):
     assert "convert LiTS: 100%" in done.stderr
     volume = sitk.GetArrayFromImage(downloads.image("Dataset011_LiTS", "LiTS_2"))
     np.testing.assert_array_equal(volume, scan(2))
+
+
+def test_what_a_killed_run_left_is_no_case(downloads, capsys):
+    """Half-written files, and a case that was taken out of the download since."""
+    lits(downloads.folder, (0, 1, 2))
+    broken = downloads.folder / "Training Batch 1" / "segmentation-2.nii"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:400])
+    refused(downloads, capsys, "LiTS")
+    scratch = downloads.raw / ".Dataset011_LiTS.converting"
+    for left in ("imagesTr/.77.LiTS_1_0000.nii.gz", "labelsTr/.77.LiTS_1.nii.gz"):
+        (scratch / left).write_bytes(b"cut off")
+    broken.write_bytes(whole)
+    for kind in ("volume", "segmentation"):
+        (broken.parent / f"{kind}-0.nii").unlink()
+    assert downloads.convert("LiTS") == 0
+    made = downloads.raw / "Dataset011_LiTS"
+    assert sorted(path.name for path in (made / "imagesTr").iterdir()) == ["LiTS_1_0000.nii.gz", "LiTS_2_0000.nii.gz"]
+    assert sorted(path.name for path in (made / "labelsTr").iterdir()) == ["LiTS_1.nii.gz", "LiTS_2.nii.gz"]
+    downloads.verify("Dataset011_LiTS")

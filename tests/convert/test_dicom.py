@@ -1,6 +1,7 @@
 """DICOM layouts: slices in any order of names, masks as NIfTI, PNG and DICOM."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -129,6 +130,19 @@ class TestIrcadb:
         assert downloads.convert("3D-IRCADb") == 0
         label_values = sitk.GetArrayFromImage(downloads.label("Dataset011_3DIRCADb", "3DIRCADb_1"))
         np.testing.assert_array_equal(label_values, label(1, 8, 8, 7))
+
+    def test_a_folder_unpacked_into_one_of_its_name(self, downloads, patients, capsys):
+        outer = downloads.folder / "3Dircadb1.1"
+        outer.mkdir()
+        patients[0].rename(outer / "3Dircadb1.1")
+        assert downloads.convert("3D-IRCADb") == 0
+        assert len(list((downloads.raw / "Dataset011_3DIRCADb" / "labelsTr").iterdir())) == 2
+
+    def test_a_patient_twice(self, downloads, patients, capsys):
+        shutil.copytree(patients[0], downloads.folder / "again" / "3Dircadb1.1")
+        assert downloads.convert("3D-IRCADb") == 2
+        assert "has 3DIRCADb_1 twice, " in capsys.readouterr().err
+        assert list(downloads.raw.iterdir()) == []
 
     def test_packed_archives(self, downloads, capsys):
         folder = downloads.folder / "3Dircadb1.1"

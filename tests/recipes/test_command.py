@@ -44,7 +44,19 @@ def test_a_run_wants_downloads(capsys, tmp_path, monkeypatch):
     given = ["paper", "--data", f"LiTS={tmp_path}", "--device", "cpu"]
     assert "check --masks, --images" in refused(capsys, *given, "--images", tmp_path / "none")
     assert "--labels is given without --images" in refused(capsys, *given, "--labels", tmp_path)
+    assert "the stage that predicts trains on; add one of MSD_Liver" in refused(
+        capsys, "paper", "--data", f"BTCV={tmp_path}", "--device", "cpu", "--images", tmp_path
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_wants_the_weights_of_totalsegmentator(capsys, tmp_path, monkeypatch):
+    """Before it converts anything."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TOTALSEG_HOME_DIR", str(tmp_path / "home"))
+    error = refused(capsys, "paper", "--data", f"LiTS={tmp_path}", "--device", "cpu")
+    assert "TotalSegmentator's weights for total are not in" in error
+    assert not (tmp_path / "mastpro_paper").exists()
 
 
 def test_a_run_wants_as_many_gpus_as_the_recipe(capsys, tmp_path, monkeypatch):
@@ -58,7 +70,8 @@ def test_a_run_wants_as_many_gpus_as_the_recipe(capsys, tmp_path, monkeypatch):
 
 def test_a_folder_of_something_else(capsys, tmp_path):
     (tmp_path / "mine.txt").touch()
-    error = refused(capsys, "paper", "--data", f"LiTS={tmp_path}", "--device", "cpu", "-o", tmp_path)
+    given = ["paper", "--data", f"LiTS={tmp_path}", "--device", "cpu", "--without-masks"]
+    error = refused(capsys, *given, "-o", tmp_path)
     assert "is not empty and holds no earlier recipe; give -o" in error
 
 
@@ -109,6 +122,7 @@ def test_two_data_sets_from_download_to_dice(downloads, run_command):
     summary = json.loads((second / "crossval_results_folds_0" / "summary.json").read_text())
     assert len(summary["metric_per_case"]) == len(stages[1][0]["val"])
     assert "finished earlier" not in done.stdout
+    (downloads / "LiTS").rename(downloads / "elsewhere")  # what it wrote of these is no link
     again = run_command(command, env=env, timeout=1500)
     assert again.stdout.count("finished earlier") == done.stdout.count("done in")
     assert "done in" not in again.stdout

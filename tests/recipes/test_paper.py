@@ -134,7 +134,8 @@ def test_every_command_is_known_and_parses(capsys):
             continue
         parser = argparse.ArgumentParser(exit_on_error=False)
         importlib.import_module(cli.COMMANDS[command[1]]).add_arguments(parser)
-        parser.parse_args(command[2:])
+        args = parser.parse_args(command[2:])
+        assert getattr(args, "num_processes", 2) == 2, command
 
 
 def test_subset_and_options(capsys):

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from nnunetv2_mastpro import __version__, cli
 from nnunetv2_mastpro.adapters import NAME, read_adapters
+from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.training.controls import nnUNetTrainerStock_1epoch
 
 IMAGE = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -210,7 +210,7 @@ def test_damaged_adapters(tuned, tmp_path, capsys, damage):
     assert not (tmp_path / "restored.pth").exists()
 
 
-def test_nnunet_predicts_with_it(tuned, tmp_path, monkeypatch):
+def test_nnunet_predicts_with_it(tuned, tmp_path, monkeypatch, capsys):
     """In a model folder, in the place of the checkpoint that it was saved with."""
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -222,8 +222,9 @@ def test_nnunet_predicts_with_it(tuned, tmp_path, monkeypatch):
     fold = model / "fold_0"
     fold.mkdir(parents=True)
     trainer.save_checkpoint(str(fold / "checkpoint_final.pth"))
-    for name, content in (("plans", trainer.plans_manager.plans), ("dataset", trainer.dataset_json)):
-        Path(model, f"{name}.json").write_text(json.dumps(content))
+    described = {"plans.json": trainer.plans_manager.plans, "dataset.json": trainer.dataset_json}
+    for name, content in described.items():
+        (model / name).write_text(json.dumps(content))
 
     def predict():
         predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False)
@@ -232,6 +233,13 @@ def test_nnunet_predicts_with_it(tuned, tmp_path, monkeypatch):
             return predictor.network.eval()(IMAGE)
 
     expected = predict()
-    (fold / "checkpoint_final.pth").unlink()
+    for path in (fold / "checkpoint_final.pth", *(model / name for name in described)):
+        path.unlink()
     assert restore(start, fold / NAME, fold / "checkpoint_final.pth") == 0
     assert torch.equal(predict(), expected)
+    assert {name: json.loads((model / name).read_text()) for name in described} == described
+    with pytest.raises(MASTProError, match="has no optimizer's state, since mastpro weights or mastpro unpack made it"):
+        trainer.load_checkpoint(str(fold / "checkpoint_final.pth"))
+    capsys.readouterr()
+    assert restore(start, fold / NAME, fold / "start.safetensors") == 2
+    assert "give a name that ends in .pth" in capsys.readouterr().err

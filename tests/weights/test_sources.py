@@ -171,3 +171,23 @@ def test_an_ablated_network_takes_what_it_has(write_plans, mastpro_checkpoint, c
     assert all(weights[name].equal(given[name]) for name in shared)
     assert bool(weights["trained"])
     assert "matched 100.0%" in shown
+
+
+@pytest.mark.parametrize("ablate", [["text"], ["text", "anatomy"]])
+def test_rows_of_classes_are_not_taken_for_other_classes(write_plans, mastpro_checkpoint, convert, ablate):
+    """Without text a class is known by its place, which says nothing of another data set's."""
+
+    def plans(name, *labels):
+        values = {label: value for value, label in enumerate(("background", *labels))}
+        return write_plans(name, values, lambda plans: plans["mastpro"]["network"].update(ablate=ablate))
+
+    source = mastpro_checkpoint(plans("first", "liver_tumor", "kidney_tumor"))
+    given = torch.load(source)["network_weights"]
+    by_class = [name for name in given if name in ("text.vectors", "head.presence") or name.startswith("head.layers.")]
+    assert by_class
+    for name, labels in (("same", ("liver_tumor", "kidney_tumor")), ("other", ("lung_tumor", "colon_tumor"))):
+        start, _ = convert(source, plans(name, *labels), output=f"{name}.pth")
+        weights = torch.load(start)["network_weights"]
+        assert [weights[row].equal(given[row]) for row in by_class if row in weights] == [name == "same"] * len(
+            by_class
+        )
