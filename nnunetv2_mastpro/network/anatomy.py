@@ -21,14 +21,15 @@ class AnatomyPrompts(NamedTuple):
 
 
 class HostTable(nn.Module):
-    """`table` (T, L) of {0, 1}: which channels of a host-organ map host which class.
+    """`table` (T, L) of {0, 1}: which channels of a host-organ map host which class; `added`: those added later.
 
-    `classes`, where it is given, are the classes that take part; T is then their number, and channels that host none of
-    them count as empty.
+    `classes`, where it is given, are the classes that take part; T is then their number. Channels that host neither one
+    of them nor one that the model always had count as empty: maps of before a type was added lack its hosts.
     """
 
-    def __init__(self, table: Tensor):
+    def __init__(self, table: Tensor, added: Sequence[int] = ()):
         super().__init__()
+        self.added = tuple(added)
         self.register_buffer("table", table.float(), persistent=False)
 
     def hosted_by(self, classes: Sequence[int] | None) -> Tensor:
@@ -38,7 +39,10 @@ class HostTable(nn.Module):
     def find(self, organs: Tensor, classes: Sequence[int] | None = None) -> tuple[Tensor, Tensor]:
         """organs (B, L, spatial) -> is the class's host in the patch (B, T), and is that known at all (B, T)."""
         table = self.hosted_by(classes)
-        filled = (organs > 0).flatten(2).any(2) & (table.sum(0) > 0)  # (B, L)
+        other = [
+            index for index in range(len(self.table)) if index not in self.added or index in (classes or self.added)
+        ]
+        filled = (organs > 0).flatten(2).any(2) & (self.table[other].sum(0) > 0)  # (B, L)
         present = filled.to(table.dtype) @ table.T > 0
         return present, filled.any(1, keepdim=True) & (table.sum(1) > 0)
 
@@ -114,8 +118,10 @@ class AnatomyEncoder(HostTable):
     sample's channels are all emptied with probability `dropout`. No parameter depends on L or T.
     """
 
-    def __init__(self, *, table: Tensor, encode: nn.Module, dim: int, heads: int, dropout: float):
-        super().__init__(table)
+    def __init__(
+        self, *, table: Tensor, encode: nn.Module, dim: int, heads: int, dropout: float, added: Sequence[int] = ()
+    ):
+        super().__init__(table, added)
         self.dropout = dropout
         self.encode = encode
         self.project = nn.Linear(encode.width, dim)

@@ -110,14 +110,16 @@ def make_anatomy(backbone, network, resolved, organ_channels: int, dropout: floa
     table = torch.zeros(len(resolved.classes), organ_channels)
     for host in resolved.hosts:
         table[list(host.classes), host.channel] = 1
+    added = [index for index, entry in enumerate(resolved.classes) if entry.added]
     if "anatomy" in network.ablate:
-        return UnreadAnatomy(table)
+        return UnreadAnatomy(table, added)
     return AnatomyEncoder(
         table=table,
         encode=make_mask_encoder(backbone, network),
         dim=network.attention_dim,
         heads=network.attention_heads,
         dropout=dropout,
+        added=added,
     )
 
 

@@ -150,7 +150,7 @@ class MASTProNet(Parts):
         if organs is None or not self.skip_empty or self.training:
             return False
         own = classes[-1:] if classes and classes[-1] in self.added else classes
-        return not self.anatomy.find(organs, own)[1].any()
+        return not self.anatomy.find(organs, own)[0].any()
 
     def pass_over(self, image: Tensor, classes: list[int] | None) -> TrainingOutput:
         """What a skipped pass says."""

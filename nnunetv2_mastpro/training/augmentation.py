@@ -61,6 +61,36 @@ def augmented(
     return ComposeTransforms([*before, *own, *after])
 
 
+class KeepOrgans(BasicTransform):
+    """nnU-Net's random changes of a previous stage's masks, of which none takes an organ away altogether.
+
+    An organ that is missing beside others counts as absent, and its tumours, which may be there, as not to be found.
+    """
+
+    def __init__(self, transforms: Sequence[BasicTransform], channels: int):
+        super().__init__()
+        self.changes, self.channels = ComposeTransforms([*transforms]), channels
+
+    def apply(self, data_dict: dict, **params) -> dict:
+        """The last channels of "image" (C, spatial) are the masks of the host organs."""
+        before = data_dict["image"][-self.channels :].clone()
+        data_dict = self.changes(**data_dict)
+        masks = data_dict["image"][-self.channels :]
+        lost = before.flatten(1).any(1) & ~masks.flatten(1).any(1)
+        masks[lost] = before[lost]
+        return data_dict
+
+
+def keeping_organs(stock: ComposeTransforms) -> ComposeTransforms:
+    """nnU-Net's training transforms, in which no change of the masks loses a host organ."""
+    place = next(n for n, entry in enumerate(stock.transforms) if isinstance(entry, MoveSegAsOneHotToDataTransform))
+    changes, after = [], list(stock.transforms[place + 1 :])
+    while after and isinstance(after[0], RandomTransform):
+        changes.append(after.pop(0))
+    kept = KeepOrgans(changes, len(stock.transforms[place].all_labels))
+    return ComposeTransforms([*stock.transforms[: place + 1], kept, *after])
+
+
 def _is_random(transform: BasicTransform) -> bool:
     """Whether it is one of nnU-Net's image transforms, or its mirroring."""
     inner = transform.transform if isinstance(transform, RandomTransform) else transform

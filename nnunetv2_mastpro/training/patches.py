@@ -4,7 +4,7 @@ import torch
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
-from nnunetv2_mastpro.training.augmentation import augmented, equal_axes
+from nnunetv2_mastpro.training.augmentation import augmented, equal_axes, keeping_organs
 from nnunetv2_mastpro.training.partial import PartialLabels
 from nnunetv2_mastpro.training.sampling import HostRegion
 
@@ -64,4 +64,5 @@ class Patches(PartialLabels):
     def get_training_transforms(self, patch_size, *args, **kwargs):
         """nnU-Net's, and the paper's where the plans ask for them. nnU-Net calls its static method on the trainer."""
         stock, kind = super().get_training_transforms(patch_size, *args, **kwargs), self.draws.augmentation
+        stock = keeping_organs(stock) if self.takes_anatomy else stock
         return stock if kind == "nnunet" else augmented(stock, patch_size, self.configuration_manager.spacing, kind)

@@ -19,6 +19,7 @@ from nnunetv2_mastpro.config import EPOCH_VARIANTS, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.network.planned import is_swin
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
+from nnunetv2_mastpro.training.ranks import send_no_buffers
 
 EPOCH_ITERATIONS = "MASTPRO_EPOCH_ITERATIONS"
 NUMBER_LIMIT = 2**32  # what numpy takes as a seed
@@ -102,6 +103,8 @@ class ShortRuns(nnUNetTrainer):
             np.random.seed(seed)
             torch.manual_seed(seed)
         super().initialize()
+        if self.is_ddp:
+            send_no_buffers(self.network)
         if self.device.type == "cpu" and not self.is_ddp:
             channels_last(self.network)
 

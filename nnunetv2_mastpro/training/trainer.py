@@ -17,7 +17,7 @@ from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.loss import MASTProLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.prediction import limit, read_settings
-from nnunetv2_mastpro.training.ranks import gathered, send_no_buffers, unwrapped
+from nnunetv2_mastpro.training.ranks import gathered, unwrapped
 from nnunetv2_mastpro.training.recipe import epoch_variants
 from nnunetv2_mastpro.training.setup import check_goes_on, check_same_classes, check_same_embeddings, resolve, settle
 from nnunetv2_mastpro.training.trained_parts import TrainedParts
@@ -94,8 +94,6 @@ class nnUNetTrainerMASTPro(Patches, TrainedParts):
 
     def initialize(self) -> None:
         super().initialize()
-        if self.is_ddp:
-            send_no_buffers(self.network)
         self.restore_prompts()
 
     def restore_prompts(self) -> None:

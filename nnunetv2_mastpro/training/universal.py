@@ -13,7 +13,7 @@ from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
 from nnunetv2_mastpro.tasks import nesting
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
-from nnunetv2_mastpro.training.ranks import send_no_buffers, unwrapped
+from nnunetv2_mastpro.training.ranks import unwrapped
 from nnunetv2_mastpro.training.recipe import AdamWRecipe, epoch_variants
 from nnunetv2_mastpro.training.setup import resolve, settle
 
@@ -100,8 +100,6 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
 
     def initialize(self) -> None:
         super().initialize()
-        if self.is_ddp:
-            send_no_buffers(self.network)
         self.settle_sentences()
 
     def settle_sentences(self) -> None:

@@ -96,6 +96,23 @@ def test_find_tells_present_absent_and_unknown(make_encoder, make_organs):
     assert known.tolist() == [[True, True, True, False], [True, True, True, False], [False] * 4]
 
 
+def test_what_is_known_does_not_depend_on_the_classes_asked_for(make_encoder, make_organs):
+    """A kidney in the patch tells that the liver is not, also where liver tumours alone are looked for."""
+    organs = make_organs(liver=[None, None], kidney_right=[LEFT, None])
+    present, known = make_encoder().find(organs, [0, 1])
+    assert present.tolist() == [[False, False], [False, False]]
+    assert known.tolist() == [[True, True], [False, False]]
+
+
+def test_the_host_of_an_added_type_counts_for_that_type_alone(make_organs):
+    encoder = AnatomyEncoder(
+        table=TABLE, encode=SmallEncoder(axes=3, features=3), dim=8, heads=2, dropout=0, added=[KIDNEY]
+    )
+    organs = make_organs(kidney_right=[LEFT])
+    assert encoder.find(organs, [0, 1])[1].tolist() == [[False, False]]
+    assert encoder.find(organs, [0, KIDNEY])[1].tolist() == [[True, True]]
+
+
 def test_unknown_and_absent_have_tokens_of_their_own(make_encoder, make_organs):
     encoder = make_encoder()
     tokens = encoder(make_organs(liver=[LEFT, None], kidney_left=[None, None]), torch.Size((2, 2, 2))).tokens

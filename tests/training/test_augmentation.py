@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.training import augmentation
-from nnunetv2_mastpro.training.augmentation import LARGEST_SHIFT, augmented, equal_axes
+from nnunetv2_mastpro.training.augmentation import LARGEST_SHIFT, augmented, equal_axes, keeping_organs
 
 SIZE, SPACING_MM = (8, 8, 8), (1.0, 1.0, 1.0)
 
@@ -109,3 +109,32 @@ def test_patches_that_nnunet_augments_slice_by_slice(kind):
         found = transforms(image=torch.randn(1, *given), segmentation=labels.clone())
         assert found["image"].shape == found["segmentation"].shape == (1, *size)
         assert [set(part.unique().tolist()) - {-1} for part in found["segmentation"][0]] == [{0}, {1}, {2}, {3}]
+
+
+def lost_organs(transforms, trials=60):
+    """How often a small organ beside a large one is gone from the masks, and how often it is another."""
+    size = (32, 32, 32)
+    labels = torch.zeros(1, *size, dtype=torch.int16)
+    labels[:, 4:28, 4:16, 4:28] = 1
+    labels[:, 12:19, 20:27, 12:19] = 2
+    torch.manual_seed(0)
+    np.random.seed(0)
+    gone = changed = 0
+    for _ in range(trials):
+        found = transforms(image=torch.zeros(1, *size), segmentation=torch.cat([labels, labels]))
+        small = found["image"][2]
+        gone += not small.any()
+        changed += not torch.equal(small, (labels[0] == 2).to(small.dtype))
+    return gone, changed
+
+
+def test_no_change_of_the_masks_takes_an_organ_away():
+    """It would say that the organ is absent, and a tumour in it not to be looked for."""
+    stock = nnUNetTrainer.get_training_transforms(
+        (32, 32, 32), (0.0, 0.0), None, None, False, [False], is_cascaded=True, foreground_labels=[1, 2]
+    )
+    gone, _ = lost_organs(stock)
+    assert gone > 0  # else nnU-Net has changed, and this is no longer needed
+    gone, changed = lost_organs(keeping_organs(stock))
+    assert gone == 0
+    assert changed > 0  # nnU-Net's changes of the masks stay
