@@ -62,7 +62,8 @@ class Phantom:
     @property
     def kind(self) -> str:
         """Of folders and cells."""
-        return "_".join([self.backbone, *["alone"] * self.alone, *["patches"] * self.patches])
+        told = {"three": self.types == 3, "alone": self.alone, "patches": self.patches}
+        return "_".join([self.backbone, *(name for name, is_so in told.items() if is_so)])
 
     def design(self, complete: bool = False) -> Design:
         return design_of(self.types, self.steps, self.cases, self.backbone, complete, self.alone, self.patches)

@@ -18,6 +18,7 @@ from nnunetv2_mastpro.listing import closest
 KEYS = ("source", "annotated")
 NO_SOURCE = "this data set"
 TESTS = "test_cases"
+OPTION = "--cases"  # of a file with such entries
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,9 @@ def with_cases(dataset_json: dict, file: Path | None = None, reference: Path | N
         if tests and theirs.get("labels") == content.get("labels"):
             content.setdefault("mastpro", {})[TESTS] = tests
     cases, tests = section_of(content, "cases"), section_of(content, TESTS)
+    labels = [name for name in content.get("labels", {}) if name not in ("background", "ignore")]
+    for case, entry in entries.items():
+        _check_entry(f"{OPTION} {file}", case, entry, labels)
     if tests or entries:
         content.setdefault("mastpro", {})["cases"] = {**cases, **tests, **entries}
     return content
@@ -115,7 +119,7 @@ def section_of(dataset_json: dict, name: str) -> dict:
 
 
 def _check_entry(section: str, case: str, entry: object, labels: Sequence[str]) -> None:
-    where = f'mastpro.{section}["{case}"] in dataset.json'
+    where = f'{section}["{case}"]' if section.startswith(OPTION) else f'mastpro.{section}["{case}"] in dataset.json'
     if not isinstance(entry, dict):
         raise MASTProError(f"{where} is {entry!r}; make it an object with keys among {', '.join(KEYS)}")
     for key in entry:

@@ -63,7 +63,8 @@ def test_unnamed_cases_are_presumed_complete_where_others_are_not():
 
 
 def test_a_file_says_more_of_cases(tmp_path):
-    content = {"mastpro": {"cases": {"a": {"annotated": ["liver"]}}}}
+    labels = {"background": 0, "liver": 1, "liver_tumor": 2}
+    content = {"labels": labels, "mastpro": {"cases": {"a": {"annotated": ["liver"]}}}}
     file = tmp_path / "cases.json"
     file.write_text('{"test_1": {"annotated": ["liver_tumor"]}}')
     cases = read_cases(with_cases(content, file), ["liver", "liver_tumor"])

@@ -106,7 +106,7 @@ def markdown(result: Mapping) -> list[str]:
         f"Difference to {first}, with its {percent} bootstrap interval over {result['units']}; NSD at "
         f"{result['tolerance_mm']:g} mm; p of Wilcoxon's signed-rank test. Unpaired: only one of both has the score.",
         "Dice and NSD are better when higher, HD95 and false findings when lower.",
-        *too_few(result),
+        *too_few(result, next(iter(result["summaries"].values()))),
         *doubts(result),
         "",
         *lines,

@@ -102,7 +102,14 @@ def check_folds(model: Path, folds: tuple, file_ending: str, name: str, args: ar
         predictions = [path.name.removesuffix(file_ending) for path in folder.glob(f"*{file_ending}")]
         if not (folder / "summary.json").is_file() or not predictions:
             raise MASTProError(f"fold {fold} of {model} has no finished validation; {_validate(fold, args)}")
-        missing = sorted(cases_of_split(name, fold) - {*predictions})
+        split = cases_of_split(name, fold)
+        strange = sorted({*predictions} - split) if split else []
+        if strange:
+            raise MASTProError(
+                f"{folder} has predictions of {some(strange)}, which splits_final.json has in no validation of "
+                f"this fold: they may have been trained on since; remove this folder and {_validate(fold, args)}"
+            )
+        missing = sorted(split - {*predictions})
         if missing:
             raise MASTProError(
                 f"{folder} has no prediction of {some(missing)}, which splits_final.json has in this fold; "

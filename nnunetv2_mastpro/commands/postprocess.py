@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         (args.output / name).unlink(missing_ok=True)
     results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean cases"), strict=True))
     after = evaluate(args.reference, args.output, args.output / SUMMARY, model, workers) if args.reference else None
+    if args.reference:
+        correct(args.output, cases, model)
     report = make_report(results, jobs[0].tumors, args.margin_mm)
     lines = describe_removed(report)
     if before is not None:
@@ -219,6 +221,18 @@ def evaluate(reference: Path, folder: Path, summary: Path | None, model: Model, 
             model.ignore_label,
             num_processes,
         )
+
+
+def correct(folder: Path, cases, model: Model) -> None:
+    """nnU-Net's summary.json, which takes what a case does not annotate for background, becomes the right one."""
+    from nnunetv2_mastpro.evaluation.partial import rewrite_summary
+
+    if cases.annotated:
+        try:
+            rewrite_summary(folder, cases, model.outputs, model.dataset_json["file_ending"])
+        except BaseException:
+            (folder / SUMMARY).unlink(missing_ok=True)
+            raise
 
 
 def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float], cases) -> dict[str, dict[str, dict]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.lesions import COUNTS, count_lesions
@@ -93,18 +94,51 @@ def score_case(job: Job) -> list[dict]:
     spacing_mm = [float(step) for step in properties["spacing"]]
     kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
     has_ignored, rows = not np.all(kept), []
+    organs = _organs_of_unknown(reference, prediction, job)
     told = {v for entry, known in zip(job.scoring.classes, job.annotated, strict=True) if known for v in entry.values}
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
         row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
         if annotated:
-            unknown = [place for place in entry.inside if not job.annotated[place]]
-            predicted = [*entry.values, *(value for place in unknown for value in job.scoring.classes[place].values)]
-            masks = [np.isin(reference, entry.values) & kept, np.isin(prediction, predicted) & kept]
+            predicted = np.isin(prediction, entry.values) | organs.get(entry.label, False)
+            masks = [np.isin(reference, entry.values) & kept, predicted & kept]
             row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
             row["has_ignored"] = has_ignored
         row["unexpected"] = not annotated and bool(np.isin(reference, [v for v in entry.values if v not in told]).any())
         rows.append({**dict.fromkeys(MEASURED), **row})
     return rows
+
+
+def _organs_of_unknown(reference: np.ndarray, prediction: np.ndarray, job: Job) -> dict[str, np.ndarray]:
+    """Class -> where a predicted tumour that the case does not annotate counts as it, an organ that the tumour is in.
+
+    Of several such organs, as of two kidneys, it is the one that the reference has there. What lies outside of all of
+    them is, component by component, the one that is predicted most around it.
+    """
+    found: dict[str, np.ndarray] = {}
+    for place, tumour in enumerate(job.scoring.classes):
+        entries = zip(job.scoring.classes, job.annotated, strict=True)
+        organs = [entry for entry, known in entries if known and place in entry.inside]
+        if job.annotated[place] or not organs:
+            continue
+        marked = np.isin(prediction, tumour.values)
+        shares = [marked & np.isin(reference, organ.values) for organ in organs]
+        outside = marked & ~np.logical_or.reduce(shares)
+        if len(organs) == 1:
+            shares[0] |= outside
+        else:
+            _share_out(outside, prediction, organs, shares)
+        for organ, share in zip(organs, shares, strict=True):
+            found[organ.label] = found.get(organ.label, False) | share
+    return found
+
+
+def _share_out(outside: np.ndarray, prediction: np.ndarray, organs: Sequence[ScoredClass], shares: list) -> None:
+    """Add each component of `outside` to the share of the organ that is predicted most in its box, a voxel wider."""
+    parts, _ = ndimage.label(outside, np.ones((3,) * outside.ndim, bool))
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        near = prediction[tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)]
+        most = int(np.argmax([np.isin(near, organ.values).sum() for organ in organs]))
+        shares[most][box] |= parts[box] == number
 
 
 def _measure(

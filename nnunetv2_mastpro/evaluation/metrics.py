@@ -5,8 +5,8 @@
 | empty     | not empty  | 0         | 0         | undefined |
 | not empty | empty      | 0         | 0         | undefined |
 
-Dice is nnU-Net's, and so is that it is undefined where neither has the class. NSD and HD95 are MONAI's: NSD weighs
-surface elements by their area (marching cubes, as DeepMind's surface-distance); HD95 is the larger of the two
+Dice is nnU-Net's, and so is that it is undefined where neither has the class. NSD weighs surface
+elements by their area (marching cubes, by MONAI's table, as DeepMind's surface-distance); HD95 is the larger of the two
 directed 95th percentiles of distances between border voxels. Undefined is nan.
 """
 

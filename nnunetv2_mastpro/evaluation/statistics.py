@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 RESAMPLES = 2000
+LEAST = 200  # resamples in which the number is defined
 CONFIDENCE = 0.95
 
 
@@ -39,7 +40,7 @@ def interval(
 ) -> tuple[float, float, float]:
     """`function` of the sums of columns (G, ...), and its interval from drawing units; nan where there is none.
 
-    Resamples in which the number is undefined are left out. One unit has no interval.
+    Resamples in which the number is undefined are left out; where few are left, and of one unit, there is no interval.
     """
     from scipy import stats
 
@@ -50,6 +51,8 @@ def interval(
     if units == 1 or math.isnan(estimate):
         return estimate, math.nan, math.nan
     drawn = function(np.tensordot(_times_drawn(units), columns, 1))
+    if np.isfinite(drawn).sum() < LEAST:
+        return estimate, math.nan, math.nan
     tail = stats.norm.cdf(math.sqrt(units / (units - 1)) * stats.t.ppf((1 - confidence) / 2, units - 1))
     low, high = np.nanquantile(drawn, [tail, 1 - tail])
     return estimate, float(low), float(high)
@@ -61,12 +64,14 @@ def _times_drawn(units: int) -> np.ndarray:
     return np.random.default_rng(0).multinomial(units, np.full(units, 1 / units), size=RESAMPLES).astype(float)
 
 
-def by_unit(units: Sequence[str], values: Sequence[Sequence[float]]) -> np.ndarray:
-    """Columns (G, k): values (rows, k) summed over the rows of each unit."""
+def by_unit(
+    units: Sequence[str], values: Sequence[Sequence[float]], parts: Sequence[int] | None = None, num_parts: int = 1
+) -> np.ndarray:
+    """Columns (G, k): values (rows, k) summed over the rows of each unit; with the part of each row, (G, parts, k)."""
     names, index = np.unique(np.asarray(units, dtype=str), return_inverse=True)
-    columns = np.zeros((len(names), *np.shape(values)[1:]))
-    np.add.at(columns, index, np.asarray(values, float))
-    return columns
+    columns = np.zeros((len(names), num_parts, *np.shape(values)[1:]))
+    np.add.at(columns, (index, 0 if parts is None else np.asarray(parts)), np.asarray(values, float))
+    return columns[:, 0] if parts is None else columns
 
 
 def wilcoxon(differences: Sequence[float]) -> float:

@@ -1,9 +1,10 @@
 """Rows of cases and classes to means with intervals: by class, macro, by source, and lesions by size.
 
-A number is {"mean", "low", "high", "cases"}: the estimate, its 95 % interval and the cases in which it is defined; None
-where undefined. Dice, NSD and HD95_mm are means over cases. sensitivity, precision and F1 count lesions over all
-cases. false_lesions and false_lesions_ml are per case, over all cases that annotate the class; in "without" over
-those that are known not to have it: their reference has neither the class nor voxels to be ignored.
+A number is {"mean", "low", "high", "cases", "units"}: the estimate, its 95 % interval, the cases in which it is defined
+and how many units (cases, or patients) these are; None where undefined. Dice, NSD and HD95_mm are means over cases.
+sensitivity, precision and F1 count lesions over all cases. false_lesions and false_lesions_ml are per case, over all
+cases that annotate the class; in "without" over those that are known not to have it: their reference has neither the
+class nor voxels to be ignored.
 """
 
 from __future__ import annotations
@@ -105,18 +106,21 @@ def number(groups: Sequence[Sequence[Mapping]], name: str, outer: int = 1) -> di
     known = [[row for row in rows if row["annotated"] and columns_of(row) is not None] for rows in groups]
     cases = {row["case"] for rows in known for row in rows}
     if not cases:
-        return {"mean": None, "low": None, "high": None, "cases": 0}
-    units, values = [], []
-    for place, rows in enumerate(known):
-        for row in rows:
-            found = columns_of(row)
-            spread = np.zeros((outer, len(groups) // outer, len(found)))
-            spread.reshape(len(groups), -1)[place] = found
-            units.append(row["unit"])
-            values.append(spread)
-    found = interval(by_unit(units, values), lambda sums: average(average(function(sums))))
-    shown = (None if math.isnan(value) else value for value in found)
-    return {**dict(zip(("mean", "low", "high"), shown, strict=True)), "cases": len(cases)}
+        return {"mean": None, "low": None, "high": None, "cases": 0, "units": 0}
+    flat = [(row["unit"], place, columns_of(row)) for place, rows in enumerate(known) for row in rows]
+    units, places, values = zip(*flat, strict=True)
+    columns = by_unit(units, values, places, len(groups))
+    columns = columns.reshape(len(columns), outer, len(groups) // outer, -1)
+    lacking = np.isnan(function(columns.sum(0)))
+
+    def mean_of_parts(sums: np.ndarray) -> np.ndarray:
+        """Undefined where a part is that is not undefined in all: a mean without it would be another number."""
+        parts = function(sums)
+        incomplete = (np.isnan(parts) & ~lacking).any((-1, -2))
+        return np.where(incomplete, np.nan, average(average(parts)))
+
+    shown = (None if math.isnan(value) else value for value in interval(columns, mean_of_parts))
+    return {**dict(zip(("mean", "low", "high"), shown, strict=True)), "cases": len(cases), "units": len(columns)}
 
 
 def _columns(name: str) -> tuple[Callable[[Mapping], tuple | None], Callable[[np.ndarray], np.ndarray]]:

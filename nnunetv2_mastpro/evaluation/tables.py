@@ -25,7 +25,7 @@ def describe(result: Mapping) -> list[str]:
         "without: cases that do not have the class; made up: those of them in which it was marked, which count as a "
         "Dice of 0; missed: cases with it in which nothing was marked"
     )
-    lines += too_few(result)
+    lines += too_few(result, summary)
     if result["tumours"]:
         lines += ["", "Lesions (26-connected components) by equivalent diameter:", *table(_lesion_rows(summary))]
         lines += ["", "False-positive lesions per case:", *table(_false_rows(summary))]
@@ -37,12 +37,17 @@ def describe(result: Mapping) -> list[str]:
     return [*lines, *([""] if told else []), *told]
 
 
-def too_few(result: Mapping) -> list[str]:
+def too_few(result: Mapping, summary: Mapping) -> list[str]:
     """What must be said of intervals from few cases; nothing where there are enough."""
-    if result["number_of_units"] >= ENOUGH:
+    units = {label: [found[name]["units"] for name in NAMES] for label, found in summary["classes"].items()}
+    few = {label: min(filter(None, counts)) for label, counts in units.items() if any(0 < n < ENOUGH for n in counts)}
+    if not few:
         return []
-    few = f"{result['number_of_units']} {result['units']}"
-    return [f"An interval from {few} misses the true mean more often than it says: take it as a hint."]
+    told = some([f"{label} ({count})" for label, count in few.items()])
+    return [
+        f"Intervals from fewer than {ENOUGH} {result['units']} miss the true mean more often than they say; take these "
+        f"as a hint: {told}."
+    ]
 
 
 def doubts(result: Mapping) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from nnunetv2_mastpro.report.windows import ct_window, percentile_window
 from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
+PICTURE = re.compile(r"\d\d_.+_.+\.png")
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,24 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     pairs = ranked(findings, present)
     draw_cases(findings, pairs)
     page = make_page(findings, additions)
-    request.output.mkdir(parents=True, exist_ok=True)
     files = {request.output / PAGE: page.encode()}
     if request.pictures is not None:
-        request.pictures.mkdir(parents=True, exist_ok=True)
         files |= {request.pictures / panel.file_name: panel.png for panel in findings.panels}
+        check_pictures(request.pictures, files)
+    for folder in {path.parent for path in files}:
+        folder.mkdir(parents=True, exist_ok=True)
     write_atomically(files)
     return request.output / PAGE, notes(findings, len(page.encode()))
+
+
+def check_pictures(folder: Path, new: Iterable[Path]) -> None:
+    """Raise MASTProError where pictures of another report would stay among the new ones: both are numbered by rank."""
+    there = {path.name for path in folder.glob("*.png") if PICTURE.fullmatch(path.name)}
+    others = sorted(there - {path.name for path in new})
+    if others:
+        raise MASTProError(
+            f"--pictures {folder} holds {some(others)} of another report; give an empty folder, or remove them"
+        )
 
 
 def _check_request(request: Request, generator: str) -> None:

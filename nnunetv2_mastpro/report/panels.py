@@ -16,6 +16,7 @@ from nnunetv2_mastpro.report.model import Output
 from nnunetv2_mastpro.report.windows import Window
 
 INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
+PATCH_INCHES, CHARACTER_INCHES = 0.6, 0.068  # of a legend's entry, at most
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
 DARK, PALE, ORGAN = "#101418", "#dfe6ec", "#9aa7b3"
@@ -88,7 +89,9 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     y_mm, x_mm = shown.spacing_mm
     height, width = shown.image.shape
     shape = min(1.5, max(0.6, height * y_mm / (width * x_mm)))
-    above, below = 0.25 + (LINE_INCHES if title else 0), LINE_INCHES if colors else 0
+    key = f"contours: {CONTOURS[shown.truth is not None]}"
+    lines = _lines([*(colors or ()), key], INCHES * len(titles)) if colors else 0
+    above, below = 0.25 + (LINE_INCHES if title else 0), LINE_INCHES * lines
     figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + above + below), facecolor=DARK)
     FigureCanvasAgg(figure)
     total = figure.get_figheight()
@@ -108,16 +111,40 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     if title:
         figure.text(0.005, 1 - 0.08 / total, title, color=PALE, fontsize=10, va="top")
     if colors:
-        _legend(figure, colors, f"contours: {CONTOURS[shown.truth is not None]}")
+        _legend(figure, colors, key)
     return figure
 
 
 def _legend(figure, colors: Mapping[str, str], key: str) -> None:
+    """In as many lines as _lines gives, from the bottom up."""
     from matplotlib.patches import Patch
 
+    width, height = figure.get_size_inches()
     entries = [*(Patch(color=color, label=name) for name, color in colors.items()), Patch(alpha=0, label=key)]
-    style = {"fontsize": 8, "labelcolor": PALE, "frameon": False, "borderaxespad": 0.2}
-    figure.legend(handles=entries, loc="lower left", ncols=len(entries), **style)
+    style = {"fontsize": 8, "labelcolor": PALE, "frameon": False, "borderaxespad": 0.2, "loc": "lower left"}
+    rows = _rows([entry.get_label() for entry in entries], width)
+    for number, row in enumerate(reversed(rows)):
+        place = (0, number * LINE_INCHES / height)
+        figure.add_artist(
+            figure.legend(handles=[entries[at] for at in row], ncols=len(row), bbox_to_anchor=place, **style)
+        )
+
+
+def _lines(names: Sequence[str], width: float) -> int:
+    return len(_rows(names, width))
+
+
+def _rows(names: Sequence[str], width: float) -> list[list[int]]:
+    """Which names of a legend stand in which of its lines, `width` inches wide."""
+    rows, taken = [[]], 0.0
+    for place, name in enumerate(names):
+        needed = PATCH_INCHES + CHARACTER_INCHES * len(name)
+        if rows[-1] and taken + needed > width:
+            rows.append([])
+            taken = 0.0
+        rows[-1].append(place)
+        taken += needed
+    return rows
 
 
 def encode(figure, form: str) -> bytes:

@@ -36,6 +36,7 @@ def draw_boxes(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
     """Metric -> class -> a value per case: boxes with the cases as points, nan left out."""
     classes = list(next(iter(values.values())))
     figure, axes = _figure(len(values), max(2.2, 0.45 * len(classes) + 1))
+    counts: list[int] = []
     for number, (axis, (metric, by_class)) in enumerate(zip(axes, values.items(), strict=True)):
         kept = [[value for value in by_class[name] if np.isfinite(value)] for name in classes]
         places = np.arange(len(classes))[::-1]
@@ -44,8 +45,9 @@ def draw_boxes(values: Mapping[str, Mapping[str, Sequence[float]]]) -> bytes:
         for place, points, color in zip(places, kept, LINE_COLORS * 20, strict=False):
             spread = np.linspace(-0.15, 0.15, len(points)) if len(points) > 1 else np.zeros(len(points))
             axis.scatter(points, place + spread, s=12, color=color, alpha=0.75, zorder=3)
+        counts = counts or [*map(len, kept)]  # of the first panel, which the others stand beside
         axis.set_yticks(places, [f"{name} ({len(points)})" for name, points in zip(classes, kept, strict=True)])
-        axis.tick_params(labelleft=number == 0 or len({*map(len, kept)}) > 1)
+        axis.tick_params(labelleft=number == 0 or counts != [*map(len, kept)])
         axis.set_title(metric, fontsize=10)
         axis.set_ylim(-0.6, len(classes) - 0.4)
         if "mm" not in metric:

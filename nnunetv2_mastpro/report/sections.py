@@ -28,7 +28,7 @@ NUMBERS = {  # of the evaluation -> heading, digits
 
 def summary(findings: Findings) -> str:
     """Means with intervals by class, and over tumour types."""
-    from nnunetv2_mastpro.evaluation.tables import doubts
+    from nnunetv2_mastpro.evaluation.tables import doubts, too_few
 
     evaluation = findings.evaluation
     if evaluation is None:
@@ -49,7 +49,7 @@ def summary(findings: Findings) -> str:
         "classes that they annotate. A lesion is found, and a finding is right, where the two share a voxel, however "
         "little of it. False lesions: the volume of findings that share none."
     )
-    warned = [html.paragraph(line) for line in doubts(evaluation)]
+    warned = [html.paragraph(line) for line in (*too_few(evaluation, evaluation["summary"]), *doubts(evaluation))]
     return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
 
 

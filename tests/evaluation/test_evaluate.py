@@ -162,7 +162,10 @@ def test_command_writes_json_csv_and_a_table(folders, run_command):
     assert f"liver            {dice['mean']:.3f} ({dice['low']:.3f} to {dice['high']:.3f})" in done.stdout
     for text in ("mean of tumours", "mean of sources", "liver_tumor  <10 mm", "lung_tumor   without it", "Two "):
         assert text in done.stdout
-    assert "An interval from 5 cases misses the true mean more often than it says" in done.stdout
+    assert (
+        "Intervals from fewer than 8 cases miss the true mean more often than they say; take these as a hint: "
+        in done.stdout
+    )
     assert "lower is better for HD95" in done.stdout
     assert "5/5" in done.stderr
     assert "arning" not in done.stderr
@@ -188,6 +191,33 @@ def test_tumour_that_a_case_does_not_annotate_counts_as_its_organ(folders, write
     content.write_text(json.dumps({**json.loads(content.read_text()), "mastpro": {}}))
     liver = next(row for row in read_set(folders)["rows"] if (row["case"], row["class"]) == ("p2_a", "liver"))
     assert liver["Dice"] < before[6]["Dice"]
+
+
+def test_a_tumour_that_is_not_annotated_counts_as_the_organ_that_it_is_in(tmp_path):
+    """Of two kidneys as the one around it: in the reference, or, outside of both, in the prediction."""
+    truth = np.zeros((12, 20, 40), np.uint8)
+    truth[3:9, 4:14, 3:12], truth[3:9, 4:14, 28:37] = 1, 2
+    found = truth.copy()
+    found[4:6, 6:9, 30:33] = 3  # in the right kidney
+    found[9, 4:14, 3:12] = 1  # the left one, too large by a slice, in which
+    found[9, 6:8, 5:7] = 3  # a tumour is marked
+    for folder, values in (("labels", truth), ("predictions", found)):
+        path = tmp_path / folder / "a.nii.gz"
+        path.parent.mkdir()
+        image = sitk.GetImageFromArray(values)
+        image.SetSpacing(SPACING_MM)
+        sitk.WriteImage(image, str(path))
+    labels = {"background": 0, "kidney_left": 1, "kidney_right": 2, "kidney_tumor": 3}
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "file_ending": ".nii.gz"}
+    content["mastpro"] = {"cases": {"a": {"annotated": ["kidney_left", "kidney_right"]}}}
+    rows = evaluate(tmp_path / "labels", tmp_path / "predictions", content, workers=1)["rows"]
+    assert [row["class"] for row in rows] == ["kidney_left", "kidney_right", "kidney_tumor"]
+    left, slice_more = (truth == 1).sum(), 10 * 9
+    assert rows[0]["Dice"] == pytest.approx(2 * left / (2 * left + slice_more))
+    assert rows[0]["prediction_ml"] == pytest.approx((left + slice_more) * np.prod(SPACING_MM) / 1000)
+    assert rows[1]["Dice"] == rows[1]["NSD"] == 1
+    assert rows[1]["HD95_mm"] == 0
+    assert not rows[2]["annotated"]
 
 
 def test_chill_leaves_out_what_is_not_predicted(folders):

@@ -1,5 +1,6 @@
 """Dice, surface Dice and HD95 against DeepMind's surface-distance and brute force; what empty masks give."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
@@ -107,3 +108,17 @@ def test_moved_by_known_millimetres():
     assert 0 < found["NSD"] < 1
     assert found["HD95_mm"] == pytest.approx(1.5)
     assert found["Dice"] == 0
+
+
+def test_far_apart_masks_cost_no_memory_of_the_space_between():
+    """A false finding at the other end of a scan; distance maps of the box would take a hundred bytes a voxel."""
+    shape = (120, 160, 160)
+    reference = box(slice(0, 20), slice(0, 20), slice(0, 20), shape=shape)
+    prediction = reference | box(119, 159, 159, shape=shape)
+    score(reference[:20], reference[:20], SPACINGS_MM[0], 2.0)  # MONAI's import
+    tracemalloc.start()
+    found = score(reference, prediction, SPACINGS_MM[0], 2.0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.9 < found["NSD"] < 1
+    assert most < 10 * reference.size

@@ -265,6 +265,11 @@ def interrupted(model):
     (truth_of(model).parent / "splits_final.json").write_text(json.dumps(splits))
 
 
+def drawn_anew(model):
+    splits = [{"train": ["b", "c", "d"], "val": ["a"]}, {"train": ["a", "c"], "val": ["b", "d"]}]
+    (truth_of(model).parent / "splits_final.json").write_text(json.dumps(splits))
+
+
 def keep(model):
     pass
 
@@ -281,6 +286,7 @@ def keep(model):
         (keep, ["-f", "0", "1", "-np", "0"], "-np 0 is below 1"),
         (keep, ["-f", "0", "1", "-d", "901"], "no single dataset 901"),
         (interrupted, ["-f", "0", "1"], r"no prediction of d, which splits_final.json .* 3d_fullres 1 .* --val"),
+        (drawn_anew, ["-f", "0"], r"has predictions of c, which .* remove this folder and run nnUNetv2_train .* --val"),
         (
             lambda model: (truth_of(model) / "b.nii.gz").unlink(),
             ["-f", "0", "1"],

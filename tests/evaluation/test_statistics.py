@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from nnunetv2_mastpro.evaluation.statistics import average, by_unit, holm, interval, mean, wilcoxon
+from nnunetv2_mastpro.evaluation.summary import number
 
 TRIALS = 400
 
@@ -82,15 +83,34 @@ def test_macro_draws_cases_for_all_classes_at_once():
 
 
 def test_a_class_of_few_cases():
-    """One of many cases has the class: resamples without it are left out of its mean, and out of the macro mean."""
+    """One of many cases has the class: resamples without it are left out of its mean."""
     rare = np.zeros((40, 2))
     rare[7] = (0.25, 1)
     assert interval(rare) == pytest.approx((0.25, 0.25, 0.25))
-    assert not any(math.isnan(number) for number in interval(np.stack([rare, columns_of(np.ones(40))], 1), _macro))
 
 
-def _macro(sums):
-    return average(mean(sums))
+def rows_of(label, values):
+    """`values`: case -> Dice."""
+    return [
+        {"class": label, "case": str(case), "unit": str(case), "annotated": True, "Dice": value}
+        for case, value in values.items()
+    ]
+
+
+def test_a_mean_of_classes_is_of_all_of_them_in_each_resample():
+    """Without its few cases a rare class would leave the mean of the others, which is another number."""
+    common, rare = rows_of("common", dict.fromkeys(range(40), 1.0)), rows_of("rare", {0: 0.2, 1: 0.3})
+    found = number([common, rare], "Dice")
+    assert found["mean"] == pytest.approx((1 + 0.25) / 2)
+    assert (found["low"], found["high"]) == (pytest.approx(0.6), pytest.approx(0.65))
+    assert (found["cases"], found["units"]) == (40, 40)
+
+
+def test_no_interval_where_hardly_a_resample_has_all_classes():
+    groups = [rows_of(f"class {case}", {case: 0.5 + 0.01 * case}) for case in range(10)]
+    found = number([*groups, rows_of("common", dict.fromkeys(range(40), 1.0))], "Dice")
+    assert found["mean"] is not None
+    assert (found["low"], found["high"]) == (None, None)
 
 
 def test_no_interval_of_nothing_or_of_one():

@@ -276,6 +276,16 @@ def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     assert run(*arguments(folders, output, "--pictures", file)) == 2
     assert f"--pictures {file} is a file; give a folder" in capsys.readouterr().err
     assert not output.exists()
+    pictures = tmp_path / "pictures"
+    given = [*arguments(folders, output, "--pictures", pictures), "--panels", "1"]
+    assert run(*given) == run(*given) == 0  # again, over its own
+    (first,) = pictures.iterdir()
+    other = first.rename(pictures / "01_case_of_another_model_liver_tumor.png")
+    page = (output / "index.html").read_bytes()
+    assert run(*given) == 2
+    assert f"--pictures {pictures} holds {other.name} of another report" in capsys.readouterr().err
+    assert list(pictures.iterdir()) == [other]
+    assert (output / "index.html").read_bytes() == page
 
 
 def test_a_class_counts_where_the_test_cases_annotate_it(folders, tmp_path):

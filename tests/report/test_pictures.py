@@ -100,6 +100,19 @@ def test_a_picture_that_stands_alone_says_what_it_shows(with_truth, key):
     assert not plain.texts + plain.legends
 
 
+def test_a_legend_of_many_classes_stays_within_the_picture():
+    prediction = marked((2, 3, slice(10, 16), slice(12, 20)))
+    shown = cut(OTHER, [TUMOR, OTHER], volumes(prediction=prediction), 3)
+    names = {f"tumour of the organ number {number}": "#ff0000" for number in range(13)}
+    figure = draw_panels(shown, Window(-1, 1, ""), "case_1", names)
+    figure.canvas.draw()
+    drawn = [legend.get_window_extent() for legend in figure.legends]
+    assert sum(len(legend.get_texts()) for legend in figure.legends) == 14
+    assert max(box.x1 for box in drawn) <= figure.bbox.width
+    lowest = min(axis.get_window_extent().y0 for axis in figure.axes)
+    assert max(box.y1 for box in drawn) <= lowest + 1
+
+
 @pytest.mark.parametrize(("with_truth", "form"), [(True, "webp"), (False, "png")])
 def test_panels_show_each_mask_in_its_column(with_truth, form):
     truth, prediction = marked((1, 3, slice(4, 9), slice(4, 10))), marked((2, 3, slice(10, 16), slice(12, 20)))
@@ -131,6 +144,10 @@ def test_plots_are_small_and_name_what_they_show():
     boxes = draw_boxes({"Dice": {"liver": [0.1, 0.5, np.nan], "spleen": []}, "HD95, mm": {"liver": [3], "spleen": []}})
     assert re.search(r">liver \(2\)</text>", boxes.decode())
     assert re.search(r">spleen \(0\)</text>", boxes.decode())
+    counts = {"Dice": {"liver": [0.1, 0.5], "spleen": [0.2, 0.3]}, "HD95, mm": {"liver": [3], "spleen": [4]}}
+    assert re.search(r">spleen \(1\)</text>", draw_boxes(counts).decode())
+    same = draw_boxes({"Dice": counts["Dice"], "NSD": counts["Dice"]}).decode()
+    assert same.count(">spleen (2)</text>") == 1
 
 
 @pytest.fixture
