@@ -12,8 +12,10 @@ EVERYTHING = "Everything is trained"
 FINE_TUNING = "The backbone is frozen: parameter-efficient fine-tuning (PEFT)."
 
 
-def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[str, ...]) -> Iterator[str]:
-    """The start-up table, line by line."""
+def describe_network(
+    network: MASTProNet, config: MASTProConfig, origins: tuple[str, ...], continued: bool = False
+) -> Iterator[str]:
+    """The start-up table, line by line; `continued`: of a training that goes on from its checkpoint."""
     yield "\nMAST-Pro: parameters by part"
     yield f"{'part':<16}{'total':>14}{'trainable':>14}"
     rows = {
@@ -26,7 +28,8 @@ def describe_network(network: MASTProNet, config: MASTProConfig, origins: tuple[
     if config.training.new_types and not rows["backbone"][1]:
         yield f"All is frozen but what the new types own: {', '.join(config.training.new_types)}."
     elif rows["backbone"][1]:
-        reason = "mastpro.training.mode is full" if config.training.mode == "full" else "no trained backbone was loaded"
+        reason = "as before" if continued else "no trained backbone was loaded"
+        reason = "mastpro.training.mode is full" if config.training.mode == "full" else reason
         yield f"{EVERYTHING} ({reason})."
     else:
         yield FINE_TUNING

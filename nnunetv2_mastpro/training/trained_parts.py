@@ -130,7 +130,7 @@ class TrainedParts(AdamWRecipe):
         if pretrained and training.mode != "full":
             self.freeze()
         if self.local_rank == 0:
-            for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins):
+            for line in describe_network(self.bare_network, self.mastpro, self.embeddings.origins, not starts):
                 self.print_to_log_file(line, add_timestamp=False)
             shares = [group["share"] for group in self.optimizer.param_groups if "share" in group]
             less = f", {shares[0]:g} of it (prompt_share) for what prompts feed" if shares else ""

@@ -41,7 +41,7 @@ def make_network(plans, dataset_json) -> Callable:
 
 @pytest.fixture
 def make_trainer(plans, dataset_json, tmp_path, monkeypatch) -> Callable:
-    """`make_trainer(cls, initialize=True, continues=False)`: a trainer on the CPU in folders of this test's own."""
+    """`make_trainer(cls, initialize=True, continues=False, device="cpu")`: a trainer in folders of this test's own."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(name, str(tmp_path / name))
@@ -51,9 +51,9 @@ def make_trainer(plans, dataset_json, tmp_path, monkeypatch) -> Callable:
     data.mkdir(parents=True)
     (data / "liver_000.b2nd").touch()  # nnU-Net tells by the ending how cases are stored
 
-    def make(trainer=nnUNetTrainerMASTPro, initialize=True, continues=False):
+    def make(trainer=nnUNetTrainerMASTPro, initialize=True, continues=False, device="cpu"):
         fresh = json.loads(json.dumps({**plans, "continue_training": continues}))
-        made = trainer(fresh, "2d", 0, copy.deepcopy(dataset_json), torch.device("cpu"))
+        made = trainer(fresh, "2d", 0, copy.deepcopy(dataset_json), torch.device(device))
         if initialize:
             made.initialize()
         return made

@@ -27,6 +27,7 @@ def test_parameters_add_up(make_network):
 def test_frozen_backbone(make_network):
     network, config, origins = make_network()
     assert "Everything is trained (no trained backbone was loaded)." in describe_network(network, config, origins)
+    assert "Everything is trained (as before)." in describe_network(network, config, origins, continued=True)
     network.freeze_backbone()
     lines = [*describe_network(network, config, origins)]
     table = read_table(lines)

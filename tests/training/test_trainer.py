@@ -3,6 +3,7 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -53,6 +54,26 @@ def test_the_networks_output_fits_the_loss(make_trainer):
     target = [torch.zeros(2, 1, *logits.shape[2:]) for logits in output.logits]
     trainer.loss(output, target).backward()
     assert all(p.grad is not None for p in trainer.network.parameters())
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU: half precision and torch.compile not tried")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NO_GPU)])
+def test_steps_of_training_and_validation(make_trainer, tmp_path, device):
+    """On a GPU with nnU-Net's half precision, gradient scaler and torch.compile."""
+    trainer = make_trainer(device=device)
+    batch = batch_for(trainer)
+    trainer.on_train_epoch_start()
+    assert np.isfinite([trainer.train_step(batch)["loss"] for _ in range(3)]).all()
+    trainer.network.eval()
+    with torch.no_grad():
+        assert np.isfinite(trainer.validation_step(batch)["loss"])
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    again = make_trainer(device=device)
+    again.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    ours, theirs = (each.bare_network.state_dict() for each in (trainer, again))
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 @pytest.mark.parametrize(
@@ -183,13 +204,19 @@ def test_a_dataset_json_of_other_outputs_is_refused(make_trainer):
         trainer.build_network_architecture(trainer.plans_manager, trainer.configuration_manager, 1, 5)
 
 
+def batch_for(trainer):
+    with torch.no_grad():
+        logits = trainer.network.train()(IMAGE.to(trainer.device)).logits
+    target = [torch.zeros(2, 1, *stage.shape[2:]) for stage in logits]
+    target += [target[-1]] * (len(trainer._get_deep_supervision_scales()) - len(target))
+    target[0][0, 0, 3, 4] = 2
+    return {"data": IMAGE, "target": target, "keys": ["a", "b"]}
+
+
 def take_a_step(trainer):
     """On two patches, one of which holds a liver tumour."""
     trainer.on_train_epoch_start()
-    target = [torch.zeros(2, 1, *logits.shape[2:]) for logits in trainer.network.train()(IMAGE).logits]
-    target += [target[-1]] * (len(trainer._get_deep_supervision_scales()) - len(target))
-    target[0][0, 0, 3, 4] = 2
-    trainer.train_step({"data": IMAGE, "target": target, "keys": ["a", "b"]})
+    trainer.train_step(batch_for(trainer))
 
 
 def test_the_rate_rises_within_the_first_epoch(make_trainer):
