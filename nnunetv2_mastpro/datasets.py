@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import read_object
-from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.listing import nearest, some
 from nnunetv2_mastpro.resources import nnunet_folder
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # nnU-Net's order for --c
@@ -93,7 +93,10 @@ def dataset_json_paths(dataset: str) -> list[Path]:
     name = dataset_name(dataset, folders)
     paths = [path for path in (folder / name / "dataset.json" for folder in folders) if path.is_file()]
     if not paths:
-        raise MASTProError(f"{name} has no dataset.json in {_either(folders)}; check the dataset's name")
+        there = [path.name for folder in folders for path in folder.glob("Dataset*_*")]
+        raise MASTProError(
+            f"{name} has no dataset.json in {_either(folders)}; {nearest(name, there)}check the dataset's name"
+        )
     return paths
 
 

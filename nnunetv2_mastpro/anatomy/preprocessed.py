@@ -203,6 +203,12 @@ def map_shape(file: Path) -> tuple[int, ...]:
     return np.load(file)["seg"].shape
 
 
+def empty_training_maps(folder: Path) -> list[str]:
+    """Cases whose map says nothing, by an index that check_training_maps has read."""
+    cases = json.loads((folder / INDEX).read_text(encoding="utf-8"))["cases"]
+    return [case for case, entry in cases.items() if not entry["values"]]
+
+
 def check_training_maps(
     folder: Path, data_folder: Path, cases: Sequence[str], hosts: Sequence[HostValue], plans: str
 ) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.anatomy.cases import dataset_cases
 from nnunetv2_mastpro.anatomy.given import check_hosts, check_values, moved
-from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, training_folder
+from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, empty_training_maps, training_folder
 from nnunetv2_mastpro.anatomy.source import is_mr_data
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
+from nnunetv2_mastpro.anatomy.writing import known_records
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import read_json_object
@@ -34,7 +35,11 @@ def check_anatomy(raw: Path | None, preprocessed: Path | None) -> Iterator[Findi
         folders = [preprocessed / identifier for identifier in anatomy_data(found)]
         ready = [folder for folder in folders if any(folder.glob("*.pkl"))]
         for folder in ready or folders[:1]:  # nobody trains every configuration
-            yield check_training(path, folder, hosts)
+            finding = check_training(path, folder, hosts)
+            yield finding
+            if finding.status != OK:
+                continue
+            yield from empty_maps(f"{path.name}: {folder.name}", empty_training_maps(training_folder(folder)))
     if raw is not None:
         yield from check_maps(raw, content, hosts)
     yield check_totalsegmentator(content, hosts)
@@ -67,6 +72,17 @@ def check_maps(raw: Path, content: dict, hosts: tuple[HostValue, ...]) -> Iterat
         folders.setdefault(case.target.parent, {})[case.target] = case.images[0]
     for folder, pairs in folders.items():
         yield check_folder(folder, pairs, hosts)
+        records = known_records(folder)
+        yield from empty_maps(
+            str(folder), [path.name for path in pairs if path.name in records and not records[path.name].volumes_ml]
+        )
+
+
+def empty_maps(where: str, names: Sequence[str]) -> Iterator[Finding]:
+    """Cases of which no host organ is known: masks may have been forgotten."""
+    if names:
+        remedy = "if masks were forgotten, run mastpro anatomy with them; else these cases have no organ masks"
+        yield Finding(WARN, f"{where}: empty maps, as of cases without masks: {some(names)}", remedy)
 
 
 def check_folder(folder: Path, pairs: Mapping[Path, Path], hosts: tuple[HostValue, ...]) -> Finding:

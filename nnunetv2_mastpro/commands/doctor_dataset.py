@@ -16,7 +16,7 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.datasets import read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.planning.anatomy import plans_files
+from nnunetv2_mastpro.planning.anatomy import inherited, plans_files
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
 from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases
@@ -127,9 +127,14 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         if not isinstance(content, dict) or not {"mastpro", "configurations"} <= content.keys():
             continue  # splits_final.json, say
         try:
-            encoder = MASTProConfig.from_dict(content["mastpro"]).prompts.encoder
+            config = MASTProConfig.from_dict(content["mastpro"])
         except MASTProError as error:
             yield Finding(FAIL, f"{path}: {error}")
+            continue
+        refused = [*check_networks(path, content, config)]
+        yield from refused
+        encoder = config.prompts.encoder
+        if refused and encoder == DEFAULT_ENCODER:
             continue
         if encoder == DEFAULT_ENCODER:
             yield Finding(OK, f"{path}: mastpro block")
@@ -142,6 +147,24 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(FAIL, f"{path}: text encoder {encoder} does not run ({error})")
         else:
             yield Finding(OK, f"{path}: mastpro block, text encoder {encoder}, {answer} dimensions")
+
+
+def check_networks(file: Path, plans: dict, config: MASTProConfig) -> Iterator[Finding]:
+    """Configurations that training refuses; of those whose data are not there, a warning."""
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_mastpro.training.setup import check_network
+
+    for name in plans["configurations"]:
+        data = None
+        try:
+            if inherited(plans["configurations"], name, "architecture") is None:
+                continue
+            found = PlansManager(plans).get_configuration(name)
+            data = file.parent / found.data_identifier
+            check_network(found.configuration, config.network)
+        except MASTProError as error:
+            yield Finding(FAIL if data and any(data.glob("*.pkl")) else WARN, f"{file}, {name}: {error}")
 
 
 def _dataset_json(dataset: str, folder: str | None) -> Path | None:

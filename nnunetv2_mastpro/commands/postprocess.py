@@ -12,17 +12,18 @@ import argparse
 import dataclasses
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nnunetv2_mastpro.commands.evaluate import add_cases_argument
-from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 
-REPORT, SUMMARY = "removed.json", "summary.json"
-COPIED = ("dataset.json", "plans.json")
+if TYPE_CHECKING:
+    from nnunetv2_mastpro.evaluation.predicted import Model
+
+REPORT = "removed.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
+    from nnunetv2_mastpro.evaluation.before_after import correct, describe_scores, evaluate, read_scores
+    from nnunetv2_mastpro.evaluation.partial import SUMMARY
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
+    from nnunetv2_mastpro.evaluation.predicted import COPIED, read_model
     from nnunetv2_mastpro.evaluation.tables import presumed
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.processes import each, number_of_processes
@@ -78,48 +82,6 @@ def run(args: argparse.Namespace) -> int:
     write_atomically({**copies, args.output / REPORT: (json.dumps(report, indent=2) + "\n").encode()})
     print("\n".join([*lines, f"wrote {args.output}"]))
     return 0
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """What a folder of predictions says about the model that made them."""
-
-    dataset_json: dict
-    plans: object  # nnU-Net's PlansManager
-    resolved: object  # config.Resolved
-    outputs: tuple  # nnU-Net's labels or regions, in the order of resolved.classes
-    ignore_label: int | None
-
-
-def read_model(predictions: Path) -> Model:
-    """Raises MASTProError where the folder is not a prediction of a model with a host table."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_mastpro.config import MASTProConfig
-    from nnunetv2_mastpro.planning.hosts import host_values
-
-    for name in COPIED:
-        if not (predictions / name).is_file():
-            raise MASTProError(f"{predictions} has no {name}; give a folder that nnUNetv2_predict wrote")
-    dataset_json, plans = (read_json_object(predictions / name) for name in COPIED)
-    resolved = MASTProConfig.from_dict(plans.get("mastpro", {})).resolved
-    if resolved is not None and not resolved.hosts:  # trained without organ masks, but the table is the data set's
-        resolved = dataclasses.replace(resolved, hosts=host_values(dataset_json, resolved.classes))
-    if resolved is None:
-        raise MASTProError(f"{predictions} was not predicted by a MAST-Pro model; train with nnUNetTrainerMASTPro")
-    if not any(entry.is_tumor and _hosted(resolved, index) for index, entry in enumerate(resolved.classes)):
-        raise MASTProError(
-            f"the model of {predictions} knows no host organ of a tumour class, so nothing can be outside of one; "
-            "give host_structures in mastpro.prompts of dataset.json before training"
-        )
-    manager = PlansManager(plans)
-    labels = manager.get_label_manager(dataset_json)
-    outputs = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    return Model(dataset_json, manager, resolved, tuple(outputs), labels.ignore_label)
-
-
-def _hosted(resolved, index: int) -> bool:
-    return any(index in host.classes for host in resolved.hosts)
 
 
 def make_jobs(args: argparse.Namespace, model: Model) -> list:
@@ -203,68 +165,3 @@ def describe_removed(report: dict) -> list[str]:
 def _row(case: str, label: str, entries: Sequence[dict]) -> tuple[str, ...]:
     components, voxels, ml = (sum(entry[key] for entry in entries) for key in ("components", "voxels", "ml"))
     return (case, label, str(components), str(voxels), f"{ml:.2f}")
-
-
-def evaluate(reference: Path, folder: Path, summary: Path | None, model: Model, num_processes: int) -> dict:
-    """nnU-Net's own evaluation of a folder."""
-    from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a class that no case has
-        return compute_metrics_on_folder(
-            str(reference),
-            str(folder),
-            None if summary is None else str(summary),
-            model.plans.image_reader_writer_class(),
-            model.dataset_json["file_ending"],
-            list(model.outputs),
-            model.ignore_label,
-            num_processes,
-        )
-
-
-def correct(folder: Path, cases, model: Model) -> None:
-    """nnU-Net's summary.json, which takes what a case does not annotate for background, becomes the right one."""
-    from nnunetv2_mastpro.evaluation.partial import rewrite_summary
-
-    if cases.annotated:
-        try:
-            rewrite_summary(folder, cases, model.outputs, model.dataset_json["file_ending"])
-        except BaseException:
-            (folder / SUMMARY).unlink(missing_ok=True)
-            raise
-
-
-def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float], cases) -> dict[str, dict[str, dict]]:
-    """Case -> class that it annotates -> Dice, false-positive volume in ml, and whether the case has the class.
-
-    `cases`: tasks.Cases.
-    """
-    scores = {}
-    for entry in summary["metric_per_case"]:
-        case = Path(entry["prediction_file"]).name.removesuffix(model.dataset_json["file_ending"])
-        metrics = {
-            label: entry["metrics"][key]
-            for label, key, known in zip(cases.labels, model.outputs, cases.annotated_in(case), strict=True)
-            if known
-        }
-        scores[case] = {
-            label: {"dice": found["Dice"], "fp_ml": found["FP"] * voxel_ml[case], "present": found["n_ref"] > 0}
-            for label, found in metrics.items()
-        }
-    return scores
-
-
-def describe_scores(before: dict, after: dict) -> list[str]:
-    """Per class: nnU-Net's mean Dice, and false-positive volume per case."""
-    rows = [("class", "cases with it", "Dice before -> after", "false positives, ml per case before -> after")]
-    for label in dict.fromkeys(label for classes in before.values() for label in classes):
-        dice, volume = [], []
-        for scores in (before, after):
-            entries = [classes[label] for classes in scores.values() if label in classes]
-            found = [entry["dice"] for entry in entries if not math.isnan(entry["dice"])]
-            dice.append(f"{sum(found) / len(found):.3f}" if found else "-")
-            volume.append(f"{sum(entry['fp_ml'] for entry in entries) / len(entries):.2f}")
-        with_it = sum(classes[label]["present"] for classes in after.values() if label in classes)
-        rows.append((label, str(with_it), " -> ".join(dice), " -> ".join(volume)))
-    return ["", *table(rows)]

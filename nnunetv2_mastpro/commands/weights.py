@@ -92,7 +92,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _convert(args: argparse.Namespace) -> tuple[dict, list[str]]:
-    from nnunetv2_mastpro.weights.convert import convert
+    from nnunetv2_mastpro.weights.convert import convert, network_differences
     from nnunetv2_mastpro.weights.read import read_weights
 
     plans, dataset_json = read_plans(args.plans or find_plans(args.dataset, args.name or "nnUNetPlans"))
@@ -101,11 +101,13 @@ def _convert(args: argparse.Namespace) -> tuple[dict, list[str]]:
         known = ", ".join(plans["configurations"])
         raise MASTProError(f"-c {configuration} is not in {plans['plans_name']}; give one of {known}")
     share = MIN_SHARE if args.min_share is None else args.min_share
-    start = convert(read_weights(args.source), plans, configuration, dataset_json, share)
+    given = read_weights(args.source)
+    start = convert(given, plans, configuration, dataset_json, share)
     told = "freezes the backbone (PEFT), unless mastpro.training.mode in the plans is 'full'"
     if not start.freezes:
         told = "trains everything, since the backbone is not wholly pretrained"
-    return start.checkpoint, [*start.receipt.lines(), f"With -pretrained_weights nnUNetTrainerMASTPro {told}."]
+    others = network_differences(given, start.checkpoint["init_args"])
+    return start.checkpoint, [*start.receipt.lines(), *others, f"With -pretrained_weights nnUNetTrainerMASTPro {told}."]
 
 
 def _restore(args: argparse.Namespace) -> tuple[dict, list[str]]:

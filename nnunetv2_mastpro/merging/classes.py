@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.sources import Source, nearest
-from nnunetv2_mastpro.prompts.knowledge_base import find
 
 
 @dataclass(frozen=True)
@@ -90,8 +89,8 @@ def make_classes(
     gone = [name for name in existing if name not in found and name not in model]
     if gone:
         raise MASTProError(
-            f'the merged data set has the class "{gone[0]}", which no source gives now; name its source in -d too, or '
-            "merge to another -o"
+            f'the merged data set has the class "{gone[0]}", which no source gives now; name its source in -d too, '
+            "merge to another -o, or remove the merged data set and its preprocessed data to make it anew"
         )
     values = dict(sorted({**model, **existing}.items(), key=lambda item: item[1]))
     for name in found:
@@ -114,19 +113,20 @@ def around(name: str, parents: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _check_meaning(sources: Sequence[Source], mapping: ClassMap) -> None:
-    """One name, such as "tumor", that the knowledge base reads as two classes in two sources."""
+    """One name, such as "tumor", that is two classes in two sources by their prompts or the knowledge base."""
     seen: dict[str, tuple[str, str]] = {}
     for source in sources:
         for label in source.labels:
             if label in mapping.of(source.name).labels:
                 continue
-            entry = find(label, tuple(source.labels), source.name)
-            if entry is None:
+            found = source.meaning(label)
+            if found is None:
                 continue
-            meaning, first = seen.setdefault(label, (entry.name, source.name))
-            if meaning != entry.name:
+            name = found if isinstance(found, str) else found.name
+            meaning, first = seen.setdefault(label, (name, source.name))
+            if meaning != name:
                 raise MASTProError(
-                    f'"{label}" is {meaning} in {first} and {entry.name} in {source.name}, which would become one '
+                    f'"{label}" is {meaning} in {first} and {name} in {source.name}, which would become one '
                     "class; name them apart with --map (--write-map FILE drafts it)"
                 )
 

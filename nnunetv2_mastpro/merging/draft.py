@@ -29,7 +29,9 @@ def draft_mapping(sources: Sequence[Source], settled: Sequence[str] = ()) -> dic
     `settled`: classes of an earlier merge or of a model, whose names stay.
     """
     found = {
-        source.name: {label: find(label, tuple(source.labels), source.name) for label in source.labels}
+        source.name: {
+            label: meaning if isinstance(meaning := source.meaning(label), Entry) else None for label in source.labels
+        }
         for source in sources
     }
     kept = {entry.name: name for name in reversed(settled) if (entry := find(name, tuple(settled)))}

@@ -97,7 +97,7 @@ def make_dataset_json(
     first, earlier = sources[0].content, target.earlier or {}
     prompts: dict[str, dict] = {}
     for source in sources:
-        for label, entry in source.content.get("mastpro", {}).get("prompts", {}).items():
+        for label, entry in source.prompts.items():
             if classes.targets[source.name].get(label):
                 prompts.setdefault(classes.targets[source.name][label], entry)
     prompts |= earlier.get("mastpro", {}).get("prompts", {})

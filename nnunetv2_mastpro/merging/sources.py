@@ -12,6 +12,7 @@ from pathlib import Path
 from nnunetv2_mastpro.datasets import dataset_name, image_files, label_values, read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import closest, some
+from nnunetv2_mastpro.prompts.knowledge_base import Entry, find
 from nnunetv2_mastpro.prompts.resolve import channel_names, foreground_labels
 from nnunetv2_mastpro.prompts.section import read_section
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -63,6 +64,16 @@ class Source:
     def channels(self) -> list[str]:
         names = channel_names(self.content)
         return [str(names[key]) for key in sorted(names, key=int)]
+
+    @property
+    def prompts(self) -> dict[str, dict]:
+        """What its dataset.json says of labels in mastpro.prompts."""
+        return self.content.get("mastpro", {}).get("prompts", {})
+
+    def meaning(self, label: str) -> Entry | str | None:
+        """The knowledge base's entry of a label, or the tumour that the source's own prompt names; None for neither."""
+        told = self.prompts.get(label, {}).get("tumor")
+        return find(told) or told if told else find(label, tuple(self.labels), self.name)
 
     def origins_of(self, case: str) -> tuple[str, ...]:
         """SOURCE/CASE, of all that an earlier merge united to this case where it did."""

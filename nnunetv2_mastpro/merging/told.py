@@ -103,9 +103,25 @@ def _lost(sources: Sequence[Source], classes: Classes) -> dict[str, str]:
         target: known.name
         for source in sources
         for label, target in classes.targets[source.name].items()
-        if target and (known := find(label, tuple(source.labels), source.name))
+        if target and label not in source.prompts and (known := find(label, tuple(source.labels), source.name))
         if find(target, tuple(classes.values)) is None
     }
+
+
+def overruled(content: dict, target: Target, sources: Sequence[Source], classes: Classes) -> list[str]:
+    """Prompts of sources that are not what the merged data set says of the class: the first one stays."""
+    kept = content["mastpro"].get("prompts", {})
+    found: dict[str, list[str]] = {}
+    for source in sources:
+        for label, entry in source.prompts.items():
+            name = classes.targets[source.name].get(label)
+            if name and kept.get(name, entry) != entry:
+                found.setdefault(name, []).append(source.name)
+    where = f"correct mastpro.prompts of {target.name} (both copies of dataset.json) where that is wrong"
+    return [
+        f"note: the prompt of {name} stays as it is, {some(others)} has another; {where}"
+        for name, others in found.items()
+    ]
 
 
 def holes(sources: Sequence[Source], classes: Classes) -> list[str]:

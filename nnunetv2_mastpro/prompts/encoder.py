@@ -7,7 +7,8 @@ import importlib.util
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,11 +108,26 @@ def _load(source: str, remedy: str, local_files_only: bool) -> SentenceTransform
             f"encoder {source} needs sentence-transformers ({error}); pip install sentence-transformers"
         ) from error
     try:
-        return SentenceTransformer(source, device="cpu", local_files_only=local_files_only)
+        with without_bar():
+            return SentenceTransformer(source, device="cpu", local_files_only=local_files_only)
     except Exception as error:  # transformers, httpx and the hub raise classes of their own
         where = "offline" if local_files_only else "offline or online"
         reason = str(error).strip().split("\n")[0][:200]
         raise MASTProError(f"encoder {source} cannot be had {where}: {reason}; {remedy}") from error
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """transformers shows a bar of the weights that it loads, which takes less than a second."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _offline() -> bool:

@@ -68,9 +68,11 @@ def lead(findings: Findings) -> str:
     model, request, evaluation = findings.model, findings.request, findings.evaluation
     trainer, plans, configuration = model.names
     folds = ", ".join(fold.name for fold in model.folds)
+    names = model.config.prompts.added if model.config else ()
+    with_added = f", with {', '.join(names)} added," if names else ""
     text = (
-        f"{trainer} ({plans}, {configuration}, {folds}) of {model.plans['dataset_name']} on {len(findings.cases)} "
-        f"cases of {request.images.resolve()}, {datetime.date.today().isoformat()}: "
+        f"{trainer} ({plans}, {configuration}, {folds}) of {model.plans['dataset_name']}{with_added} on "
+        f"{len(findings.cases)} cases of {request.images.resolve()}, {datetime.date.today().isoformat()}: "
     )
     if evaluation is None:
         text += "no reference labels, so no Dice."
@@ -89,7 +91,7 @@ def cost(findings: Findings, additions: Additions | None) -> str:
         rows = [[name, f"{total:,}", f"{trained:,}"] for name, (total, trained) in parts.items()]
         pieces.append(html.table(["parameters", "all", "trained"], rows, "numbers"))
     else:
-        pieces.append(html.paragraph("No log tells the number of parameters by part; MAST-Pro's trainers write it."))
+        pieces.append(html.paragraph("The number of parameters by part stands in a training's log, which is not here."))
     configuration = model.configuration
     rows = [
         [title, " x ".join(f"{entry:.4g}" for entry in value) if isinstance(value, list) else str(value)]

@@ -10,7 +10,7 @@ import os
 
 from nnunetv2_mastpro.config import MASTProConfig, PredictionConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.listing import closest
+from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 
 
@@ -66,7 +66,7 @@ def _check_tasks(tasks: tuple[str, ...], config: MASTProConfig) -> None:
         raise MASTProError("MASTPRO_TASKS is set, but the model has no tumour type; unset it")
     for name in tasks:
         if name not in known:
-            hint = f"did you mean {closest(str(name), known, 0)!r}? "
+            hint = nearest(str(name), [other for other in known if other not in tasks])
             raise MASTProError(
                 f"MASTPRO_TASKS names {name!r}, which is no tumour type of the model; {hint}Known: {', '.join(known)}"
             )

@@ -14,6 +14,7 @@ from torch import Tensor
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig, NetworkConfig, Resolved
 from nnunetv2_mastpro.datasets import is_trained, label_values
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.network.inject import choose_sites, choose_swin_sites
 from nnunetv2_mastpro.network.planned import SWIN_DEPTHS, SWIN_FEATURES, is_swin, refuse
 from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE, host_table
@@ -88,12 +89,33 @@ def check_same_run(folder: Path, block: dict) -> None:
     if not plans_file.is_file() or not any(map(is_trained, folder.glob("fold_*"))):
         return
     other = MASTProConfig.from_dict(_read_settled(plans_file).get("mastpro", {})).to_dict()
-    changed = [key for key in block if block[key] != other[key] and key != "prediction"]
+    changed = _differences(other, block)
     if changed:
         raise MASTProError(
-            f"{folder} holds a run whose mastpro block differs in {', '.join(changed)}; restore the "
-            "prompts and plans of that run, or move its folder away to train anew"
+            f"{folder} holds a run with other prompts or settings: {some(changed)}; restore those of that run, or move "
+            "its folder away to train anew"
         )
+
+
+def _differences(before: dict, now: dict) -> list[str]:
+    """Of two blocks, in words; what hosts which class is told by the classes where these tell it."""
+    theirs, ours = _flat(before), _flat(now)
+    changed = [key for key in {**ours, **theirs} if theirs.get(key) != ours.get(key)]
+    told = [key for key in changed if key != "resolved.hosts"] or changed
+    return [f"{key} was {theirs.get(key)!r}, is {ours.get(key)!r}" for key in told]
+
+
+def _flat(block: dict) -> dict:
+    found = {}
+    for section, values in block.items():
+        for key, value in (values or {}).items() if section != "prediction" else ():
+            if key != "classes":
+                found[f"{section}.{key}"] = value
+                continue
+            found["classes"] = ", ".join(entry["label"] for entry in value)
+            for entry in value:
+                found |= {f"{name} of {entry['label']}": told for name, told in entry.items() if name != "label"}
+    return found
 
 
 def check_same_classes(checkpoint: dict, resolved: dict, file: str) -> None:

@@ -13,12 +13,13 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch.nn import Parameter
 
-from nnunetv2_mastpro.config import ClassSpec
+from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.parts import ANATOMY, BACKBONE
+from nnunetv2_mastpro.planning.anatomy import ANATOMY_STAGE
 from nnunetv2_mastpro.training.build import build_planned
 from nnunetv2_mastpro.training.recipe import read_number
 from nnunetv2_mastpro.training.setup import check_network, resolve
@@ -162,6 +163,27 @@ def convert(given: Weights, plans: dict, configuration: str, dataset_json: dict,
     init_args = {"plans": plans, "configuration": configuration, "dataset_json": dataset_json}
     checkpoint = {"network_weights": network.state_dict(), "init_args": init_args, "trainer_name": TRAINER}
     return Start(receipt, checkpoint)
+
+
+def network_differences(given: Weights, init_args: dict) -> list[str]:
+    """Where a MAST-Pro file's network has other settings than the plans, which is why tensors are left out or new."""
+
+    def settings(args: dict) -> dict:
+        plans = args["plans"]
+        stage = PlansManager(plans).get_configuration(args["configuration"]).previous_stage_name
+        network = MASTProConfig.from_dict(plans.get("mastpro", {})).to_dict()["network"]
+        return {**network, "organ masks": "yes" if stage == ANATOMY_STAGE else "no"}
+
+    theirs = given.content.get("init_args", {})
+    if not given.classes or not {"plans", "configuration"} <= theirs.keys():
+        return []
+    before, now = settings(theirs), settings(init_args)
+    found = [f"{key} {before[key]} (plans: {now[key]})" for key in now if before[key] != now[key]]
+    if not found:
+        return []
+    return [
+        f"note: the file's network, of {theirs['plans']['plans_name']}, has {', '.join(found)}; are the plans right?"
+    ]
 
 
 def write_checkpoint(checkpoint: dict, file: Path) -> None:

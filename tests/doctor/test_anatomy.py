@@ -180,3 +180,21 @@ def test_no_host_at_all_fails(folders):
     (folders[1] / "dataset.json").write_text(json.dumps(content))
     (failed,) = check_anatomy(*folders)
     assert "has a host structure" in failed.text
+
+
+def test_empty_maps_are_told(folders):
+    raw, preprocessed = folders
+    file = preprocessed / f"{DATA}_anatomy" / INDEX
+    index = json.loads(file.read_text())
+    index["cases"]["a"]["values"] = []
+    file.write_text(json.dumps(index))
+    for split, volumes in (("Tr", {"1": 0.2}), ("Ts", {})):
+        record = {"made_of": "", "file_bytes": 1, "volumes_ml": volumes, "claimed": 0}
+        content = {"hosts": host_rows(HOSTS), "maps": {"a.nii.gz": record}}
+        (raw / f"anatomy{split}" / INDEX).write_text(json.dumps(content))
+    found = texts(check_anatomy(*folders), WARN)
+    assert [finding.text for finding in found[:2]] == [
+        f"P.json: {DATA}: empty maps, as of cases without masks: a",
+        f"{raw / 'anatomyTs'}: empty maps, as of cases without masks: a.nii.gz",
+    ]
+    assert "if masks were forgotten" in found[0].remedy

@@ -212,3 +212,17 @@ def test_dataset_is_part_of_the_report(environ, write_dataset, quick_probes):
     write_dataset("nnUNet_raw")
     assert any("2 classes" in finding.text for finding in doctor.findings(environ, "4"))
     assert not any("2 classes" in finding.text for finding in doctor.findings(environ))
+
+
+@pytest.mark.parametrize(("preprocessed", "status"), [(True, FAIL), (False, WARN)])
+def test_plans_that_training_refuses(environ, write_dataset, small_plans, preprocessed, status):
+    """As where a user made the patch smaller."""
+    folder = write_dataset("nnUNet_preprocessed").parent
+    small_plans["configurations"]["2d"]["patch_size"] = [15, 16]
+    (folder / "Small.json").write_text(json.dumps(small_plans))
+    data = folder / small_plans["configurations"]["2d"]["data_identifier"]
+    data.mkdir()
+    (data / "a.pkl").touch() if preprocessed else None
+    (found,) = check_plans("4", environ)
+    assert found.status == status
+    assert "Small.json, 2d: patch_size [15, 16] is not divisible by the network's total strides" in found.text

@@ -306,7 +306,7 @@ def test_nnunet_goes_on_from_here(folders, run_command):
         np.testing.assert_array_equal(read_image(output / f"{name}.nii.gz"), cleaned(name))
     (folders / "maps" / "known.nii.gz").write_bytes(b"junk")
     done = run_command(["mastpro", "postprocess", *given, "-np", "2"], rc=2)
-    assert "known.nii.gz cannot be read" in done.stderr
+    assert "known.nii.gz is damaged or ends early" in done.stderr
     run_command(["nnUNetv2_determine_postprocessing", "-i", output, "-ref", folders / "truth", "-np", "1"])
     steps = output / "postprocessing.pkl"
     run_command(["nnUNetv2_apply_postprocessing", "-i", output, "-o", applied, "-pp_pkl_file", steps, "-np", "1"])

@@ -199,6 +199,7 @@ def model(folders, kind, monkeypatch):
         (model / f"fold_{fold}").mkdir(parents=True)
         (folders / f"fold_{fold}").rename(model / f"fold_{fold}" / "validation")
         (model / f"fold_{fold}" / "validation" / SUMMARY).write_text("{}")
+        (model / f"fold_{fold}" / "checkpoint_final.pth").touch()
     (model / "dataset.json").write_text(json.dumps(content))
     plans = {"dataset_name": DATASET, "image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager"}
     (model / "plans.json").write_text(json.dumps({**plans, "plans_name": "nnUNetPlans", "configurations": {}}))
@@ -270,6 +271,10 @@ def drawn_anew(model):
     (truth_of(model).parent / "splits_final.json").write_text(json.dumps(splits))
 
 
+def unvalidated(model):
+    (model / "fold_0" / "validation" / "summary.json").unlink()
+
+
 def keep(model):
     pass
 
@@ -278,7 +283,12 @@ def keep(model):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (keep, ["-f", "0", "1", "2"], r"fold 2 of .* run nnUNetv2_train 900 3d_fullres 2 -p nnUNetPlans .* --val"),
+        (
+            keep,
+            ["-f", "0", "1", "2"],
+            r"fold 2 of .* not trained; trained: 0, 1; .* run nnUNetv2_train 900 \w+ 2 .* \w+\n",
+        ),
+        (unvalidated, ["-f", "0", "1"], r"fold 0 of .* no finished validation; run nnUNetv2_train 900 .* --val"),
         (keep, ["-f", "0", "0"], "validated in more than one of the folds: a, c; give each fold once"),
         (keep, ["-f", "first"], "'first' is no fold"),
         (keep, ["-c", "2d"], r"holds no training; give the -c, -p and -tr of one of \w+'s \(\w+__\w+__3d_fullres\)"),

@@ -154,7 +154,7 @@ def test_continuing_with_other_classes(planned, finished, run_command):
     edit(planned, *other_classes("head", "tail"))
     argv = ["nnUNetv2_train", DATASET, "2d", "0", "-p", "Small", "-tr", TRAINER, "-device", "cpu", "--c"]
     done = run_command(argv, env=planned.env, rc=1)
-    said = f"{finished} holds a run whose mastpro block differs in resolved; restore the prompts and plans of that run"
+    said = f"{finished} holds a run with other prompts or settings: classes was "
     assert said in done.stderr.splitlines()[-1]
 
 

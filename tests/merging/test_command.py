@@ -142,6 +142,21 @@ def test_prompts_and_ignore_label_of_a_source_are_carried(three):
     assert np.unique(three.merged.label("a")).tolist() == [0, 2, 4]
 
 
+def test_a_prompt_that_is_overruled_is_told(three, capsys):
+    """By the first source, and by an earlier merge."""
+    for number, seed, text in ((12, 60, "A lump."), (13, 61, "A stone.")):
+        mastpro = {"prompts": {"thing": {"sentence": text}}}
+        three.write(f"Dataset0{number}_More", {"thing": 1}, {f"c{number}": (seed, {1: slice(2, 4)})}, mastpro=mastpro)
+    assert three.merge("-d", 12, 13, 6) == 0
+    assert "note: the prompt of thing stays as it is, Dataset013_More has another; correct" in capsys.readouterr().out
+    assert three.merged.content["mastpro"]["prompts"] == {"thing": {"sentence": "A lump."}}
+    file = three.raw / "Dataset012_More" / "dataset.json"
+    file.write_text(file.read_text().replace("A lump.", "A knot."))
+    assert three.merge("-d", 12, 13, 6) == 0
+    assert "stays as it is, Dataset012_More, Dataset013_More has another" in capsys.readouterr().out
+    assert three.merged.content["mastpro"]["prompts"] == {"thing": {"sentence": "A lump."}}
+
+
 def test_names_that_need_their_source_are_told(three, capsys):
     three.write("Dataset012_Lung", {"cancer": 1}, {"lung_0": (60, {1: slice(2, 4)})})
     assert three.merge("-d", 12, 6, "--dry-run") == 0

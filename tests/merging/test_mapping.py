@@ -264,6 +264,22 @@ def test_one_name_of_two_meanings_is_refused(three, merge_by, capsys):
     assert KIDNEY in three.merged.content["mastpro"]["merge"]["sources"]
 
 
+def test_one_name_of_two_prompts_is_refused(three, tmp_path, capsys):
+    """What the sources' own prompts say goes before what their names say, in the draft, too."""
+    for number, seed, tumor in ((12, 60, "lung tumor"), (13, 61, "sarcoma of a rare kind")):
+        prompts = {"prompts": {"cancer": {"tumor": tumor, "organ": "body", "is_tumor": True}}}
+        three.write(
+            f"Dataset0{number}_Our{number}", {"cancer": 1}, {f"c{number}": (seed, {1: slice(2, 4)})}, mastpro=prompts
+        )
+    assert three.merge("-d", 12, 13) == 2
+    error = capsys.readouterr().err
+    assert '"cancer" is lung_tumor in Dataset012_Our12 and sarcoma of a rare kind in Dataset013_Our13' in error
+    file = tmp_path / "map.yaml"
+    assert cli.main(["merge", "-d", "12", "13", "--write-map", str(file)]) == 0
+    maps = yaml.safe_load(file.read_text())["sources"]
+    assert [entry["labels"]["cancer"] for entry in maps.values()] == ["lung_tumor", "cancer"]
+
+
 @pytest.mark.parametrize(
     ("content", "match"),
     [

@@ -153,7 +153,7 @@ def test_what_is_absent_is_said(folders, tmp_path, capsys):
         "No host-organ maps (--maps) were given",
         "so it has no experts.",
         "so it takes no prompts.",
-        "No log tells the number of parameters by part",
+        "The number of parameters by part stands in a training",
         "by case, since no truth was given",
         "3 more rows were left out; --panels shows more.",
         "Not in the viewer: case_b (--viewer-cases 1), case_c (--viewer-cases 1).",

@@ -1,5 +1,6 @@
 """What is settled, and refused, before a training starts."""
 
+import copy
 import json
 import warnings
 
@@ -155,13 +156,22 @@ def test_the_same_run_may_go_on(run_folder):
     check_same_run(folder, block)
 
 
-@pytest.mark.parametrize("changed", [["network"], ["training", "resolved"]])
-def test_another_run_is_refused(run_folder, changed):
+def test_another_run_is_refused(run_folder):
     folder, block = run_folder
-    other = {**block, **{key: {"other": 1} for key in changed}}
-    with pytest.raises(
-        MASTProError, match=f"{folder} holds a run whose mastpro block differs in {', '.join(changed)};"
-    ):
+    other = copy.deepcopy(block)
+    other["network"]["rank"], other["training"]["learning_rate"] = 3, 0.5
+    first = other["resolved"]["classes"][0]
+    first["sentence"] = "A stone."
+    with pytest.raises(MASTProError) as caught:
+        check_same_run(folder, other)
+    told = str(caught.value)
+    assert told.startswith(f"{folder} holds a run with other prompts or settings: network.rank was ")
+    assert "training.learning_rate was " in told
+    assert f"sentence of {first['label']} was " in told
+    assert told.count(" was ") == 3
+    other = copy.deepcopy(block)
+    other["resolved"]["classes"].pop()
+    with pytest.raises(MASTProError, match="settings: classes was '.*', is '"):
         check_same_run(folder, other)
 
 
@@ -245,5 +255,5 @@ def test_an_older_run_without_the_newer_keys_is_the_same(tmp_path, plans, datase
     check_same_run(tmp_path, {**block, "prediction": {"skip_empty": True, "tasks": None}})
     older["network"]["rank"] = 3
     (tmp_path / "plans.json").write_text(json.dumps({"mastpro": older}))
-    with pytest.raises(MASTProError, match="differs in network"):
+    with pytest.raises(MASTProError, match="network.rank was 3, is "):
         check_same_run(tmp_path, block)
