@@ -79,7 +79,7 @@ class Phantom:
         told = {**pipeline.settings(self.data_seed, design), "complete": complete}
         state = State(layout.folder, {key: value for key, value in told.items() if key != "steps"}, "phantom")
         environ = {**os.environ, **pipeline.variables(layout, self.data_seed, design)}
-        run_steps(pipeline.preparation(layout, self.data_seed, design), state, layout.logs, environ)
+        run_steps(pipeline.preparation(layout, self.data_seed, design), state, layout.logs, environ, wait=True)
         return layout.folder
 
     def trained(self, row: Row, key: str, seed: int) -> tuple[Layout, State]:

@@ -36,6 +36,11 @@ class State:
             folder.mkdir(parents=True, exist_ok=True)
             self._write()
 
+    def refresh(self) -> None:
+        """What another run has finished since."""
+        saved = json.loads(self.path.read_text(encoding="utf-8"))
+        self.steps, self.begun = saved["steps"], saved.get("begun", {})
+
     def _read(self, folder: Path) -> None:
         try:
             saved = json.loads(self.path.read_text(encoding="utf-8"))

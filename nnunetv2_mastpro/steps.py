@@ -43,12 +43,19 @@ class Step:
     keeps: bool = False
 
 
+def unfinished(steps: Sequence[Step], state: State) -> list[Step]:
+    """Those that have to run: once one has run, all that follow it, but for sources."""
+    found: list[Step] = []
+    for step in steps:
+        if state.seconds(step) is None or (found and not step.source):
+            found.append(step)
+    return found
+
+
 def check_nothing_is_lost(steps: Sequence[Step], state: State) -> None:
     """Raise MASTProError before anything runs where a step that can go on, such as a training, would begin anew."""
     running = False
-    for step in steps:
-        if state.seconds(step) is not None and (step.source or not running):
-            continue
+    for step in unfinished(steps, state):
         goes_on = step.source or (not running and state.was_begun(step))
         if step.resume and not goes_on and step.resume():
             raise MASTProError(
@@ -58,22 +65,32 @@ def check_nothing_is_lost(steps: Sequence[Step], state: State) -> None:
         running = True
 
 
-def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str]) -> None:
+def run_steps(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str], wait: bool = False) -> None:
     """In order; finished ones are skipped, and once one has run, all that follow it run again, but for sources.
 
-    Raises MASTProError where a command fails, and before any where one would remove what another could go on with.
+    `wait`: for another run in this folder. Raises MASTProError where a command fails, and before any where one would
+    remove what another could go on with, and where another run goes on and is not waited for.
     """
+    if not unfinished(steps, state):
+        tell_finished(steps, state)
+        return
     logs.mkdir(parents=True, exist_ok=True)
-    with alone(state.path.with_suffix(".lock")) as lock, ended_by_signals():
+    with alone(state.path.with_suffix(".lock"), wait) as lock, ended_by_signals():
+        state.refresh()
         check_nothing_is_lost(steps, state)
         _run(steps, state, logs, environ, lock)
+
+
+def tell_finished(steps: Sequence[Step], state: State) -> None:
+    for step in steps:
+        print(f"\n{step.title}: finished earlier, in {spell(state.seconds(step))}", flush=True)
 
 
 def _run(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, str], lock: int) -> None:
     for number, step in enumerate(steps):
         seconds = state.seconds(step)
         if seconds is not None:
-            print(f"\n{step.title}: finished earlier, in {spell(seconds)}", flush=True)
+            tell_finished([step], state)
             continue
         state.forget([later.name for later in steps[number + 1 :] if not later.source])
         going_on = step.resume() if state.begin(step) and step.resume else None
@@ -97,14 +114,14 @@ def _run(steps: Sequence[Step], state: State, logs: Path, environ: Mapping[str, 
 
 
 @contextmanager
-def alone(file: Path) -> Iterator[int]:
+def alone(file: Path, wait: bool) -> Iterator[int]:
     """Holds a lock on the file, and gives its descriptor: a command that has it, too, keeps the lock if it outlives us.
 
     Raises MASTProError where another run, or a command that it left behind, has it.
     """
     with file.open("a") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             raise MASTProError(
                 f"another run goes on in {file.parent}, or a command that it started; wait for it, or end it "

@@ -88,7 +88,8 @@ def with_cases(dataset_json: dict, file: Path | None = None, reference: Path | N
     """dataset.json with its test cases among the cases, and the entries of a file of the section's form.
 
     The test cases are those of the dataset.json beside the folder `reference` where that has some, and the same labels:
-    a model keeps a copy of what was there when it was trained. The entries themselves are checked by `read_cases`.
+    a model keeps a copy of what was there when it was trained. The file's entries are checked here, all others by
+    `read_cases`.
     Raises MASTProError.
     """
     form = 'is no object; write {"CASE": {"annotated": ["CLASS"]}}'

@@ -301,6 +301,17 @@ def test_a_signal_ends_the_command_too(sleeper, sent):
     assert is_gone(command)
 
 
+def test_what_another_run_has_finished_since_is_not_made_again(demo):
+    steps = [python_step("a", demo.folder), python_step("b", demo.folder)]
+    early = State(demo.folder, SETTINGS)
+    demo(steps)
+    (demo.folder / "a").write_text("kept")
+    (demo.folder / "b").unlink()
+    run_steps(steps, early, demo.folder / "logs", os.environ)
+    assert (demo.folder / "a").read_text() == "kept"
+    assert (demo.folder / "b").read_text() == "made"
+
+
 def test_one_run_at_a_time(sleeper, demo):
     process, command = sleeper
     with pytest.raises(MASTProError, match=r"another run goes on in .*demo, or a command that it started; wait for it"):

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
     from nnunetv2_mastpro.evaluation.before_after import correct, describe_scores, evaluate, read_scores
-    from nnunetv2_mastpro.evaluation.partial import SUMMARY
+    from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
     from nnunetv2_mastpro.evaluation.predicted import COPIED, read_model
     from nnunetv2_mastpro.evaluation.tables import presumed
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         pass
     before = evaluate(args.reference, args.predictions, None, model, workers) if args.reference else None
     args.output.mkdir(parents=True, exist_ok=True)
-    for name in (REPORT, SUMMARY):  # of an earlier run
+    for name in (REPORT, SUMMARY, NNUNETS):  # of an earlier run
         (args.output / name).unlink(missing_ok=True)
     results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean cases"), strict=True))
     after = evaluate(args.reference, args.output, args.output / SUMMARY, model, workers) if args.reference else None

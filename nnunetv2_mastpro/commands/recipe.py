@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2_mastpro.recipes import sequence
     from nnunetv2_mastpro.recipes.experiment import load_recipe
     from nnunetv2_mastpro.state import State
-    from nnunetv2_mastpro.steps import run_steps
+    from nnunetv2_mastpro.steps import run_steps, unfinished
 
     experiment = load_recipe(args.name)
     choices = choose(args, experiment)
@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
     todo = sequence.steps(experiment, choices, complete=False)
     settings = {"recipe": experiment.name, "version": experiment.digest}
     earlier = State(choices.work, settings, KIND) if (choices.work / f"{KIND}.json").is_file() else None
-    unfinished = [step for step in todo if earlier is None or earlier.seconds(step) is None]
-    check(experiment, choices, todo, unfinished)
+    check(experiment, choices, todo, unfinished(todo, earlier) if earlier else todo)
     state = earlier or State(choices.work, settings, KIND)
     for name in sequence.FOLDERS:
         choices.folder(name).mkdir(exist_ok=True)
@@ -151,7 +150,7 @@ def trainer_suffix(epochs: int, usual: int) -> str:
     return f"_{epochs}epoch{'s' if epochs > 1 else ''}"
 
 
-def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], unfinished: Sequence[Step]) -> None:
+def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], left: Sequence[Step]) -> None:
     """Raise MASTProError for downloads, folders, GPUs and weights that are wanted and not there."""
     missing = [dataset for dataset in choices.chosen if dataset.name not in choices.downloads]
     if missing:
@@ -160,7 +159,7 @@ def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], unfini
             f"no folder is given for {names}; download {missing[0].name} from {missing[0].page}, unpack it and add "
             f"--data {missing[0].name}=FOLDER, or name others with --only"
         )
-    converted = {f"convert_{dataset.name}" for dataset in choices.chosen} - {step.name for step in unfinished}
+    converted = {f"convert_{dataset.name}" for dataset in choices.chosen} - {step.name for step in left}
     for dataset in choices.chosen:
         folder = choices.downloads[dataset.name]
         if f"convert_{dataset.name}" in converted and not lost_images(choices.folder("nnUNet_raw") / dataset.folder):
@@ -185,7 +184,7 @@ def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], unfini
         )
     if choices.device == "cuda":
         check_gpus(choices.gpus)
-    if choices.masks[0] == "--run" and any("--run" in step.command for step in unfinished):
+    if choices.masks[0] == "--run" and any("--run" in step.command for step in left):
         check_totalsegmentator(experiment, choices)
 
 

@@ -75,7 +75,7 @@ def check_names(cases: Sequence[Case], folder: Path) -> None:
 def remove_others(scratch: Path, cases: Sequence[Case]) -> None:
     """What a run that was killed left half-written, and cases that the download no longer has."""
     files = {f"imagesTr/{case.name}_0000.nii.gz" for case in cases} | {f"labelsTr/{case.name}.nii.gz" for case in cases}
-    for path in scratch.glob("*Tr/*"):
+    for path in scratch.glob("*Tr/*.nii.gz"):  # hidden ones too; what else there is, nnU-Net does not read
         if path.relative_to(scratch).as_posix() not in files:
             path.unlink()
 

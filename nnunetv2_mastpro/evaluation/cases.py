@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,33 +112,35 @@ def _organs_of_unknown(reference: np.ndarray, prediction: np.ndarray, job: Job) 
     """Class -> where a predicted tumour that the case does not annotate counts as it, an organ that the tumour is in.
 
     Of several such organs, as of two kidneys, it is the one that the reference has there. What lies outside of all of
-    them is, component by component, the one that is predicted most around it.
+    them is, component by component, the one that is predicted most next to it, annotated or not, if any is.
     """
     found: dict[str, np.ndarray] = {}
     for place, tumour in enumerate(job.scoring.classes):
-        entries = zip(job.scoring.classes, job.annotated, strict=True)
-        organs = [entry for entry, known in entries if known and place in entry.inside]
-        if job.annotated[place] or not organs:
+        organs = [n for n, entry in enumerate(job.scoring.classes) if place in entry.inside]
+        if job.annotated[place] or not any(job.annotated[n] for n in organs):
             continue
         marked = np.isin(prediction, tumour.values)
-        shares = [marked & np.isin(reference, organ.values) for organ in organs]
-        outside = marked & ~np.logical_or.reduce(shares)
-        if len(organs) == 1:
-            shares[0] |= outside
-        else:
-            _share_out(outside, prediction, organs, shares)
-        for organ, share in zip(organs, shares, strict=True):
-            found[organ.label] = found.get(organ.label, False) | share
+        values = {n: job.scoring.classes[n].values for n in organs}
+        shares = {n: marked & np.isin(reference, values[n]) for n in organs}
+        _share_out(marked & ~np.logical_or.reduce([*shares.values()]), prediction, values, shares)
+        for n in organs:
+            label = job.scoring.classes[n].label
+            found[label] = found.get(label, False) | shares[n]
     return found
 
 
-def _share_out(outside: np.ndarray, prediction: np.ndarray, organs: Sequence[ScoredClass], shares: list) -> None:
-    """Add each component of `outside` to the share of the organ that is predicted most in its box, a voxel wider."""
-    parts, _ = ndimage.label(outside, np.ones((3,) * outside.ndim, bool))
+def _share_out(outside: np.ndarray, prediction: np.ndarray, values: Mapping, shares: Mapping[int, np.ndarray]) -> None:
+    """Add each component of `outside` to the share of the organ that most of the voxels next to it are predicted as."""
+    around = np.ones((3,) * outside.ndim, bool)
+    parts, _ = ndimage.label(outside, around)
     for number, box in enumerate(ndimage.find_objects(parts), 1):
-        near = prediction[tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)]
-        most = int(np.argmax([np.isin(near, organ.values).sum() for organ in organs]))
-        shares[most][box] |= parts[box] == number
+        wider = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in box)
+        near = ndimage.binary_dilation(parts[wider] == number, around)
+        beside = {n: np.isin(prediction[wider], values[n]) | share[wider] for n, share in shares.items()}
+        counts = {n: int((near & mask).sum()) for n, mask in beside.items()}
+        most = max(counts, key=counts.get)
+        if counts[most]:
+            shares[most][box] |= parts[box] == number
 
 
 def _measure(

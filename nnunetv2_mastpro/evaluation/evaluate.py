@@ -15,7 +15,8 @@
                              lesions, lesions_found, lesions_predicted, lesions_false, false_lesions_ml (volume of
                              the false lesions), and bands: the four counts by size (lesions.py). All None where the
                              case does not annotate the class; unexpected: then, whether the reference holds it
-    summary                  see summary.py: classes, macro, sources; numbers are {"mean", "low", "high", "cases"}
+    summary                  see summary.py: classes, macro, sources; numbers are {"mean", "low", "high", "cases",
+                             "units"}
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Rows of cases and classes to means with intervals: by class, macro, by source, and lesions by size.
 
 A number is {"mean", "low", "high", "cases", "units"}: the estimate, its 95 % interval, the cases in which it is defined
-and how many units (cases, or patients) these are; None where undefined. Dice, NSD and HD95_mm are means over cases.
+and how many units (cases, or patients) these are, of a mean of parts in the part that has fewest; None where undefined.
+A mean of parts one of which has fewer than FEWEST units has no interval. Dice, NSD and HD95_mm are means over cases.
 sensitivity, precision and F1 count lesions over all cases. false_lesions and false_lesions_ml are per case, over all
 cases that annotate the class; in "without" over those that are known not to have it: their reference has neither the
 class nor voxels to be ignored.
@@ -18,6 +19,7 @@ from nnunetv2_mastpro.evaluation import lesions, metrics
 from nnunetv2_mastpro.evaluation.statistics import average, by_unit, interval, mean
 from nnunetv2_mastpro.tasks import NO_SOURCE
 
+FEWEST = 3  # units of a part, for an interval of a mean of parts
 PER_CASE = ("false_lesions", "false_lesions_ml")
 RATES = ("sensitivity", "precision", "F1")
 
@@ -119,8 +121,11 @@ def number(groups: Sequence[Sequence[Mapping]], name: str, outer: int = 1) -> di
         incomplete = (np.isnan(parts) & ~lacking).any((-1, -2))
         return np.where(incomplete, np.nan, average(average(parts)))
 
-    shown = (None if math.isnan(value) else value for value in interval(columns, mean_of_parts))
-    return {**dict(zip(("mean", "low", "high"), shown, strict=True)), "cases": len(cases), "units": len(columns)}
+    mean, *ends = (None if math.isnan(value) else value for value in interval(columns, mean_of_parts))
+    fewest = min(len({unit for unit, at in zip(units, places, strict=True) if at == place}) for place in {*places})
+    if len({*places}) > 1 and fewest < FEWEST:  # it would be taken for certain
+        ends = (None, None)
+    return {"mean": mean, "low": ends[0], "high": ends[1], "cases": len(cases), "units": fewest}
 
 
 def _columns(name: str) -> tuple[Callable[[Mapping], tuple | None], Callable[[np.ndarray], np.ndarray]]:

@@ -18,6 +18,7 @@ with warnings.catch_warnings():  # MONAI asks torch for interfaces that are abou
     from monai.metrics.utils import get_code_to_measure_table
 
 PERCENTILE = 95
+ROUNDING = 1e-6
 
 
 def surface_scores(
@@ -26,7 +27,8 @@ def surface_scores(
     """NSD and HD95 (mm) of two boolean masks of one shape, neither empty."""
     spacing_mm = tuple(map(float, spacing_mm))
     (truth, truth_sizes), (found, found_sizes) = (_elements(mask, spacing_mm) for mask in (reference, prediction))
-    near = np.concatenate(_gaps(truth, found)) <= tolerance_mm
+    within_mm = tolerance_mm * (1 + ROUNDING) + ROUNDING  # spacings of files are rounded, and so their multiples
+    near = np.isfinite(np.concatenate(_gaps(truth, found, within_mm)))
     sizes = np.concatenate([truth_sizes, found_sizes])
     gaps_mm = _gaps(*(_border(mask, spacing_mm) for mask in (reference, prediction)))
     return {
@@ -52,6 +54,7 @@ def _border(mask: np.ndarray, spacing_mm: tuple[float, ...]) -> np.ndarray:
     return np.argwhere(mask & ~ndimage.binary_erosion(mask)) * np.asarray(spacing_mm)
 
 
-def _gaps(one: np.ndarray, other: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """From each point to the nearest of the other set, in mm."""
-    return cKDTree(other).query(one)[0], cKDTree(one).query(other)[0]
+def _gaps(one: np.ndarray, other: np.ndarray, within_mm: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
+    """From each point to the nearest of the other set, in mm; infinite where none lies within that distance."""
+    pairs = ((one, other), (other, one))
+    return tuple(cKDTree(points).query(asked, distance_upper_bound=within_mm)[0] for asked, points in pairs)

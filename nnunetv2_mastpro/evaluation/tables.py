@@ -39,7 +39,9 @@ def describe(result: Mapping) -> list[str]:
 
 def too_few(result: Mapping, summary: Mapping) -> list[str]:
     """What must be said of intervals from few cases; nothing where there are enough."""
-    units = {label: [found[name]["units"] for name in NAMES] for label, found in summary["classes"].items()}
+    means = {f"mean of {key}": numbers for key, numbers in summary["macro"].items()}
+    numbers = {**summary["classes"], **means}
+    units = {label: [found[name]["units"] for name in NAMES] for label, found in numbers.items()}
     few = {label: min(filter(None, counts)) for label, counts in units.items() if any(0 < n < ENOUGH for n in counts)}
     if not few:
         return []

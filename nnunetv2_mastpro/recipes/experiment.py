@@ -13,7 +13,6 @@ from nnunetv2_mastpro.listing import nearest
 from nnunetv2_mastpro.resources import plans_dir
 
 FOLDER = "recipes"
-DECISIVE = ("settings", "data", "nest", "stages")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe. `digest`: of what its results depend on."""
+    """A recipe. `digest`: of what maps the classes, which no command tells."""
 
     name: str
     description: str
@@ -122,8 +121,13 @@ def load_recipe(name: str) -> Experiment:
         data={key: _data_set(key, entry) for key, entry in content["data"].items()},
         nest={outer: tuple(inside) for outer, inside in content["nest"].items()},
         stages=stages,
-        digest=hashlib.sha256(json.dumps([content[key] for key in DECISIVE]).encode()).hexdigest()[:12],
+        digest=_digest(content),
     )
+
+
+def _digest(content: dict) -> str:
+    labels = {entry["folder"]: entry["labels"] for entry in content["data"].values()}
+    return hashlib.sha256(json.dumps([labels, content["nest"]]).encode()).hexdigest()[:12]
 
 
 def _folder() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,13 +15,12 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.report.cases import Case, Volumes, check_case, find_cases, read_case, shown_channel
 from nnunetv2_mastpro.report.model import Model, Output, read_model
-from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
+from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, is_ours, shown_slice
 from nnunetv2_mastpro.report.viewer import BUDGET_MB, Embedded, embed
 from nnunetv2_mastpro.report.windows import ct_window, percentile_window
 from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
-PICTURE = re.compile(r"\d\d_.+_.+\.png")
 
 
 @dataclass(frozen=True)
@@ -88,24 +87,21 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     pairs = ranked(findings, present)
     draw_cases(findings, pairs)
     page = make_page(findings, additions)
-    files = {request.output / PAGE: page.encode()}
+    files, earlier = {request.output / PAGE: page.encode()}, set()
     if request.pictures is not None:
         files |= {request.pictures / panel.file_name: panel.png for panel in findings.panels}
-        check_pictures(request.pictures, files)
+        earlier = earlier_pictures(request.pictures)
     for folder in {path.parent for path in files}:
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(files)
+    for path in earlier - files.keys():
+        path.unlink()
     return request.output / PAGE, notes(findings, len(page.encode()))
 
 
-def check_pictures(folder: Path, new: Iterable[Path]) -> None:
-    """Raise MASTProError where pictures of another report would stay among the new ones: both are numbered by rank."""
-    there = {path.name for path in folder.glob("*.png") if PICTURE.fullmatch(path.name)}
-    others = sorted(there - {path.name for path in new})
-    if others:
-        raise MASTProError(
-            f"--pictures {folder} holds {some(others)} of another report; give an empty folder, or remove them"
-        )
+def earlier_pictures(folder: Path) -> set[Path]:
+    """What an earlier report wrote there: their numbers are ranks of that one."""
+    return {path for path in folder.glob("*.png") if is_ours(path)}
 
 
 def _check_request(request: Request, generator: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
 PATCH_INCHES, CHARACTER_INCHES = 0.6, 0.068  # of a legend's entry, at most
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
+SOFTWARE = "mastpro report"  # of a PNG file
 DARK, PALE, ORGAN = "#101418", "#dfe6ec", "#9aa7b3"
 
 
@@ -125,9 +127,7 @@ def _legend(figure, colors: Mapping[str, str], key: str) -> None:
     rows = _rows([entry.get_label() for entry in entries], width)
     for number, row in enumerate(reversed(rows)):
         place = (0, number * LINE_INCHES / height)
-        figure.add_artist(
-            figure.legend(handles=[entries[at] for at in row], ncols=len(row), bbox_to_anchor=place, **style)
-        )
+        figure.legend(handles=[entries[at] for at in row], ncols=len(row), bbox_to_anchor=place, **style)
 
 
 def _lines(names: Sequence[str], width: float) -> int:
@@ -148,10 +148,22 @@ def _rows(names: Sequence[str], width: float) -> list[list[int]]:
 
 
 def encode(figure, form: str) -> bytes:
-    """A picture, "webp" (small) or "png" (lossless)."""
+    """A picture, "webp" (small) or "png" (lossless, and says that it is ours)."""
     picture = io.BytesIO()
-    figure.savefig(picture, format=form, dpi=DPI, pil_kwargs={"quality": QUALITY} if form == "webp" else {})
+    told = {"pil_kwargs": {"quality": QUALITY}} if form == "webp" else {"metadata": {"Software": SOFTWARE}}
+    figure.savefig(picture, format=form, dpi=DPI, **told)
     return picture.getvalue()
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a PNG file was written here."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == SOFTWARE
+    except (OSError, UnidentifiedImageError):
+        return False
 
 
 def _fill(axis, masks: Mapping[str, np.ndarray]) -> None:

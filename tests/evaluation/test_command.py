@@ -286,6 +286,8 @@ def test_what_a_case_does_not_annotate_is_no_false_positive(folders, capsys):
     summary = json.loads((folders / "output" / "summary.json").read_text())
     assert summary["mastpro"]["per_class"]["liver_tumor"]["left_out"] == 1
     assert "mastpro" not in json.loads((folders / "output" / "summary_nnunet.json").read_text())
+    assert postprocess(folders) == 0
+    assert not [*(folders / "output").glob("summary*.json")]  # of other predictions
     (folders / "cases.json").write_text(json.dumps({"unknown": {"annotated": ["thign"]}}))
     assert postprocess(folders, "-ref", folders / "truth", "--cases", folders / "cases.json") == 2
     assert f'--cases {folders / "cases.json"}["unknown"]: "thign" is no class' in capsys.readouterr().err

@@ -110,6 +110,18 @@ def test_moved_by_known_millimetres():
     assert found["Dice"] == 0
 
 
+@pytest.mark.parametrize("start", [0, 7, 20])
+@pytest.mark.parametrize("spacing_mm", [(0.4, 0.4, 0.4), (1.2, 0.8, 0.8)])
+def test_a_distance_of_just_the_tolerance_is_within_it(spacing_mm, start):
+    """Spacings of NIfTI files are single precision."""
+    reference = box(slice(2, 7), slice(2, 7), slice(start, start + 4), shape=(9, 9, 40))
+    steps = round(2 / spacing_mm[2]) if spacing_mm[2] == 0.4 else 0
+    moved = np.roll(reference, steps or 5, 2)
+    tolerance_mm = 2.0 if steps else 4.0
+    for spacing in (spacing_mm, tuple(map(float, np.float32(spacing_mm)))):
+        assert score(reference, moved, spacing, tolerance_mm)["NSD"] == 1
+
+
 def test_far_apart_masks_cost_no_memory_of_the_space_between():
     """A false finding at the other end of a scan; distance maps of the box would take a hundred bytes a voxel."""
     shape = (120, 160, 160)

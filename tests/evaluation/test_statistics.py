@@ -99,16 +99,24 @@ def rows_of(label, values):
 
 def test_a_mean_of_classes_is_of_all_of_them_in_each_resample():
     """Without its few cases a rare class would leave the mean of the others, which is another number."""
-    common, rare = rows_of("common", dict.fromkeys(range(40), 1.0)), rows_of("rare", {0: 0.2, 1: 0.3})
+    common, rare = rows_of("common", dict.fromkeys(range(40), 1.0)), rows_of("rare", {0: 0.2, 1: 0.3, 2: 0.25})
     found = number([common, rare], "Dice")
     assert found["mean"] == pytest.approx((1 + 0.25) / 2)
     assert (found["low"], found["high"]) == (pytest.approx(0.6), pytest.approx(0.65))
-    assert (found["cases"], found["units"]) == (40, 40)
+    assert (found["cases"], found["units"]) == (40, 3)
+
+
+@pytest.mark.parametrize("cases", [1, 2])
+def test_no_interval_where_a_part_of_the_mean_has_hardly_a_case(cases):
+    """Each resample that has the class would have the same value of it, which would be taken for certain."""
+    common, rare = rows_of("common", dict.fromkeys(range(40), 1.0)), rows_of("rare", dict.fromkeys(range(cases), 0.25))
+    found = number([common, rare], "Dice")
+    assert found == {"mean": 0.625, "low": None, "high": None, "cases": 40, "units": cases}
 
 
 def test_no_interval_where_hardly_a_resample_has_all_classes():
-    groups = [rows_of(f"class {case}", {case: 0.5 + 0.01 * case}) for case in range(10)]
-    found = number([*groups, rows_of("common", dict.fromkeys(range(40), 1.0))], "Dice")
+    groups = [rows_of(f"class {first}", dict.fromkeys(range(first, first + 3), 0.5)) for first in range(0, 240, 3)]
+    found = number([*groups, rows_of("common", dict.fromkeys(range(240), 1.0))], "Dice")
     assert found["mean"] is not None
     assert (found["low"], found["high"]) == (None, None)
 
