@@ -10,7 +10,8 @@ from pathlib import Path
 from nnunetv2_mastpro.demo.dataset import FILE_ENDING, PhantomSet, write_dataset
 from nnunetv2_mastpro.demo.design import GRID, OVERLAY, WORKERS
 from nnunetv2_mastpro.resources import ext_trainers
-from nnunetv2_mastpro.steps import Step, read_training_log
+from nnunetv2_mastpro.steps import Step
+from nnunetv2_mastpro.training_log import read_training_log
 
 ONE, TWO = "Dataset501_StageOne", "Dataset502_StageTwo"
 NUM_FIRST, NUM_SECOND, NUM_TEST = 24, 18, 8

@@ -14,7 +14,8 @@ import pytest
 
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.state import State, same_work
-from nnunetv2_mastpro.steps import Step, read_training_log, run_steps
+from nnunetv2_mastpro.steps import Step, run_steps
+from nnunetv2_mastpro.training_log import read_training_log
 
 SETTINGS = {"seed": 0}
 

@@ -19,7 +19,8 @@ from nnunetv2_mastpro.demo.design import (
     phantom_sets,
 )
 from nnunetv2_mastpro.demo.phantom import GENERATOR_VERSION
-from nnunetv2_mastpro.steps import Step, read_training_log
+from nnunetv2_mastpro.steps import Step
+from nnunetv2_mastpro.training_log import read_training_log
 
 SHORT = {  # variable -> what a user has to know before another training
     "MASTPRO_EPOCH_ITERATIONS": "of this short training; unset it before one of your own",

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from nnunetv2_mastpro.datasets import CHECKPOINTS, is_trained
 from nnunetv2_mastpro.recipes.experiment import DataSet, Experiment, Stage, Template
-from nnunetv2_mastpro.steps import Step, read_training_log
+from nnunetv2_mastpro.steps import Step
+from nnunetv2_mastpro.training_log import read_training_log
 
 Value = str | tuple[str, ...]
 FOLDERS = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
