@@ -10,7 +10,6 @@ from nnunetv2_mastpro.anatomy.given import check_hosts, check_values, moved
 from nnunetv2_mastpro.anatomy.preprocessed import check_training_maps, empty_training_maps, training_folder
 from nnunetv2_mastpro.anatomy.source import is_mr_data
 from nnunetv2_mastpro.anatomy.totalseg import tasks_of, weights_missing
-from nnunetv2_mastpro.anatomy.writing import known_records
 from nnunetv2_mastpro.commands.findings import FAIL, OK, WARN, Finding
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import read_json_object
@@ -63,6 +62,8 @@ def check_training(plans: Path, data: Path, hosts: tuple[HostValue, ...]) -> Fin
 
 def check_maps(raw: Path, content: dict, hosts: tuple[HostValue, ...]) -> Iterator[Finding]:
     """Of training and test images."""
+    from nnunetv2_mastpro.anatomy.writing import known_records
+
     try:
         cases = dataset_cases(raw, content, content["file_ending"])
     except (MASTProError, OSError, KeyError, AssertionError):
