@@ -45,10 +45,12 @@ def too_few(result: Mapping, summary: Mapping) -> list[str]:
     few = {label: min(filter(None, counts)) for label, counts in units.items() if any(0 < n < ENOUGH for n in counts)}
     if not few:
         return []
-    told = some([f"{label} ({count})" for label, count in few.items()])
+    told = (
+        "" if result["number_of_units"] < ENOUGH else f": {some([f'{name} ({count})' for name, count in few.items()])}"
+    )
     return [
         f"Intervals from fewer than {ENOUGH} {result['units']} miss the true mean more often than they say; take these "
-        f"as a hint: {told}."
+        f"as a hint{told}."
     ]
 
 
