@@ -163,7 +163,7 @@ def test_command_writes_json_csv_and_a_table(folders, run_command):
     for text in ("mean of tumours", "mean of sources", "liver_tumor  <10 mm", "lung_tumor   without it", "Two "):
         assert text in done.stdout
     assert (
-        "Intervals from fewer than 8 cases miss the true mean more often than they say; take these as a hint: "
+        "Intervals from fewer than 8 cases miss the true mean more often than they say; take these as a hint.\n"
         in done.stdout
     )
     assert "lower is better for HD95" in done.stdout
