@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from nnunetv2_mastpro.datasets import CHECKPOINTS, dataset_json_paths, read_json_object
+from nnunetv2_mastpro.datasets import CHECKPOINTS, dataset_json_paths, is_trained, read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some, table
 from nnunetv2_mastpro.resources import nnunet_folder
@@ -102,6 +102,11 @@ def check_folds(model: Path, folds: tuple, file_ending: str, name: str, args: ar
         predictions = [path.name.removesuffix(file_ending) for path in folder.glob(f"*{file_ending}")]
         if not (folder / "summary.json").is_file() or not predictions:
             if not (model / f"fold_{fold}" / CHECKPOINTS[0]).is_file():
+                if is_trained(model / f"fold_{fold}"):
+                    raise MASTProError(
+                        f"fold {fold} of {model} is not trained to its end; if no training of it is running, "
+                        f"{_validate(fold, args).removesuffix(' --val')} --c"
+                    )
                 trained = sorted(path.parent.name.removeprefix("fold_") for path in model.glob(f"*/{CHECKPOINTS[0]}"))
                 raise MASTProError(
                     f"fold {fold} of {model} is not trained; trained: {some(trained) or 'none'}; give these to -f, or "

@@ -16,10 +16,13 @@ from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.datasets import read_json_object, training_files
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
+from nnunetv2_mastpro.network.planned import refuse
 from nnunetv2_mastpro.planning.anatomy import inherited, plans_files
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.prompts.store import DEFAULT_ENCODER
 from nnunetv2_mastpro.tasks import TESTS, Cases, read_cases, with_cases
+
+NETWORK_KEYS = ("architecture", "patch_size", "spacing", "data_identifier")
 
 
 def check_dataset(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -131,7 +134,7 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         except MASTProError as error:
             yield Finding(FAIL, f"{path}: {error}")
             continue
-        refused = [*check_networks(path, content, config)]
+        refused = [*check_networks(path, content)]
         yield from refused
         encoder = config.prompts.encoder
         if refused and encoder == DEFAULT_ENCODER:
@@ -149,22 +152,22 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
             yield Finding(OK, f"{path}: mastpro block, text encoder {encoder}, {answer} dimensions")
 
 
-def check_networks(file: Path, plans: dict, config: MASTProConfig) -> Iterator[Finding]:
-    """Configurations that training refuses; of those whose data are not there, a warning."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunetv2_mastpro.training.setup import check_network
-
+def check_networks(file: Path, plans: dict) -> Iterator[Finding]:
+    """Configurations whose patch training refuses: a failure where none of those with data is left."""
+    refused, sound = {}, False
     for name in plans["configurations"]:
-        data = None
         try:
-            if inherited(plans["configurations"], name, "architecture") is None:
-                continue
-            found = PlansManager(plans).get_configuration(name)
-            data = file.parent / found.data_identifier
-            check_network(found.configuration, config.network)
-        except MASTProError as error:
-            yield Finding(FAIL if data and any(data.glob("*.pkl")) else WARN, f"{file}, {name}: {error}")
+            found = {key: inherited(plans["configurations"], name, key) for key in NETWORK_KEYS}
+            data = file.parent / found.pop("data_identifier")
+            reason = refuse({key: value for key, value in found.items() if value is not None})
+        except (MASTProError, KeyError, TypeError):
+            continue  # not whole, as an overlay; nnU-Net tells
+        ready = any(data.glob("*.pkl"))
+        sound = sound or (ready and reason is None)
+        if reason:
+            refused[name] = (reason, ready)
+    for name, (reason, ready) in refused.items():
+        yield Finding(FAIL if ready and not sound else WARN, f"{file}, {name}: {reason}")
 
 
 def _dataset_json(dataset: str, folder: str | None) -> Path | None:

@@ -39,9 +39,9 @@ def describe(result: Mapping) -> list[str]:
 
 def too_few(result: Mapping, summary: Mapping) -> list[str]:
     """What must be said of intervals from few cases; nothing where there are enough."""
-    means = {f"mean of {key}": numbers for key, numbers in summary["macro"].items()}
-    numbers = {**summary["classes"], **means}
-    units = {label: [found[name]["units"] for name in NAMES] for label, found in numbers.items()}
+    means = {f"mean of {key}": found for key, found in summary["macro"].items() if _parts(summary, key) > 1}
+    numbers = {label: [found[name] for name in NAMES] for label, found in {**summary["classes"], **means}.items()}
+    units = {label: [one["units"] for one in found if one["low"] is not None] for label, found in numbers.items()}
     few = {label: min(filter(None, counts)) for label, counts in units.items() if any(0 < n < ENOUGH for n in counts)}
     if not few:
         return []
@@ -88,10 +88,14 @@ def _class_rows(summary: Mapping) -> list[tuple[str, ...]]:
         )
         rows.append((label, *(shown(found[name]) for name in NAMES), *map(str, counts)))
     for key, title in (("classes", "mean of classes"), ("tumours", "mean of tumours"), ("sources", "mean of sources")):
-        parts = len(summary["sources"] if key == "sources" else _of(summary, key))
-        if parts > 1:
+        if _parts(summary, key) > 1:
             rows.append((title, *(shown(summary["macro"][key][name]) for name in NAMES), *[""] * 5))
     return rows
+
+
+def _parts(summary: Mapping, key: str) -> int:
+    """How many a mean is of."""
+    return len(summary["sources"] if key == "sources" else _of(summary, key))
 
 
 def _of(summary: Mapping, key: str) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.sources import Source, nearest
+from nnunetv2_mastpro.prompts.knowledge_base import find
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,8 @@ def _check_meaning(sources: Sequence[Source], mapping: ClassMap) -> None:
     seen: dict[str, tuple[str, str]] = {}
     for source in sources:
         for label in source.labels:
-            if label in mapping.of(source.name).labels:
-                continue
+            if label in mapping.of(source.name).labels or find(label) is not None:
+                continue  # the user says so, or the name itself
             found = source.meaning(label)
             if found is None:
                 continue
@@ -127,7 +128,7 @@ def _check_meaning(sources: Sequence[Source], mapping: ClassMap) -> None:
             if meaning != name:
                 raise MASTProError(
                     f'"{label}" is {meaning} in {first} and {name} in {source.name}, which would become one '
-                    "class; name them apart with --map (--write-map FILE drafts it)"
+                    "class; name them apart with --map (--write-map FILE drafts it), or alike there, on purpose"
                 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -36,8 +37,11 @@ def draft_mapping(sources: Sequence[Source], settled: Sequence[str] = ()) -> dic
     }
     kept = {entry.name: name for name in reversed(settled) if (entry := find(name, tuple(settled)))}
     names = {
-        source: {label: _name(label, entry, known, found, kept) for label, entry in known.items()}
-        for source, known in found.items()
+        source.name: {
+            label: _own_name(source, label) or _name(label, entry, found[source.name], found, kept)
+            for label, entry in found[source.name].items()
+        }
+        for source in sources
     }
     entries: dict[str, Entry] = {}
     nest: dict[str, str] = {}
@@ -61,6 +65,14 @@ def draft_mapping(sources: Sequence[Source], settled: Sequence[str] = ()) -> dic
         inside.setdefault(outer, []).append(name)
     maps = {source: {"labels": labels} for source, labels in names.items()}
     return {"sources": maps, **({"nest": inside} if inside else {})}
+
+
+def _own_name(source: Source, label: str) -> str | None:
+    """Of a label such as "cancer", whose prompt in the source names a tumour that the knowledge base does not know."""
+    meaning = source.meaning(label)
+    if not isinstance(meaning, str) or find(label) is not None:
+        return None
+    return re.sub(r"\W+", "_", meaning).strip("_").lower() or None
 
 
 def _name(label: str, entry: Entry | None, known: Known, found: Mapping[str, Known], kept: Mapping[str, str]) -> str:

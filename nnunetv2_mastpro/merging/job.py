@@ -105,7 +105,7 @@ def merge(args: Namespace, workers: int) -> int:
                 *disputes,
                 *vague(sources, classes),
                 *unknown(content, sources, classes),
-                *overruled(content, target, sources, classes),
+                *overruled(content, target, sources, classes, base.values if base else ()),
                 *holes(sources, classes),
                 *(fold_notes(splits, earlier) if (target.preprocessed / SPLITS).is_file() else ()),
                 *([f"--folds-of {args.folds_of}: {line}" for line in fold_notes(splits, given)] if given else ()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 from nnunetv2_mastpro.listing import some, table
@@ -14,7 +14,7 @@ from nnunetv2_mastpro.merging.output import Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.voxels import Scan
 from nnunetv2_mastpro.prompts.knowledge_base import find
-from nnunetv2_mastpro.prompts.resolve import FROM_NAME, resolve_quietly
+from nnunetv2_mastpro.prompts.resolve import FROM_NAME, Prompt, resolve_quietly
 
 
 def describe(sources: Sequence[Source], scans: Mapping[Key, Scan], classes: Classes, mapping: ClassMap) -> list[str]:
@@ -108,20 +108,30 @@ def _lost(sources: Sequence[Source], classes: Classes) -> dict[str, str]:
     }
 
 
-def overruled(content: dict, target: Target, sources: Sequence[Source], classes: Classes) -> list[str]:
-    """Prompts of sources that are not what the merged data set says of the class: the first one stays."""
-    kept = content["mastpro"].get("prompts", {})
+def overruled(
+    content: dict, target: Target, sources: Sequence[Source], classes: Classes, settled: Container[str]
+) -> list[str]:
+    """Prompts of sources that say something else than the merged data set does of the class: the first one stays.
+
+    `settled`: classes of a trained model, whose prompts stay in any case.
+    """
+    kept = {prompt.label: _said(prompt) for prompt in resolve_quietly(content, content["name"])}
     found: dict[str, list[str]] = {}
     for source in sources:
-        for label, entry in source.prompts.items():
-            name = classes.targets[source.name].get(label)
-            if name and kept.get(name, entry) != entry:
+        for prompt in resolve_quietly(source.content, source.name):
+            name = classes.targets[source.name].get(prompt.label)
+            asked = prompt.label in source.prompts and name not in settled
+            if asked and kept.get(name, _said(prompt)) != _said(prompt):
                 found.setdefault(name, []).append(source.name)
     where = f"correct mastpro.prompts of {target.name} (both copies of dataset.json) where that is wrong"
     return [
         f"note: the prompt of {name} stays as it is, {some(others)} has another; {where}"
         for name, others in found.items()
     ]
+
+
+def _said(prompt: Prompt) -> tuple:
+    return prompt.sentence, prompt.is_tumor, frozenset(prompt.host_structures)
 
 
 def holes(sources: Sequence[Source], classes: Classes) -> list[str]:

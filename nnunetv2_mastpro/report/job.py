@@ -15,12 +15,13 @@ from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.report.cases import Case, Volumes, check_case, find_cases, read_case, shown_channel
 from nnunetv2_mastpro.report.model import Model, Output, read_model
-from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, is_ours, shown_slice
+from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, said_about, shown_slice
 from nnunetv2_mastpro.report.viewer import BUDGET_MB, Embedded, embed
 from nnunetv2_mastpro.report.windows import ct_window, percentile_window
 from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
+PICTURE = re.compile(r"\d\d_.+\.png")  # rank, case, class
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     files, earlier = {request.output / PAGE: page.encode()}, set()
     if request.pictures is not None:
         files |= {request.pictures / panel.file_name: panel.png for panel in findings.panels}
-        earlier = earlier_pictures(request.pictures)
+        earlier = earlier_pictures(request)
     for folder in {path.parent for path in files}:
         folder.mkdir(parents=True, exist_ok=True)
     write_atomically(files)
@@ -99,9 +100,25 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     return request.output / PAGE, notes(findings, len(page.encode()))
 
 
-def earlier_pictures(folder: Path) -> set[Path]:
-    """What an earlier report wrote there: their numbers are ranks of that one."""
-    return {path for path in folder.glob("*.png") if is_ours(path)}
+def earlier_pictures(request: Request) -> set[Path]:
+    """What an earlier report about these predictions wrote there: their numbers are ranks of that one.
+
+    Raises MASTProError for pictures of other predictions.
+    """
+    found = set()
+    for path in sorted(request.pictures.glob("*.png")):
+        about = said_about(path)
+        if about is None or not PICTURE.fullmatch(path.name):
+            continue
+        if about != about_of(request):
+            raise MASTProError(f"--pictures {request.pictures} holds {path.name} of {about}; give another folder")
+        found.add(path)
+    return found
+
+
+def about_of(request: Request) -> str:
+    """What a picture says that it is about."""
+    return str(request.predictions.resolve())
 
 
 def _check_request(request: Request, generator: str) -> None:
@@ -111,6 +128,8 @@ def _check_request(request: Request, generator: str) -> None:
     for option, folder in (("-o", request.output), ("--pictures", request.pictures)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise MASTProError(f"{option} {folder} is a file; give a folder")
+    if request.pictures is not None:
+        earlier_pictures(request)
     page = request.output / PAGE
     if page.is_file() and generator not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise MASTProError(f"{page} is no report of mastpro; give -o another folder, or move it away")
@@ -187,7 +206,7 @@ def _panel(
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
     png = b""
     if findings.request.pictures is not None:
-        png = encode(draw_panels(shown, window, title, findings.model.shown_colors), "png")
+        png = encode(draw_panels(shown, window, title, findings.model.shown_colors), "png", about_of(findings.request))
     return Panel(title, encode(draw_panels(shown, window), "webp"), file_name, png)
 
 

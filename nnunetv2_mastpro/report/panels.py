@@ -147,23 +147,26 @@ def _rows(names: Sequence[str], width: float) -> list[list[int]]:
     return rows
 
 
-def encode(figure, form: str) -> bytes:
-    """A picture, "webp" (small) or "png" (lossless, and says that it is ours)."""
+def encode(figure, form: str, about: str = "") -> bytes:
+    """A picture, "webp" (small) or "png" (lossless; says that it is ours, and what it is `about`)."""
     picture = io.BytesIO()
-    told = {"pil_kwargs": {"quality": QUALITY}} if form == "webp" else {"metadata": {"Software": SOFTWARE}}
+    if form == "png":
+        told = {"metadata": {"Software": SOFTWARE, "Source": about}}
+    else:
+        told = {"pil_kwargs": {"quality": QUALITY}}
     figure.savefig(picture, format=form, dpi=DPI, **told)
     return picture.getvalue()
 
 
-def is_ours(path: Path) -> bool:
-    """Whether a PNG file was written here."""
+def said_about(path: Path) -> str | None:
+    """What a PNG file that was written here is about; None for any other."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            return picture.info.get("Software") == SOFTWARE
+            return picture.info.get("Source", "") if picture.info.get("Software") == SOFTWARE else None
     except (OSError, UnidentifiedImageError):
-        return False
+        return None
 
 
 def _fill(axis, masks: Mapping[str, np.ndarray]) -> None:

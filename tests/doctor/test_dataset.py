@@ -225,4 +225,8 @@ def test_plans_that_training_refuses(environ, write_dataset, small_plans, prepro
     (data / "a.pkl").touch() if preprocessed else None
     (found,) = check_plans("4", environ)
     assert found.status == status
+    small_plans["configurations"]["other"] = {"inherits_from": "2d", "patch_size": [16, 16]}
+    small_plans["configurations"]["part"] = {"patch_size": [16, 16]}  # as of an overlay
+    (folder / "Small.json").write_text(json.dumps(small_plans))
+    assert [one.status for one in check_plans("4", environ)] == [WARN]  # one that can be trained is left, or no data
     assert "Small.json, 2d: patch_size [15, 16] is not divisible by the network's total strides" in found.text

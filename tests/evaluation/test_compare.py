@@ -124,7 +124,7 @@ def test_files(folders, result, capsys):
     assert run(folders, "--names", "ours", "a | b", names=("good", "bad"), output="named") == 0
     shown = capsys.readouterr().out
     assert "HD95 and false findings when lower" in shown
-    assert "take these as a hint: liver_tumor (6), mean of classes (6)" in shown  # of the cases that annotate it
+    assert "as a hint: liver_tumor (6), mean of classes (6).\n" in shown  # of the cases that annotate it
     written = folders / "named"
     assert sorted(path.name for path in written.iterdir()) == [
         f"comparison.{end}" for end in ("csv", "json", "md", "png")

@@ -271,6 +271,11 @@ def drawn_anew(model):
     (truth_of(model).parent / "splits_final.json").write_text(json.dumps(splits))
 
 
+def unfinished(model):
+    unvalidated(model)
+    (model / "fold_0" / "checkpoint_final.pth").rename(model / "fold_0" / "checkpoint_latest.pth")
+
+
 def unvalidated(model):
     (model / "fold_0" / "validation" / "summary.json").unlink()
 
@@ -288,6 +293,7 @@ def keep(model):
             ["-f", "0", "1", "2"],
             r"fold 2 of .* not trained; trained: 0, 1; .* run nnUNetv2_train 900 \w+ 2 .* \w+\n",
         ),
+        (unfinished, ["-f", "0", "1"], r"fold 0 .* not trained to its end; .* run nnUNetv2_train 900 .* \w+ --c\n"),
         (unvalidated, ["-f", "0", "1"], r"fold 0 of .* no finished validation; run nnUNetv2_train 900 .* --val"),
         (keep, ["-f", "0", "0"], "validated in more than one of the folds: a, c; give each fold once"),
         (keep, ["-f", "first"], "'first' is no fold"),

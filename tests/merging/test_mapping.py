@@ -277,7 +277,16 @@ def test_one_name_of_two_prompts_is_refused(three, tmp_path, capsys):
     file = tmp_path / "map.yaml"
     assert cli.main(["merge", "-d", "12", "13", "--write-map", str(file)]) == 0
     maps = yaml.safe_load(file.read_text())["sources"]
-    assert [entry["labels"]["cancer"] for entry in maps.values()] == ["lung_tumor", "cancer"]
+    assert [entry["labels"]["cancer"] for entry in maps.values()] == ["lung_tumor", "sarcoma_of_a_rare_kind"]
+
+
+def test_a_name_that_says_what_it_is_may_have_prompts_in_other_words(three):
+    mastpro = {"prompts": {"liver_tumor": {"tumor": "primary tumour of the liver", "organ": "liver", "is_tumor": True}}}
+    three.write("Dataset012_More", {"liver_tumor": 1}, {"c": (60, {1: slice(2, 4)})}, mastpro=mastpro)
+    rules = "nest: {liver: [liver_tumor]}"
+    path = three.raw.parent / "map.yaml"
+    path.write_text(rules)
+    assert three.merge("-d", 3, 12, "--map", path) == 0
 
 
 @pytest.mark.parametrize(

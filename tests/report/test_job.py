@@ -281,11 +281,16 @@ def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     given = [*arguments(folders, output, "--pictures", pictures), "--panels", "1"]
     assert run(*given) == run(*given) == 0  # again, over its own
     (first,) = pictures.iterdir()
-    first.rename(pictures / "02_case_of_another_model_liver_tumor.png")  # which an earlier report wrote
-    own = pictures / "01_my_own.png"
-    Image.new("RGB", (2, 2)).save(own)
+    first.rename(pictures / "02_case_liver_tumor.png")  # as an earlier report with other scores wrote it
+    kept = [pictures / "01_my_own.png", pictures / "figure2.png"]
+    Image.new("RGB", (2, 2)).save(kept[0])
+    shutil.copy(pictures / "02_case_liver_tumor.png", kept[1])
     assert run(*given) == 0
-    assert sorted(pictures.iterdir()) == [first, own]
+    assert sorted(pictures.iterdir()) == sorted([first, *kept])
+    other = shutil.copytree(folders.predictions, tmp_path / "others")
+    capsys.readouterr()
+    assert run(*[other if word == folders.predictions else word for word in given]) == 2
+    assert f"holds {first.name} of {folders.predictions}; give another folder" in capsys.readouterr().err
 
 
 def test_a_class_counts_where_the_test_cases_annotate_it(folders, tmp_path):
