@@ -9,7 +9,6 @@ from pathlib import Path
 from torch import Tensor
 
 from nnunetv2_mastpro.checkpoints import hash_tensors, read_with_header, told_as, version_header
-from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.network.mastpro import MASTProNet
 from nnunetv2_mastpro.network.parts import ANATOMY, BACKBONE
@@ -63,9 +62,7 @@ def write_adapters(
 def read_adapters(file: Path) -> Adapters:
     """Raises MASTProError for anything else, and for a damaged file."""
     with told_as(file, "adapters", WANTED):
-        metadata, tensors = read_with_header(file)
-        if metadata.get("format") != FORMAT:
-            raise MASTProError(f"{file} is no file of adapters ({FORMAT}); {WANTED}")
+        metadata, tensors = read_with_header(file, FORMAT, "file of adapters", WANTED)
         axes = json.loads(metadata["inference_allowed_mirroring_axes"])
         return Adapters(
             file=file,

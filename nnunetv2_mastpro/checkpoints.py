@@ -53,12 +53,15 @@ def told_as(file: Path, kind: str, remedy: str) -> Iterator[None]:
         raise MASTProError(f"{file} cannot be read as {kind} ({reason}); {remedy}") from error
 
 
-def read_with_header(file: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file; use it within told_as."""
+def read_with_header(file: Path, form: str, what: str, remedy: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of a safetensors file of this `form`; use it within told_as. Raises MASTProError."""
     from safetensors import safe_open
 
     with safe_open(file, framework="pt") as stream:
-        return stream.metadata() or {}, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
+        metadata = stream.metadata() or {}
+        if metadata.get("format") != form:
+            raise MASTProError(f"{file} is no {what} ({form}); {remedy}")
+        return metadata, {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118
 
 
 def hash_tensors(weights: Mapping[str, Tensor], names: Iterable[str]) -> str:

@@ -38,13 +38,17 @@ class State:
 
     def refresh(self) -> None:
         """What another run has finished since."""
+        self._load()
+
+    def _load(self) -> dict:
+        """Steps, of the file; gives the settings in it."""
         saved = json.loads(self.path.read_text(encoding="utf-8"))
         self.steps, self.begun = saved["steps"], saved.get("begun", {})
+        return saved["settings"]
 
     def _read(self, folder: Path) -> None:
         try:
-            saved = json.loads(self.path.read_text(encoding="utf-8"))
-            before, self.steps, self.begun = saved["settings"], saved["steps"], saved.get("begun", {})
+            before = self._load()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise MASTProError(
                 f"{self.path} cannot be read as an earlier {self.kind}'s; give -o a new folder"

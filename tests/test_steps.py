@@ -3,11 +3,6 @@
 import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
-from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -252,56 +247,6 @@ def test_outputs_of_a_command_that_judges_them_itself_stay(demo, keeps):
     assert (target / "old").exists() == keeps
 
 
-SLEEPER = """
-import os, sys
-from pathlib import Path
-from nnunetv2_mastpro.state import State
-from nnunetv2_mastpro.steps import Step, run_steps
-folder = Path(sys.argv[1])
-code = "import os, pathlib, time; pathlib.Path(r'{}').write_text(str(os.getpid())); time.sleep(120)"
-step = Step("a", "Sleep", (folder / "a",), ("python", "-c", code.format(folder / "pid")))
-run_steps([step], State(folder, {"seed": 0}), folder / "logs", os.environ)
-"""
-
-
-@pytest.fixture
-def sleeper(tmp_path):
-    """A run in a process of its own, and the number of the command that it has started."""
-    folder = tmp_path / "demo"
-    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(folder)], stderr=subprocess.DEVNULL)
-    started = wait_for(lambda: (folder / "pid").is_file() and (folder / "pid").read_text())
-    yield process, int(started)
-    process.kill()
-    process.wait()
-    with suppress(ProcessLookupError):
-        os.kill(int(started), signal.SIGKILL)
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("waited in vain")
-
-
-def is_gone(number):
-    try:
-        os.kill(number, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_the_command_too(sleeper, sent):
-    process, command = sleeper
-    process.send_signal(sent)
-    assert process.wait(timeout=60) == 128 + sent
-    assert is_gone(command)
-
-
 def test_what_another_run_has_finished_since_is_not_made_again(demo):
     steps = [python_step("a", demo.folder), python_step("b", demo.folder)]
     early = State(demo.folder, SETTINGS)
@@ -311,16 +256,3 @@ def test_what_another_run_has_finished_since_is_not_made_again(demo):
     run_steps(steps, early, demo.folder / "logs", os.environ)
     assert (demo.folder / "a").read_text() == "kept"
     assert (demo.folder / "b").read_text() == "made"
-
-
-def test_one_run_at_a_time(sleeper, demo):
-    process, command = sleeper
-    with pytest.raises(MASTProError, match=r"another run goes on in .*demo, or a command that it started; wait for it"):
-        demo([python_step("a", demo.folder)])
-    process.kill()
-    process.wait()
-    with pytest.raises(MASTProError, match="another run goes on"):
-        demo([python_step("a", demo.folder)])  # the command has outlived its run
-    os.kill(command, signal.SIGKILL)
-    wait_for(lambda: is_gone(command))
-    assert demo([python_step("a", demo.folder)]).steps["a"]

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_output_folder
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary, rows
+    from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_or_remove, rows
     from nnunetv2_mastpro.processes import number_of_processes
     from nnunetv2_mastpro.prompts.resolve import foreground_labels
     from nnunetv2_mastpro.tasks import read_cases
@@ -68,11 +68,7 @@ def run(args: argparse.Namespace) -> int:
         accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
     except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth
         raise MASTProError(f"the predictions cannot be evaluated ({error}); {_validate('FOLD', args)}") from error
-    try:
-        summary = rewrite_summary(output, cases, outputs_of(manager), content["file_ending"])
-    except BaseException:  # nnU-Net's own would stay, which takes what is not annotated for background
-        (output / "summary.json").unlink(missing_ok=True)
-        raise
+    summary = rewrite_or_remove(output, cases, outputs_of(manager), content["file_ending"])
     print("\n".join([*table(rows(summary)), f"wrote {output / 'summary.json'}"]))
     return 0
 

@@ -137,10 +137,9 @@ def check_plans(dataset: str, environ: Mapping[str, str]) -> Iterator[Finding]:
         refused = [*check_networks(path, content)]
         yield from refused
         encoder = config.prompts.encoder
-        if refused and encoder == DEFAULT_ENCODER:
-            continue
         if encoder == DEFAULT_ENCODER:
-            yield Finding(OK, f"{path}: mastpro block")
+            if not refused:
+                yield Finding(OK, f"{path}: mastpro block")
             continue
         with tempfile.TemporaryDirectory() as scratch:
             answer, error = probes.answer(

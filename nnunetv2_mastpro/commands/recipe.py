@@ -159,10 +159,10 @@ def check(experiment: Experiment, choices: Choices, todo: Sequence[Step], left: 
             f"no folder is given for {names}; download {missing[0].name} from {missing[0].page}, unpack it and add "
             f"--data {missing[0].name}=FOLDER, or name others with --only"
         )
-    converted = {f"convert_{dataset.name}" for dataset in choices.chosen} - {step.name for step in left}
+    names = {step.name for step in left}
     for dataset in choices.chosen:
         folder = choices.downloads[dataset.name]
-        if f"convert_{dataset.name}" in converted and not lost_images(choices.folder("nnUNet_raw") / dataset.folder):
+        if f"convert_{dataset.name}" not in names and not lost_images(choices.folder("nnUNet_raw") / dataset.folder):
             continue
         if not folder.is_dir():
             raise MASTProError(f"--data {dataset.name}={folder} is no folder; give the unpacked download")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 
-from nnunetv2_mastpro.evaluation.partial import SUMMARY, rewrite_summary
 from nnunetv2_mastpro.evaluation.predicted import Model
 from nnunetv2_mastpro.listing import table
 
@@ -27,16 +26,6 @@ def evaluate(reference: Path, folder: Path, summary: Path | None, model: Model, 
             model.ignore_label,
             num_processes,
         )
-
-
-def correct(folder: Path, cases, model: Model) -> None:
-    """nnU-Net's summary.json, which takes what a case does not annotate for background, becomes the right one."""
-    if cases.annotated:
-        try:
-            rewrite_summary(folder, cases, model.outputs, model.dataset_json["file_ending"])
-        except BaseException:
-            (folder / SUMMARY).unlink(missing_ok=True)
-            raise
 
 
 def read_scores(summary: dict, model: Model, voxel_ml: dict[str, float], cases) -> dict[str, dict[str, dict]]:

@@ -131,6 +131,8 @@ def _organs_of_unknown(reference: np.ndarray, prediction: np.ndarray, job: Job) 
 
 def _share_out(outside: np.ndarray, prediction: np.ndarray, values: Mapping, shares: Mapping[int, np.ndarray]) -> None:
     """Add each component of `outside` to the share of the organ that most of the voxels next to it are predicted as."""
+    if not outside.any():
+        return
     around = np.ones((3,) * outside.ndim, bool)
     parts, _ = ndimage.label(outside, around)
     for number, box in enumerate(ndimage.find_objects(parts), 1):

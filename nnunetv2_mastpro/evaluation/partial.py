@@ -75,6 +75,15 @@ def rewrite_summary(folder: Path, cases: Cases, outputs: Sequence, file_ending: 
     return summary
 
 
+def rewrite_or_remove(folder: Path, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+    """As rewrite_summary; where that fails nnU-Net's own goes, which takes what is not annotated for background."""
+    try:
+        return rewrite_summary(folder, cases, outputs, file_ending)
+    except BaseException:
+        (folder / SUMMARY).unlink(missing_ok=True)
+        raise
+
+
 def outputs_of(label_manager) -> list:
     """nnU-Net's labels or regions in the order of the network's foreground outputs."""
     return list(label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels)

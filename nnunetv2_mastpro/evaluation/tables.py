@@ -42,7 +42,7 @@ def too_few(result: Mapping, summary: Mapping) -> list[str]:
     means = {f"mean of {key}": found for key, found in summary["macro"].items() if _parts(summary, key) > 1}
     numbers = {label: [found[name] for name in NAMES] for label, found in {**summary["classes"], **means}.items()}
     units = {label: [one["units"] for one in found if one["low"] is not None] for label, found in numbers.items()}
-    few = {label: min(filter(None, counts)) for label, counts in units.items() if any(0 < n < ENOUGH for n in counts)}
+    few = {label: min(counts) for label, counts in units.items() if counts and min(counts) < ENOUGH}
     if not few:
         return []
     told = (

@@ -65,9 +65,7 @@ def write_pack(model: Model, label: str, path: Path, licence: str | None = None)
 def read_pack(path: Path) -> Pack:
     """Raises MASTProError for what is no pack, or a damaged one."""
     with told_as(path, "a pack", WANTED):
-        metadata, tensors = read_with_header(path)
-        if metadata.get("format") != FORMAT:
-            raise MASTProError(f"{path} is no pack ({FORMAT}); {WANTED}")
+        metadata, tensors = read_with_header(path, FORMAT, "pack", WANTED)
         entry = json.loads(metadata["class"])
         spec = ClassSpec(**{**entry, "host_structures": tuple(entry["host_structures"])})
         values = {key: metadata[key] for key in ("encoder", "base_sha256", "configuration", "licence")}
