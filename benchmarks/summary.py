@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -101,6 +102,17 @@ def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference
     return markdown_table(lines)
 
 
+def seed_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], word: str) -> str:
+    """Mean Dice of every row and seed, `word` being what a seed is called."""
+    means = {key: {cell["seed"]: cell["dice"]["mean"] for cell in found} for key, found in cells.items()}
+    seeds = sorted({seed for found in means.values() for seed in found})
+    lines = [[f"mean Dice by {word}", *map(str, seeds)]]
+    for row in rows:
+        if row.key in means:
+            lines.append([row.title, *(spread([means[row.key].get(seed)]) for seed in seeds)])
+    return markdown_table(lines)
+
+
 def calibration(cells: Mapping[str, list[dict]]) -> str:
     """What the row `complete` says of the phantom; empty without it."""
     if "complete" not in cells:
@@ -111,14 +123,28 @@ def calibration(cells: Mapping[str, list[dict]]) -> str:
     return f"Calibration: stock nnU-Net with everything annotated reaches {reached:.3f}, {wanted}.\n"
 
 
+def commands(cells: Sequence[dict]) -> str:
+    """What made the cells, commands that differ in seeds and rows alone as one."""
+    made = {}
+    for cell in cells:
+        made.setdefault(re.sub(r" --(seeds|folds|cells)( (?!-)\S+)+", "", cell["run"]["command"]), []).append(cell)
+    lines = []
+    for command, found in made.items():
+        seeds, rows = sorted({cell["seed"] for cell in found}), dict.fromkeys(cell["row"] for cell in found)
+        option = "folds" if " --datasets " in command else "seeds"
+        lines.append(f"`{command} --{option} {' '.join(map(str, seeds))} --cells {' '.join(rows)}`")
+    return ", ".join(lines)
+
+
 def provenance(cells: Mapping[str, list[dict]]) -> str:
     """Commit, command, hardware and date of the cells, each once."""
-    every = [cell["run"] for found in cells.values() for cell in found]
-    told = {name: "; ".join(dict.fromkeys(run[name] for run in every)) for name in ("commit", "command", "hardware")}
+    together = [cell for found in cells.values() for cell in found]
+    every = [cell["run"] for cell in together]
+    told = {name: "; ".join(dict.fromkeys(run[name] for run in every)) for name in ("commit", "hardware")}
     dates = sorted(run["date"] for run in every)
     seconds = [cell["seconds"] for found in cells.values() for cell in found if cell["seconds"]]
     lasted = f" Training took {sum(seconds) / 3600:.1f} h in all." if seconds else ""
-    run = f"Commit {told['commit']}; `{told['command']}`; {told['hardware']}"
+    run = f"Commit {told['commit']}; {commands(together)}; {told['hardware']}"
     return f"{run}; {dates[0][:10]} to {dates[-1][:10]}.{lasted}"
 
 
@@ -137,6 +163,8 @@ def write_summary(table: str, name: str, folder: Path) -> Path | None:
             "seeds, with intervals from drawing cases. A step of training has its share of nnU-Net's online "
             "validation.\n",
             result_table(rows, cells, reference, paper),
+            "",
+            seed_table(rows, cells, "fold" if kind == "datasets" else "seed"),
             "",
             calibration(cells),
             f"The paper's column is its mean over eight clinical data sets (its {table.replace('table', 'Table ')}). "

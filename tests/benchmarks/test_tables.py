@@ -24,16 +24,35 @@ def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished
     assert whole == "| AP / TP / D-MoE | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.650 ± 0.071 |  | 0.5 | 1.00 | 68.71 % |"
     plain = next(line for line in lines if line.startswith("| - / - / - |"))
     assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 0.50 | 61.10 % |"
-    assert len(lines) == 4
+    by_seed = ["| mean Dice by seed | 0 | 1 |", "| --- | --- | --- |"]
+    assert lines[4:] == [*by_seed, "| - / - / - | 0.500 |  |", "| AP / TP / D-MoE | 0.600 | 0.700 |"]
     text = path.read_text()
     assert "Finished cells: 3." in text
-    assert "Commit abc1234; `python -m benchmarks.table2 -o out`; 2 cores; 2026-01-02 to 2026-01-02." in text
+    command = "python -m benchmarks.table2 -o out --seeds 0 1 --cells none mastpro"
+    assert f"Commit abc1234; `{command}`; 2 cores; 2026-01-02 to 2026-01-02." in text
     assert "Training took 1.5 h in all." in text
     assert "cannot confirm or refute the paper's figures" in text
     rows = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
     assert len(rows) == 3 * 3
     assert {"row": "mastpro", "title": "AP / TP / D-MoE", "seed": "1", "column": "mean", "dice": "0.7000"} in rows
     assert path.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_commands_that_differ_in_seeds_and_rows_alone_are_told_as_one():
+    table = "python -m benchmarks.table1 -o OUT"
+    made = {
+        ("partial", 1): f"{table} --seeds 1 --cells partial --patches",
+        ("partial", 0): f"{table} --patches --cells stock partial --seeds 0 1 2",
+        ("mastpro", 0): f"{table.replace('table1', 'table2')} --patches",
+    }
+    cells = [{"row": row, "seed": seed, "run": {"command": command}} for (row, seed), command in made.items()]
+    assert summary.commands(cells) == (
+        f"`{table} --patches --seeds 0 1 --cells partial`, "
+        f"`{table.replace('table1', 'table2')} --patches --seeds 0 --cells mastpro`"
+    )
+    for command in ("--datasets 3 7 --folds 2 4", "--datasets 3 7"):
+        folds = [{"row": "partial", "seed": 2, "run": {"command": f"{table} {command}"}}]
+        assert summary.commands(folds) == f"`{table} --datasets 3 7 --folds 2 --cells partial`"
 
 
 def test_a_difference_is_paired_over_cases_and_seeds():
@@ -81,7 +100,7 @@ def test_results_take_the_tables_between_their_marks(finished, tmp_path):
     text = file.read_text()
     assert text.startswith("# Results\nkept\n<!-- table2:start -->\nFinished cells: 3.")
     assert text.endswith("<!-- table2:end -->\nkept too\n")
-    assert text.count("AP / TP / D-MoE |") == 1
+    assert text.count("| AP / TP / D-MoE | 2 |") == 1
     assert "old" not in text
     grown = results.put(text, "table3", "| a |")
     assert grown.endswith("## Table 3 of the paper: cost\n<!-- table3:start -->\n| a |\n<!-- table3:end -->\n")
