@@ -94,6 +94,9 @@ PAPER = {  # mean DSC (%) of Tables 1 and 2, over its eight data sets
     "table1": {
         "nnU-Net": 60.16,
         "Swin UNETR": 61.10,
+        "Med-SAM3D": 43.98,
+        "MA-SAM": 55.53,
+        "SegVol": 60.84,
         "Universal Model": 62.79,
         "ZePT": 63.51,
         "Ours": 68.71,

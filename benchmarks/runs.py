@@ -165,7 +165,7 @@ class Sarcoma:
         return {
             "dice": {self.columns[0]: found["mean_dice"], "mean": found["mean_dice"]},
             "cases": {f"{case} 1": dice for case, dice in found["dice"].items()},
-            "false": 0,
+            "false": None,  # not counted: every patient has the tumour
             "seconds": state.seconds(steps[0]),
             "seconds_per_step": found["seconds_per_step"],
         }
@@ -198,16 +198,20 @@ class Datasets:
         """`seed` is the fold."""
         from nnunetv2.utilities.file_path_utilities import get_output_folder
 
-        scores, seconds = {}, 0.0
+        scores, seconds, seen_whole = {}, 0.0, True
         names = {dataset: dataset_name(dataset, [nnunet_folder("nnUNet_preprocessed")]) for dataset in self.ids}
         for dataset, name in names.items():
             command = self.command(row, dataset, seed)
             fold = Path(get_output_folder(name, command[7], command[5], self.configuration, seed))
-            if not (fold / "validation" / "summary.json").is_file():
-                going_on = ("--c",) if (fold / "checkpoint_latest.pth").is_file() else ()
+            done_before = (fold / "validation" / "summary.json").is_file()
+            going_on = () if done_before else going_on_with(fold)
+            seen_whole &= not (done_before or going_on)
+            if not done_before:
                 print(f"$ {shell_line((*command, *going_on))}", flush=True)
                 started = time.monotonic()
-                done = subprocess.run([find_executable(command[0]), *command[1:], *going_on], check=False)
+                environ = find_own_trainers({**os.environ, "nnUNet_extTrainer": ext_trainers()})
+                argv = [find_executable(command[0]), *command[1:], *going_on]
+                done = subprocess.run(argv, check=False, env=environ)
                 if done.returncode:
                     raise MASTProError(
                         f"{command[0]} ended with status {done.returncode}; repair what it names, run again"
@@ -226,8 +230,16 @@ class Datasets:
             "cases": {key: dice for _, key, dice in every},
             "columns": {key: column for column, key, _ in every},
             "false": None,  # not counted
-            "seconds": seconds or None,
+            "seconds": seconds if seen_whole else None,
         }
+
+
+def going_on_with(fold: Path) -> tuple[str, ...]:
+    """nnU-Net's option for what is there of a fold: only its validation is missing, or epochs, or all."""
+    if (fold / "checkpoint_final.pth").is_file():
+        return ("--val",)
+    begun = any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
+    return ("--c",) if begun else ()
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:

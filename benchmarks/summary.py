@@ -5,14 +5,17 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.cells import EXTRA, PAPER, ROWS, Row
+from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.statistics import average, by_unit, interval, mean
 from nnunetv2_mastpro.files import write_atomically
 
+BACKBONE_OF_PAPER = "swin"  # a fixed head on another one is not the paper's "Swin UNETR"
 CALIBRATION = (0.55, 0.75)  # what stock nnU-Net with everything annotated is to reach on the phantom
 LIMITS = {
     "phantom": "A phantom on two cores can show that a part does what it is made for, that an implementation learns, "
@@ -35,6 +38,21 @@ def read_cells(folder: Path, rows: Sequence[Row]) -> dict[str, list[dict]]:
         files = folder.glob(f"{row.key}_seed_*.json")
         found[row.key] = sorted((json.loads(file.read_text()) for file in files), key=lambda cell: cell["seed"])
     return {key: cells for key, cells in found.items() if cells}
+
+
+def setting_of(folder: Path, now: Mapping | None = None) -> dict:
+    """What all finished cells of a folder were made with, `now` for what is to come.
+
+    Raises MASTProError where they differ: rows compare at equal steps, on equal data alone.
+    """
+    for file in sorted(folder.glob("*_seed_*.json")):
+        before = json.loads(file.read_text())["setting"]
+        now = before if now is None else now
+        if before != now:
+            keys = [key for key in sorted({*now, *before}) if before.get(key) != now.get(key)]
+            changed = ", ".join(f"{key}={before.get(key)!r} (now {now.get(key)!r})" for key in keys)
+            raise MASTProError(f"{file} was made with {changed}; give the same, or -o another folder")
+    return dict(now or {})
 
 
 def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[float, float, float] | None:
@@ -78,7 +96,7 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference: str, paper: Mapping) -> str:
-    """A line per row that has a finished cell."""
+    """A line per row that has a finished cell, and of what the paper has besides."""
     every = [cell for found in cells.values() for cell in found]
     columns = [name for name in dict.fromkeys(name for cell in every for name in cell["dice"]) if name != "mean"]
     told = ["mean Dice", f"{reference} minus row (95 %)", "false findings", "s a step", "paper, mean DSC"]
@@ -99,6 +117,12 @@ def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference
                 f"{paper[row.paper]:.2f} %" if row.paper in paper else "",
             ]
         )
+    shown = {row.paper for row in rows if row.key in cells}
+    lines += [
+        [f"{name} (in the paper)", *[""] * (len(lines[0]) - 2), f"{score:.2f} %"]
+        for name, score in paper.items()
+        if name not in shown
+    ]
     return markdown_table(lines)
 
 
@@ -124,16 +148,16 @@ def calibration(cells: Mapping[str, list[dict]]) -> str:
 
 
 def commands(cells: Sequence[dict]) -> str:
-    """What made the cells, commands that differ in seeds and rows alone as one."""
-    made = {}
+    """What made the cells, commands that differ in seeds and rows alone as one where they can be."""
+    made: dict[tuple[str, str], list[int]] = {}  # command, row -> seeds
     for cell in cells:
-        made.setdefault(re.sub(r" --(seeds|folds|cells)( (?!-)\S+)+", "", cell["run"]["command"]), []).append(cell)
-    lines = []
-    for command, found in made.items():
-        seeds, rows = sorted({cell["seed"] for cell in found}), dict.fromkeys(cell["row"] for cell in found)
+        command = re.sub(r" --(seeds|folds|cells)( (?!-)\S+)+", "", cell["run"]["command"])
+        made.setdefault((command, cell["row"]), []).append(cell["seed"])
+    together: dict[str, list[str]] = {}
+    for (command, row), seeds in made.items():
         option = "folds" if " --datasets " in command else "seeds"
-        lines.append(f"`{command} --{option} {' '.join(map(str, seeds))} --cells {' '.join(rows)}`")
-    return ", ".join(lines)
+        together.setdefault(f"{command} --{option} {' '.join(map(str, sorted(seeds)))}", []).append(row)
+    return ", ".join(f"`{command} --cells {' '.join(rows)}`" for command, rows in together.items())
 
 
 def provenance(cells: Mapping[str, list[dict]]) -> str:
@@ -151,16 +175,20 @@ def provenance(cells: Mapping[str, list[dict]]) -> str:
 def write_summary(table: str, name: str, folder: Path) -> Path | None:
     """`table`.md, .csv and .png from the cells in folder/cells/name; None where no cell is finished."""
     kind, rows = (name if name in LIMITS else "phantom"), (*ROWS[table], *EXTRA[table])
+    if not name.startswith(BACKBONE_OF_PAPER):
+        rows = [replace(row, paper=None) if row.paper == "Swin UNETR" else row for row in rows]
     cells = read_cells(folder / "cells" / name, rows)
     if not cells:
         return None
+    setting = setting_of(folder / "cells" / name)
     finished = sum(map(len, cells.values()))
     reference, paper = ("tp_experts" if kind == "sts" and table == "table2" else "mastpro"), PAPER[table]
     reference = "text" if kind == "sts" and table == "table1" else reference
     text = "\n".join(
         [
-            f"Finished cells: {finished}. Mean over seeds ± standard deviation; differences are paired over cases and "
-            "seeds, with intervals from drawing cases. A step of training has its share of nnU-Net's online "
+            f"Finished cells: {finished}, all with {', '.join(f'{key} {value}' for key, value in setting.items())}. "
+            "Mean over seeds ± standard deviation; differences are paired over cases and over the seeds that both rows "
+            "have, with intervals from drawing cases. A step of training has its share of nnU-Net's online "
             "validation.\n",
             result_table(rows, cells, reference, paper),
             "",

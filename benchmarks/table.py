@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.cells import EPOCHS, ROWS, SECONDS_PER_STEP, Row, rows_of
 from benchmarks.runs import Datasets, Phantom, Sarcoma
-from benchmarks.summary import write_summary
+from benchmarks.summary import setting_of, write_summary
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically
 
@@ -60,6 +60,8 @@ def setting(args: argparse.Namespace, table: str) -> tuple[str, Phantom | Sarcom
     rows = rows_of(table, args.cells, sts=bool(args.sts))
     if args.datasets:
         rows = [row for row in rows if not (row.complete or row.selected or row.network)]
+        if not rows:
+            raise MASTProError("none of --cells is of use on data sets of your own; leave --cells out")
         lengths = (args.configuration, args.plans, args.anatomy_plans, args.epochs, args.device)
         return "datasets", Datasets(tuple(args.datasets), *lengths), rows
     if args.sts:
@@ -102,19 +104,14 @@ def tell_command(table: str, argv: Sequence[str], folders: Mapping[Path | None, 
 
 
 def run_cell(runner, row: Row, seed: int, file: Path, command: str) -> None:
-    """Unless its file is there. Raises MASTProError where that is of another setting."""
-    now = told(runner)
+    """Unless its file is there."""
     if file.is_file():
-        before = json.loads(file.read_text())["setting"]
-        if before != now:
-            changed = [f"{key}={before.get(key)!r} (now {now[key]!r})" for key in now if before.get(key) != now[key]]
-            raise MASTProError(f"{file} was made with {', '.join(changed)}; give the same, or -o another folder")
         return
     print(f"\n=== {row.title}, seed {seed}", flush=True)
     found = runner.run(row, seed)
     run = {"commit": commit(), "command": command, "hardware": hardware()}
     run["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    content = {"row": row.key, "title": row.title, "seed": seed, "setting": now, "run": run, **found}
+    content = {"row": row.key, "title": row.title, "seed": seed, "setting": told(runner), "run": run, **found}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically({file: json.dumps(content, indent=2).encode()})
 
@@ -140,6 +137,7 @@ def main(table: str, description: str, argv: Sequence[str] | None = None) -> Non
         wanted = [(row, seed) for seed in seeds for row in rows]  # so that a night gives whole comparisons
         files = [folder / "cells" / name / f"{row.key}_seed_{seed}.json" for row, seed in wanted]
         if not args.summarise:
+            setting_of(folder / "cells" / name, told(runner))
             missing = [row for (row, _), file in zip(wanted, files, strict=True) if not file.is_file()]
             tell_budget(args, runner, sum(not row.selected for row in missing))  # what needs a training
             for (row, seed), file in zip(wanted, files, strict=True):

@@ -23,3 +23,5 @@ def test_the_commands_of_the_tutorial(tmp_path, workspace, run_command):
     assert "This is a renal oncocytoma in the kidney, appearing as a round, homogeneous mass" in done.stdout
     assert len(list((tmp_path / "predictions").glob("*.nii.gz"))) == len(list((tmp_path / "unseen").iterdir())) == 2
     assert "oncocytoma" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    for made in ("evaluation/evaluation.json", "comparison/comparison.png"):
+        assert (tmp_path / made).stat().st_size > 0

@@ -2,14 +2,12 @@
 
 import torch
 
-from nnunetv2_mastpro.training.recipe import WarmupPolyLR
+from nnunetv2_mastpro.training.recipe import WarmupPolyLR, epoch_variants
 from nnunetv2_mastpro.training.trainer import nnUNetTrainerMASTPro
 
 
-class nnUNetTrainerMASTProSGD_10epochs(nnUNetTrainerMASTPro):
+class nnUNetTrainerMASTProSGD(nnUNetTrainerMASTPro):
     """nnU-Net's SGD at its rate for all parts alike, with this plugin's warm-up before nnU-Net's decay."""
-
-    epochs = 10
 
     def configure_optimizers(self):
         self.initial_lr, self.weight_decay = 1e-2, 3e-5
@@ -17,3 +15,6 @@ class nnUNetTrainerMASTProSGD_10epochs(nnUNetTrainerMASTPro):
             self.network.parameters(), self.initial_lr, weight_decay=self.weight_decay, momentum=0.99, nesterov=True
         )
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, self.warmup_share * self.num_epochs)
+
+
+globals().update(epoch_variants(nnUNetTrainerMASTProSGD, __name__))

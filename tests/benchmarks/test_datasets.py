@@ -1,12 +1,15 @@
 """The table benchmarks on data sets of the user's own."""
 
 import json
+import os
 
 import pytest
 
 from benchmarks import runs, table
 from benchmarks.cells import MASTPRO, rows_of
 from benchmarks.runs import Datasets, Sarcoma
+
+from .conftest import REPOSITORY
 
 
 def test_own_data_sets_are_trained_by_the_stock_command(tmp_path):
@@ -17,6 +20,17 @@ def test_own_data_sets_are_trained_by_the_stock_command(tmp_path):
     assert runner.command(universal, "6", 2)[5] == "nnUNetPlans"
     assert table.told(runner)["ids"] == ["3", "6"]
     assert "data" not in table.told(Sarcoma(tmp_path, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("there", "option"),
+    [((), ()), (("latest", "best"), ("--c",)), (("best",), ("--c",)), (("best", "final"), ("--val",))],
+)
+def test_an_interrupted_training_goes_on(tmp_path, there, option):
+    """nnU-Net removes checkpoint_latest.pth before the validation, in which it may be interrupted too."""
+    for name in there:
+        (tmp_path / f"checkpoint_{name}.pth").touch()
+    assert runs.going_on_with(tmp_path) == option
 
 
 def test_own_data_sets_are_scored_by_source_and_tumour_type(tmp_path):
@@ -77,9 +91,16 @@ def test_own_data_sets_that_are_trained_are_not_trained_again(tmp_path, monkeypa
     cell = json.loads((tmp_path / "out" / "cells" / "datasets" / "mastpro_seed_0.json").read_text())
     assert cell["cases"] == {"Dataset003_Liver/iver 1": 0.5, "Dataset006_Lung/Lung 1": 0.7}
     assert cell["columns"] == {key: key.partition("/")[0] for key in cell["cases"]}
-    monkeypatch.setattr(runs, "find_executable", lambda name: "false")
+    assert cell["seconds"] is None  # nobody saw it
+    (tmp_path / "nnUNetv2_train").write_text(f"#!/bin/sh\necho $nnUNet_extTrainer > {tmp_path}/seen\nexit 1\n")
+    (tmp_path / "nnUNetv2_train").chmod(0o755)
+    monkeypatch.setattr(runs, "find_executable", lambda name: str(tmp_path / name))
     with pytest.raises(SystemExit, match="nnUNetv2_train ended with status 1"):
         table.main("table2", "", [*arguments, "--folds", "1"])
+    ours = [runs.ext_trainers(""), str(REPOSITORY / "benchmarks" / "trainers")]
+    assert (tmp_path / "seen").read_text().strip().split(os.pathsep)[-2:] == ours
+    with pytest.raises(SystemExit, match="none of --cells is of use on data sets of your own"):
+        table.main("table1", "", [*arguments[:-4], "--cells", "complete", "selected"])
     with pytest.raises(SystemExit, match="no single dataset 7 in .*; give the id or the name of one"):
         table.main("table2", "", [*arguments, "-o", str(tmp_path / "other"), "--datasets", "3", "7"])
     assert "$ nnUNetv2_train 3 3d_fullres 1 -p MASTProPlans -tr nnUNetTrainerMASTPro_1epoch" in capsys.readouterr().out

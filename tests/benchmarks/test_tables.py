@@ -21,15 +21,21 @@ def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished
         "s a step | paper, mean DSC |"
     )
     whole = next(line for line in lines if line.startswith("| AP / TP / D-MoE |"))
+    assert "Finished cells: 3, all with steps 20. Mean over seeds" in path.read_text()
     assert whole == "| AP / TP / D-MoE | 2 | 0.650 ± 0.071 | 0.650 ± 0.071 | 0.650 ± 0.071 |  | 0.5 | 1.00 | 68.71 % |"
     plain = next(line for line in lines if line.startswith("| - / - / - |"))
     assert plain == "| - / - / - | 1 | 0.500 | 0.500 | 0.500 | +0.100 (+0.100 to +0.100) | 0.0 | 0.50 | 61.10 % |"
+    assert lines[4:6] == [
+        "| AP / - / - (in the paper) |  |  |  |  |  |  |  | 63.47 % |",
+        "| - / - / D-MoE (in the paper) |  |  |  |  |  |  |  | 63.01 % |",
+    ]
     by_seed = ["| mean Dice by seed | 0 | 1 |", "| --- | --- | --- |"]
-    assert lines[4:] == [*by_seed, "| - / - / - | 0.500 |  |", "| AP / TP / D-MoE | 0.600 | 0.700 |"]
+    assert lines[6:] == [*by_seed, "| - / - / - | 0.500 |  |", "| AP / TP / D-MoE | 0.600 | 0.700 |"]
     text = path.read_text()
-    assert "Finished cells: 3." in text
-    command = "python -m benchmarks.table2 -o out --seeds 0 1 --cells none mastpro"
-    assert f"Commit abc1234; `{command}`; 2 cores; 2026-01-02 to 2026-01-02." in text
+    told = "`{0} --seeds 0 --cells none`, `{0} --seeds 0 1 --cells mastpro`".format(
+        "python -m benchmarks.table2 -o out"
+    )
+    assert f"Commit abc1234; {one}, {two}; 2 cores; 2026-01-02 to 2026-01-02." in text
     assert "Training took 1.5 h in all." in text
     assert "cannot confirm or refute the paper's figures" in text
     rows = list(csv.DictReader(path.with_suffix(".csv").read_text().splitlines()))
@@ -43,11 +49,13 @@ def test_commands_that_differ_in_seeds_and_rows_alone_are_told_as_one():
     made = {
         ("partial", 1): f"{table} --seeds 1 --cells partial --patches",
         ("partial", 0): f"{table} --patches --cells stock partial --seeds 0 1 2",
+        ("text", 0): f"{table} --patches --seeds 0 1 --cells text",
+        ("text", 1): f"{table} --patches --seeds 0 1 --cells text",
         ("mastpro", 0): f"{table.replace('table1', 'table2')} --patches",
     }
     cells = [{"row": row, "seed": seed, "run": {"command": command}} for (row, seed), command in made.items()]
     assert summary.commands(cells) == (
-        f"`{table} --patches --seeds 0 1 --cells partial`, "
+        f"`{table} --patches --seeds 0 1 --cells partial text`, "
         f"`{table.replace('table1', 'table2')} --patches --seeds 0 --cells mastpro`"
     )
     for command in ("--datasets 3 7 --folds 2 4", "--datasets 3 7"):
@@ -83,6 +91,24 @@ def test_folds_may_have_other_columns(tmp_path):
     assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 0.50 | 61.10 % |" in lines
 
 
+def test_the_papers_swin_unetr_stands_beside_that_backbone_alone(tmp_path):
+    for name in ("unet", "swin"):
+        write_cell(tmp_path, "partial", 0, 0.5, name)
+    unet, swin = (summary.write_summary("table1", name, tmp_path).read_text() for name in ("unet", "swin"))
+    assert "| fixed head, partial-label loss | 1 | 0.500 | 0.500 | 0.500 |  | 0.0 | 0.50 |  |" in unet
+    assert "| Swin UNETR (in the paper) |  |  |  |  |  |  |  | 61.10 % |" in unet
+    assert "| fixed head, partial-label loss | 1 | 0.500 | 0.500 | 0.500 |  | 0.0 | 0.50 | 61.10 % |" in swin
+    assert "Swin UNETR (in" not in swin
+
+
+def test_cells_of_other_settings_do_not_make_one_table(finished):
+    file = finished / "cells" / "unet" / "none_seed_0.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "setting": {"steps": 40}}))
+    with pytest.raises(MASTProError, match=r"none_seed_0.json was made with steps=40 \(now 20\)"):
+        summary.write_summary("table2", "unet", finished)
+    assert not (finished / "table2.md").exists()
+
+
 @pytest.mark.parametrize(("dice", "told"), [(0.6, "within"), (0.5, "outside")])
 def test_the_calibration_is_told(tmp_path, dice, told):
     write_cell(tmp_path, "complete", 0, dice)
@@ -98,7 +124,7 @@ def test_results_take_the_tables_between_their_marks(finished, tmp_path):
     for _ in range(2):
         subprocess.run(argv, cwd=REPOSITORY, check=True, capture_output=True)
     text = file.read_text()
-    assert text.startswith("# Results\nkept\n<!-- table2:start -->\nFinished cells: 3.")
+    assert text.startswith("# Results\nkept\n<!-- table2:start -->\nFinished cells: 3, ")
     assert text.endswith("<!-- table2:end -->\nkept too\n")
     assert text.count("| AP / TP / D-MoE | 2 |") == 1
     assert "old" not in text

@@ -20,7 +20,7 @@ def test_the_validation_is_reported_with_truth(lab, kinds, kind, tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     assert done.stdout.startswith("1 cases, ")
     assert "fold_0: losses, pseudo-Dice" in page
-    assert "No log tells the number of parameters" not in page
+    assert "The number of parameters by part stands in a training's log" not in page
     assert "fold_0, epoch 0: share of training patches" in page
     assert "mean Dice of " in page
 
