@@ -32,9 +32,7 @@ def test_the_table_tells_means_spread_difference_and_the_papers_figures(finished
     by_seed = ["| mean Dice by seed | 0 | 1 |", "| --- | --- | --- |"]
     assert lines[6:] == [*by_seed, "| - / - / - | 0.500 |  |", "| AP / TP / D-MoE | 0.600 | 0.700 |"]
     text = path.read_text()
-    told = "`{0} --seeds 0 --cells none`, `{0} --seeds 0 1 --cells mastpro`".format(
-        "python -m benchmarks.table2 -o out"
-    )
+    one, two = (f"`{RUN['command']} --seeds {seeds}`" for seeds in ("0 --cells none", "0 1 --cells mastpro"))
     assert f"Commit abc1234; {one}, {two}; 2 cores; 2026-01-02 to 2026-01-02." in text
     assert "Training took 1.5 h in all." in text
     assert "cannot confirm or refute the paper's figures" in text
