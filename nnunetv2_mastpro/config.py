@@ -119,7 +119,7 @@ class TrainingConfig:
     host_task_share: float = 0.5  # of samples in which only types whose host organ is in the patch are selected
     annotated_task_share: float = 0.25  # of samples in which only annotated types are; in the rest all are
     sampling_temperature: float = 0.5  # 1 draws every case alike, 0 every tumour type
-    foreground_share: float = 0.33  # of patches that are centred on a tumour; nnU-Net's share
+    foreground_share: float = 0.33  # of a batch that is centred on tumours, nnU-Net's; it rounds
     crop_margin_mm: float | None = None  # the other patches are centred on host organs, up to this far outside
     augmentation: str = "nnunet"  # "paper": rotations by 90 degrees and intensity shifts; "both"
 

@@ -46,9 +46,9 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_output_folder
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_or_remove, rows
+    from nnunetv2_mastpro.evaluation.partial import labels_of, rewrite_or_remove, rows
     from nnunetv2_mastpro.processes import number_of_processes
-    from nnunetv2_mastpro.prompts.resolve import foreground_labels
+    from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
     from nnunetv2_mastpro.tasks import read_cases
 
     nnunet_folder("nnUNet_results")
@@ -63,12 +63,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise MASTProError(f"-o {output} is not empty, and nnU-Net would empty it; give a new folder")
     workers = number_of_processes(args.num_processes)
-    manager = PlansManager(load_json(str(model / "plans.json"))).get_label_manager(content)
+    labels = labels_of(PlansManager(load_json(str(model / "plans.json"))), content, resolve_quietly(content, name))
     try:
         accumulate_cv_results(str(model), str(output), folds, num_processes=workers)
     except (RuntimeError, ValueError) as error:  # of a file that cannot be read, or of another shape than its truth
         raise MASTProError(f"the predictions cannot be evaluated ({error}); {_validate('FOLD', args)}") from error
-    summary = rewrite_or_remove(output, cases, outputs_of(manager), content["file_ending"])
+    summary = rewrite_or_remove(output, cases, labels)
     print("\n".join([*table(rows(summary)), f"wrote {output / 'summary.json'}"]))
     return 0
 

@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Checks every case, then cleans every case; 0 on success. Raises MASTProError before a file is written."""
     from nnunetv2_mastpro.evaluation.before_after import describe_scores, evaluate, read_scores
-    from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, rewrite_or_remove
+    from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, labels_of, rewrite_or_remove
     from nnunetv2_mastpro.evaluation.postprocess import check_case, clean_case
     from nnunetv2_mastpro.evaluation.predicted import COPIED, read_model
     from nnunetv2_mastpro.evaluation.tables import presumed
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     results = dict(zip((job.case for job in jobs), each(clean_case, jobs, workers, "clean cases"), strict=True))
     after = evaluate(args.reference, args.output, args.output / SUMMARY, model, workers) if args.reference else None
     if args.reference and cases.annotated:
-        rewrite_or_remove(args.output, cases, model.outputs, model.dataset_json["file_ending"])
+        rewrite_or_remove(args.output, cases, labels_of(model.plans, model.dataset_json, model.resolved.classes))
     report = make_report(results, jobs[0].tumors, args.margin_mm)
     lines = describe_removed(report)
     if before is not None:

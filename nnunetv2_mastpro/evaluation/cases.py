@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.evaluation.lesions import COUNTS, count_lesions
 from nnunetv2_mastpro.evaluation.metrics import NAMES, score
 from nnunetv2_mastpro.geometry import check_whole
 from nnunetv2_mastpro.label_maps import differences, read
+from nnunetv2_mastpro.tasks import nesting
 
 MEASURED = (
     *NAMES,
@@ -35,6 +37,20 @@ class ScoredClass:
     values: tuple[int, ...]
     tumour: bool
     inside: tuple[int, ...] = ()  # places among the classes
+
+
+def scored_classes(prompts: Sequence, dataset_json: Mapping) -> tuple[ScoredClass, ...]:
+    """`prompts`: the classes but background, with label, is_tumor and host_structures."""
+    values, nested = label_values(dataset_json), nesting(prompts)
+    return tuple(
+        ScoredClass(
+            prompt.label,
+            values[prompt.label],
+            prompt.is_tumor,
+            tuple(inner for inner, row in enumerate(nested) if row[outer]),
+        )
+        for outer, prompt in enumerate(prompts)
+    )
 
 
 @dataclass(frozen=True)
@@ -94,7 +110,7 @@ def score_case(job: Job) -> list[dict]:
     spacing_mm = [float(step) for step in properties["spacing"]]
     kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
     has_ignored, rows = not np.all(kept), []
-    organs = _organs_of_unknown(reference, prediction, job)
+    organs = organs_of_unknown(reference, prediction, job.scoring.classes, job.annotated)
     told = {v for entry, known in zip(job.scoring.classes, job.annotated, strict=True) if known for v in entry.values}
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
         row = {"case": job.case, "unit": job.unit, "source": job.source, "class": entry.label, "annotated": annotated}
@@ -108,23 +124,25 @@ def score_case(job: Job) -> list[dict]:
     return rows
 
 
-def _organs_of_unknown(reference: np.ndarray, prediction: np.ndarray, job: Job) -> dict[str, np.ndarray]:
+def organs_of_unknown(
+    reference: np.ndarray, prediction: np.ndarray, classes: Sequence[ScoredClass], annotated: Sequence[bool]
+) -> dict[str, np.ndarray]:
     """Class -> where a predicted tumour that the case does not annotate counts as it, an organ that the tumour is in.
 
     Of several such organs, as of two kidneys, it is the one that the reference has there. What lies outside of all of
     them is, component by component, the one that is predicted most next to it, annotated or not, if any is.
     """
     found: dict[str, np.ndarray] = {}
-    for place, tumour in enumerate(job.scoring.classes):
-        organs = [n for n, entry in enumerate(job.scoring.classes) if place in entry.inside]
-        if job.annotated[place] or not any(job.annotated[n] for n in organs):
+    for place, tumour in enumerate(classes):
+        organs = [n for n, entry in enumerate(classes) if place in entry.inside]
+        if annotated[place] or not any(annotated[n] for n in organs):
             continue
         marked = np.isin(prediction, tumour.values)
-        values = {n: job.scoring.classes[n].values for n in organs}
+        values = {n: classes[n].values for n in organs}
         shares = {n: marked & np.isin(reference, values[n]) for n in organs}
         _share_out(marked & ~np.logical_or.reduce([*shares.values()]), prediction, values, shares)
         for n in organs:
-            label = job.scoring.classes[n].label
+            label = classes[n].label
             found[label] = found.get(label, False) | shares[n]
     return found
 

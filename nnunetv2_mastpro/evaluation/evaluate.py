@@ -29,14 +29,14 @@ from pathlib import Path
 
 from nnunetv2_mastpro.datasets import label_values
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.cases import Job, ScoredClass, Scoring, check_case, score_case
+from nnunetv2_mastpro.evaluation.cases import Job, Scoring, check_case, score_case, scored_classes
 from nnunetv2_mastpro.evaluation.statistics import CONFIDENCE
 from nnunetv2_mastpro.evaluation.summary import summarise
 from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.patients import find_patient, patient_pattern
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.tasks import nesting, read_cases
+from nnunetv2_mastpro.tasks import read_cases
 
 SLOW_TO_IMPORT = ("nnunetv2_mastpro.evaluation.surfaces",)  # by the processes that check first, and score then
 
@@ -81,14 +81,8 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     prompts = resolve_quietly(dict(dataset_json))
     reader = _reader(dataset_json, files[0])
     values = label_values(dataset_json)
-    inside = [  # a region holds the tumours in it already
-        tuple(place for place, row in enumerate(nesting(prompts)) if row[outer]) for outer in range(len(prompts))
-    ]
     return Scoring(
-        classes=tuple(
-            ScoredClass(prompt.label, values[prompt.label], prompt.is_tumor, places)
-            for prompt, places in zip(prompts, inside, strict=True)
-        ),
+        classes=scored_classes(prompts, dataset_json),
         ignore_value=values["ignore"][0] if "ignore" in values else None,
         reader=reader,
         tolerance_mm=float(tolerance_mm),

@@ -6,27 +6,89 @@ import json
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from nnunetv2_mastpro.evaluation.cases import ScoredClass, organs_of_unknown, scored_classes
 from nnunetv2_mastpro.files import write_atomically
 from nnunetv2_mastpro.tasks import Cases
 
 SUMMARY, NNUNETS = "summary.json", "summary_nnunet.json"
 
 
-def corrected(summary: Mapping, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+@dataclass(frozen=True)
+class Labels:
+    """What a summary's files hold. `outputs`: nnU-Net's labels or regions, in the order of `classes`."""
+
+    outputs: tuple
+    classes: tuple[ScoredClass, ...]
+    ignore_value: int | None
+    reader: object  # nnU-Net's
+    file_ending: str
+
+
+def labels_of(plans_manager, dataset_json: Mapping, prompts: Sequence) -> Labels:
+    """`prompts`: the classes but background, with label, is_tumor and host_structures."""
+    manager = plans_manager.get_label_manager(dataset_json)
+    return Labels(
+        outputs=tuple(outputs_of(manager)),
+        classes=scored_classes(prompts, dataset_json),
+        ignore_value=manager.ignore_label,
+        reader=plans_manager.image_reader_writer_class(),
+        file_ending=dataset_json["file_ending"],
+    )
+
+
+class Read(NamedTuple):
+    """What nnU-Net asks of a reader, of files that were read before."""
+
+    values: Mapping[str, np.ndarray]
+
+    def read_seg(self, file: str) -> tuple[np.ndarray, dict]:
+        return self.values[file], {}
+
+
+def with_organs(entry: Mapping, known: Sequence[bool], labels: Labels) -> Mapping:
+    """An entry of metric_per_case, counted anew where a predicted tumour is to be counted as the organ that it is in.
+
+    That is where the case annotates the organ and not the tumour: the organ of its label includes what the loss lets
+    the network call a tumour. A region holds the tumours in it already.
+    """
+    from nnunetv2.evaluation.evaluate_predictions import compute_metrics
+    from nnunetv2.utilities.json_export import recursive_fix_for_json_export
+
+    concerned = any(
+        knows and not all(known[place] for place in entry.inside)
+        for entry, knows in zip(labels.classes, known, strict=True)
+    )
+    if not concerned or any(isinstance(output, tuple) for output in labels.outputs):
+        return entry
+    files = [entry["reference_file"], entry["prediction_file"]]
+    reference, prediction = (np.array(labels.reader.read_seg(file)[0]) for file in files)
+    values = {scored.label: scored.values[0] for scored in labels.classes}
+    for organ, voxels in organs_of_unknown(reference[0], prediction[0], labels.classes, known).items():
+        prediction[0][voxels] = values[organ]
+    read = Read(dict(zip(files, (reference, prediction), strict=True)))
+    counted = compute_metrics(*files, read, list(labels.outputs), labels.ignore_value)
+    recursive_fix_for_json_export(counted)
+    return {**entry, **counted}
+
+
+def corrected(summary: Mapping, cases: Cases, labels: Labels) -> dict:
     """`summary` as nnU-Net's load_summary_json gives it, with nan for what a case does not annotate.
 
-    `outputs`: nnU-Net's labels or regions in the order of `cases.labels`. "mean" is nnU-Net's over the cases that are
-    left, "foreground_mean" nnU-Net's over the classes that any case annotates. A block "mastpro" says for each class,
-    and for each source of cases, the mean Dice, in how many cases it was scored, in how many it is in neither truth
-    nor prediction ("empty": no Dice), and in how many it was left out.
+    "mean" is nnU-Net's over the cases that are left, "foreground_mean" nnU-Net's over the classes that any case
+    annotates. A block "mastpro" says for each class, and for each source of cases, the mean Dice, in how many cases it
+    was scored, in how many it is in neither truth nor prediction ("empty": no Dice), and in how many it was left out.
     """
+    outputs = labels.outputs
     entries, dice, annotated = [], [], []
-    for entry in summary["metric_per_case"]:
-        known = cases.annotated_in(case_of(entry, file_ending))
+    for stock in summary["metric_per_case"]:
+        known = cases.annotated_in(case_of(stock, labels.file_ending))
+        entry = with_organs(stock, known, labels)
         metrics = {
             output: entry["metrics"][output] if knows else dict.fromkeys(entry["metrics"][output], np.nan)
             for output, knows in zip(outputs, known, strict=True)
@@ -43,7 +105,7 @@ def corrected(summary: Mapping, cases: Cases, outputs: Sequence, file_ending: st
     foreground = {  # not nanmean, as nnU-Net: a class that no case has and none predicts makes it nan
         name: float(np.mean([means[output][name] for output in scored])) for name in summary["foreground_mean"]
     }
-    sources = np.array([cases.source_of(case_of(entry, file_ending)) for entry in entries])
+    sources = np.array([cases.source_of(case_of(entry, labels.file_ending)) for entry in entries])
     told = {
         "per_class": _tell(cases.labels, dice, annotated),
         "per_source": {
@@ -59,7 +121,7 @@ def case_of(entry: Mapping, file_ending: str) -> str:
     return Path(entry["prediction_file"]).name.removesuffix(file_ending)
 
 
-def rewrite_summary(folder: Path, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+def rewrite_summary(folder: Path, cases: Cases, labels: Labels) -> dict:
     """Correct the summary.json that nnU-Net wrote there, and keep its own beside it; gives the new one.
 
     A summary that was corrected before is corrected anew from nnU-Net's own. Files are written whole or not at all.
@@ -68,17 +130,17 @@ def rewrite_summary(folder: Path, cases: Cases, outputs: Sequence, file_ending: 
 
     path, stock = folder / SUMMARY, folder / NNUNETS
     source = stock if "mastpro" in json.loads(path.read_bytes()) and stock.is_file() else path
-    summary = corrected(load_summary_json(str(source)), cases, outputs, file_ending)
+    summary = corrected(load_summary_json(str(source)), cases, labels)
     with tempfile.TemporaryDirectory() as scratch:
         save_summary_json(summary, str(Path(scratch) / SUMMARY))
         write_atomically({stock: source.read_bytes(), path: (Path(scratch) / SUMMARY).read_bytes()})
     return summary
 
 
-def rewrite_or_remove(folder: Path, cases: Cases, outputs: Sequence, file_ending: str) -> dict:
+def rewrite_or_remove(folder: Path, cases: Cases, labels: Labels) -> dict:
     """As rewrite_summary; where that fails nnU-Net's own goes, which takes what is not annotated for background."""
     try:
-        return rewrite_summary(folder, cases, outputs, file_ending)
+        return rewrite_summary(folder, cases, labels)
     except BaseException:
         (folder / SUMMARY).unlink(missing_ok=True)
         raise

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.partial import outputs_of, rewrite_summary
+from nnunetv2_mastpro.evaluation.partial import labels_of, outputs_of, rewrite_summary
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.prompts.resolve import resolve_prompts
 from nnunetv2_mastpro.tasks import Cases, nesting, read_cases
@@ -172,16 +172,40 @@ class PartialLabels(ShortRuns):
         case, target = batch["keys"][place], batch["target"]
         target = [pick(stage) for stage in target] if isinstance(target, list) else pick(target)
         self.announce([case])
-        output = super().validation_step({"data": pick(batch["data"]), "target": target, "keys": [case]})
+        seen = []
+        hook = self.network.register_forward_hook(lambda *called: seen.append(called[-1]))
+        try:
+            output = super().validation_step({"data": pick(batch["data"]), "target": target, "keys": [case]})
+        finally:
+            hook.remove()
         known = np.array(self.cases.annotated_in(case))
+        as_organ = self._found_as_organ(seen[0], target, known)
+        output["tp_hard"], output["fn_hard"] = output["tp_hard"] + as_organ, output["fn_hard"] - as_organ
         return {key: value if key == "loss" else value * known for key, value in output.items()}
+
+    def _found_as_organ(self, output, target: Tensor | list[Tensor], known: np.ndarray) -> np.ndarray:
+        """(T,) voxels of an organ's label where one of its tumours is predicted that the sample does not annotate.
+
+        The loss takes them for the organ, since its label may hold tumours. A region counts them itself.
+        """
+        unknown = np.array(nesting(self.classes)) & ~known[:, None]  # [u][a]
+        found = np.zeros(len(known))
+        if self.label_manager.has_regions or not unknown.any():
+            return found
+        while not isinstance(output, Tensor):
+            output = output[0]  # full resolution comes first
+        target = target[0] if isinstance(target, list) else target
+        predicted, truth = output.argmax(1), target[:, 0].to(output.device)
+        for tumour, organ in zip(*unknown.nonzero(), strict=True):
+            found[organ] += int(((predicted == tumour + 1) & (truth == organ + 1)).sum())
+        return found
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
         """As nnU-Net's; its summary.json then leaves out what a case does not annotate."""
         super().perform_actual_validation(save_probabilities)
         if self.cases.partial and self.local_rank == 0:
-            folder, ending = Path(self.output_folder, "validation"), self.dataset_json["file_ending"]
-            summary = rewrite_summary(folder, self.cases, outputs_of(self.label_manager), ending)
+            labels = labels_of(self.plans_manager, self.dataset_json, self.classes)
+            summary = rewrite_summary(Path(self.output_folder, "validation"), self.cases, labels)
             self.print_to_log_file(
                 f"Mean validation Dice over what each case annotates: {summary['foreground_mean']['Dice']:.4f}"
             )

@@ -9,7 +9,9 @@ import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunetv2_mastpro.evaluation.partial import SUMMARY
+from nnunetv2_mastpro.evaluation.cases import scored_classes
+from nnunetv2_mastpro.evaluation.partial import SUMMARY, Labels
+from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 from nnunetv2_mastpro.tasks import read_cases
 
 DATASET = "Dataset900_Pan"
@@ -68,3 +70,10 @@ def before(folders):
 
 def read(annotated=True):
     return read_cases({"mastpro": {"cases": CASES if annotated else {}}}, LABELS)
+
+
+def labels_for(kind) -> Labels:
+    """What the data set's files hold."""
+    content = {"channel_names": {"0": "CT"}, "labels": FLAT if kind == "flat" else REGIONS}
+    classes = scored_classes(resolve_quietly(content), content)
+    return Labels(tuple(OUTPUTS[kind]), classes, None, SimpleITKIO(), ".nii.gz")

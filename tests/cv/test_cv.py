@@ -12,7 +12,7 @@ from nnunetv2_mastpro import cli
 from nnunetv2_mastpro.evaluation import partial
 from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, corrected
 
-from .conftest import CASES, DATASET, FLAT, OUTPUTS, REGIONS, read
+from .conftest import CASES, DATASET, FLAT, OUTPUTS, REGIONS, labels_for, read
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_cv_scores_what_each_case_annotates(model, kind, capsys):
     assert cli.main(["cv", "-d", "900", "-f", "0", "1", "-np", "1"]) == 0
     folder = model / "crossval_results_folds_0_1"
     stock, summary = load_summary_json(str(folder / NNUNETS)), load_summary_json(str(folder / SUMMARY))
-    expected = corrected(stock, read(), OUTPUTS[kind], ".nii.gz")
+    expected = corrected(stock, read(), labels_for(kind))
     assert summary["mean"] == {output: pytest.approx(expected["mean"][output]) for output in OUTPUTS[kind]}
     assert summary["mean"][2]["Dice"] != pytest.approx(stock["mean"][2]["Dice"])
     shown = capsys.readouterr().out

@@ -9,20 +9,27 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.evaluation.evaluate_predictions import load_summary_json
 
+from nnunetv2_mastpro.evaluation.cases import Job, Scoring, score_case
 from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, corrected, rewrite_summary
 from nnunetv2_mastpro.tasks import read_cases
 
-from .conftest import CASES, LABELS, OUTPUTS, evaluate, read
+from .conftest import CASES, LABELS, OUTPUTS, evaluate, labels_for, read
+
+
+def evaluated_dice(entry, kind):
+    """As mastpro evaluate has it."""
+    labels, case = labels_for(kind), Path(entry["prediction_file"]).name[0]
+    scoring = Scoring(labels.classes, None, labels.reader, tolerance_mm=2.0, lesion_overlap=0.0)
+    files = Path(entry["reference_file"]), Path(entry["prediction_file"])
+    return {
+        row["class"]: row["Dice"]
+        for row in score_case(Job(case, case, None, *files, read().annotated_in(case), scoring))
+    }
 
 
 def test_means_are_over_the_cases_that_annotate_the_class(before, kind):
-    found = corrected(before, read(), OUTPUTS[kind], ".nii.gz")
-    dice = {
-        Path(entry["prediction_file"]).name[0]: {
-            label: entry["metrics"][output]["Dice"] for label, output in zip(LABELS, OUTPUTS[kind], strict=True)
-        }
-        for entry in before["metric_per_case"]
-    }
+    found = corrected(before, read(), labels_for(kind))
+    dice = {Path(entry["prediction_file"]).name[0]: evaluated_dice(entry, kind) for entry in before["metric_per_case"]}
     expected = {
         "liver": np.mean([dice[case]["liver"] for case in "abd"]),
         "liver_tumor": np.mean([dice[case]["liver_tumor"] for case in "ad"]),
@@ -45,7 +52,7 @@ def test_means_are_over_the_cases_that_annotate_the_class(before, kind):
 
 
 def test_where_all_is_annotated_the_numbers_are_nnunets(before, kind):
-    found = corrected(before, read(annotated=False), OUTPUTS[kind], ".nii.gz")
+    found = corrected(before, read(annotated=False), labels_for(kind))
     for output in OUTPUTS[kind]:
         assert found["mean"][output] == pytest.approx(before["mean"][output])
     assert found["foreground_mean"] == pytest.approx(before["foreground_mean"])
@@ -62,10 +69,10 @@ def test_a_case_with_neither_truth_nor_prediction_has_no_dice(before, kind):
     output = OUTPUTS[kind][0]
     without(before["metric_per_case"][0]["metrics"], output)  # a: annotated
     without(before["metric_per_case"][2]["metrics"], output)  # c: not annotated
-    told = corrected(before, read(), OUTPUTS[kind], ".nii.gz")["mastpro"]
+    told = corrected(before, read(), labels_for(kind))["mastpro"]
     assert [told["per_class"]["liver"][key] for key in ("scored", "empty", "left_out")] == [2, 1, 1]
     assert [told["per_source"]["LiTS"]["liver"][key] for key in ("scored", "empty", "left_out")] == [1, 1, 0]
-    dice = [before["metric_per_case"][case]["metrics"][output]["Dice"] for case in (1, 3)]
+    dice = [evaluated_dice(before["metric_per_case"][case], kind)["liver"] for case in (1, 3)]
     assert told["per_class"]["liver"]["Dice"] == pytest.approx(np.mean(dice))
 
 
@@ -73,7 +80,7 @@ def test_a_class_that_nobody_annotates_is_in_no_foreground_mean(before, kind):
     cases = read_cases(
         {"mastpro": {"cases": {case: {"annotated": ["liver", "kidney_tumor"]} for case in CASES}}}, LABELS
     )
-    found = corrected(before, cases, OUTPUTS[kind], ".nii.gz")
+    found = corrected(before, cases, labels_for(kind))
     liver, tumor, kidney = (found["mean"][output]["Dice"] for output in OUTPUTS[kind])
     assert math.isnan(tumor)
     assert found["foreground_mean"]["Dice"] == pytest.approx((liver + kidney) / 2)
@@ -87,7 +94,7 @@ def test_a_class_that_no_case_has_makes_nnunets_foreground_mean_nan(folders, kin
             values = sitk.GetArrayFromImage(sitk.ReadImage(str(file)))
             sitk.WriteImage(sitk.GetImageFromArray(np.where(values == 3, 0, values)), str(file))
     before = evaluate(folders, "all", kind)
-    found = corrected(before, read(annotated=False), OUTPUTS[kind], ".nii.gz")
+    found = corrected(before, read(annotated=False), labels_for(kind))
     assert math.isnan(before["foreground_mean"]["Dice"])
     assert found["foreground_mean"] == pytest.approx(before["foreground_mean"], nan_ok=True)
     assert found["mastpro"]["per_class"]["kidney_tumor"]["empty"] == 4
@@ -95,13 +102,13 @@ def test_a_class_that_no_case_has_makes_nnunets_foreground_mean_nan(folders, kin
 
 def test_a_corrected_summary_is_corrected_anew(folders, kind):
     stock = (folders / "all" / SUMMARY).read_text()
-    first = rewrite_summary(folders / "all", read(), OUTPUTS[kind], ".nii.gz")
-    all_known = rewrite_summary(folders / "all", read(annotated=False), OUTPUTS[kind], ".nii.gz")
+    first = rewrite_summary(folders / "all", read(), labels_for(kind))
+    all_known = rewrite_summary(folders / "all", read(annotated=False), labels_for(kind))
     assert (folders / "all" / NNUNETS).read_text() == stock
     assert all_known["foreground_mean"]["Dice"] == pytest.approx(json.loads(stock)["foreground_mean"]["Dice"])
     assert all_known["foreground_mean"]["Dice"] != pytest.approx(first["foreground_mean"]["Dice"])
     (folders / "all" / SUMMARY).write_text(stock)  # nnU-Net validates again
-    again = rewrite_summary(folders / "all", read(), OUTPUTS[kind], ".nii.gz")
+    again = rewrite_summary(folders / "all", read(), labels_for(kind))
     assert again["foreground_mean"] == first["foreground_mean"]
 
 
@@ -114,10 +121,29 @@ def test_a_summary_is_rewritten_whole_or_not_at_all(folders, kind, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("nnunetv2_mastpro.files.os.replace", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            rewrite_summary(folders / "all", read(), OUTPUTS[kind], ".nii.gz")
+            rewrite_summary(folders / "all", read(), labels_for(kind))
     assert (folders / "all" / SUMMARY).read_text() == stock
-    summary = rewrite_summary(folders / "all", read(), OUTPUTS[kind], ".nii.gz")
+    summary = rewrite_summary(folders / "all", read(), labels_for(kind))
     assert (folders / "all" / NNUNETS).read_text() == stock
     again = load_summary_json(str(folders / "all" / SUMMARY))  # as nnU-Net reads it
     assert again["foreground_mean"]["Dice"] == pytest.approx(summary["foreground_mean"]["Dice"])
     assert not list((folders / "all").glob(".*"))
+
+
+@pytest.mark.parametrize("kind", ["flat", "regions"], indirect=True)
+def test_a_tumour_that_a_case_does_not_annotate_counts_as_its_organ(folders, kind):
+    """As the loss has it: case b annotates the liver, whose label may hold tumours. Elsewhere it is a mistake."""
+    truth, found = np.zeros((2, 4, 5, 6), np.uint8)
+    truth[:2] = 1
+    found[0], found[1], found[3] = 1, 2, 3
+    for name in CASES:
+        for folder, values in (("truth", truth), ("all", found)):
+            sitk.WriteImage(sitk.GetImageFromArray(values), str(folders / folder / f"{name}.nii.gz"))
+    stock = evaluate(folders, "all", kind)
+    entries = dict(zip(sorted(CASES), corrected(stock, read(), labels_for(kind))["metric_per_case"], strict=True))
+    liver = OUTPUTS[kind][0]
+    assert entries["b"]["metrics"][liver]["Dice"] == 1.0
+    assert entries["b"]["metrics"][liver]["TP"] == 60
+    assert math.isnan(entries["b"]["metrics"][2]["Dice"])
+    assert entries["a"]["metrics"] == stock["metric_per_case"][0]["metrics"] | {3: entries["a"]["metrics"][3]}
+    assert entries["a"]["metrics"][liver]["Dice"] == (pytest.approx(2 / 3) if kind == "flat" else 1.0)

@@ -53,6 +53,36 @@ def test_the_loss_hears_what_the_batch_annotates(make_partial, trainer):
         assert trainer.network.annotated_task_share == 0.25
 
 
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_pseudo_dice_counts_a_tumour_as_the_organ_whose_label_may_hold_it(make_trainer, dataset_json, trainer):
+    """What the loss is content with: a case that annotates the liver alone, and half of it predicted as tumour."""
+    dataset_json["mastpro"] = {"cases": {"a": {"annotated": ["liver"]}, "b": {}}}
+    trainer = make_trainer(trainer)
+    batch = make_batch(trainer)
+    for stage in batch["target"]:
+        stage[:] = 0
+        stage[..., : stage.shape[-1] // 2] = 1
+    wanted = torch.full((2, 4, 16, 16), -20.0)
+    wanted[:, 0, :, 8:], wanted[:, 1, :8, :8], wanted[:, 2, 8:, :8] = 20.0, 20.0, 20.0
+    hook = trainer.network.register_forward_hook(lambda module, given, output: say(output, wanted[: len(given[0])]))
+    trainer.network.eval()
+    with torch.no_grad():
+        found = trainer.validation_step(batch)
+    hook.remove()
+    assert found["tp_hard"].tolist() == [128 + 64, 0, 0]  # of b, which annotates all, half is a mistake
+    assert found["fn_hard"].tolist() == [64, 0, 0]
+    assert found["fp_hard"].tolist() == [0, 64, 0]
+
+
+def say(output, wanted):
+    """What the network gave, with these logits at full resolution."""
+    stages = output
+    while not isinstance(stages[0], torch.Tensor):
+        stages = stages[0]
+    stages[0].copy_(wanted)
+    return output
+
+
 def test_deep_supervision_keeps_nnunets_weights(make_partial, make_trainer, dataset_json):
     partial = make_partial(nnUNetTrainerStockPartial).loss.weight_factors
     del dataset_json["mastpro"]
