@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mastpro.anatomy.preprocessed import INDEX, UNFINISHED
+from nnunetv2_mastpro.anatomy.preprocessed import INDEX, UNFINISHED, read_table, table_of
 from nnunetv2_mastpro.config import HostValue
 from nnunetv2_mastpro.datasets import image_files
 from nnunetv2_mastpro.errors import MASTProError
@@ -63,11 +63,6 @@ def check_hosts(folder: Path, hosts: Sequence[HostValue], remedy: str = REMEDY) 
         raise MASTProError(f"{folder} has maps for {_names(made)}, wanted are {_names(wanted)}; {remedy}")
 
 
-def table_of(hosts: Sequence[HostValue]) -> dict[int, frozenset[str]]:
-    """Value -> structures, whose order makes no difference to a map."""
-    return {host.value: frozenset(host.structures) for host in hosts}
-
-
 def hosts_of(folder: Path) -> dict[int, frozenset[str]] | None:
     """What the maps of a folder were made for; None where it does not say.
 
@@ -80,7 +75,7 @@ def hosts_of(folder: Path) -> dict[int, frozenset[str]] | None:
         )
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["hosts"]
-        return {int(row["value"]): frozenset(map(str, row["structures"])) for row in rows}
+        return read_table(rows)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from nnunetv2_mastpro.anatomy import preprocessed
 from nnunetv2_mastpro.anatomy.cases import Case, dataset_cases, predicted_cases, read_dataset, read_model
-from nnunetv2_mastpro.anatomy.given import hosts_of, is_unfinished, table_of
+from nnunetv2_mastpro.anatomy.given import hosts_of, is_unfinished
+from nnunetv2_mastpro.anatomy.preprocessed import table_of
 from nnunetv2_mastpro.anatomy.source import Source
 from nnunetv2_mastpro.anatomy.writing import MapRecord, write_maps
 from nnunetv2_mastpro.config import HostValue

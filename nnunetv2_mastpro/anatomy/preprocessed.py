@@ -6,7 +6,6 @@ map's values and size as a file, so that thousands can be checked in seconds, an
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,8 +32,18 @@ WRITE_EVERY_S = 5  # the index, which is as long as there are cases
 
 
 def host_rows(hosts: Sequence[HostValue]) -> list[dict]:
-    """The table as JSON holds it."""
-    return json.loads(json.dumps([dataclasses.asdict(host) for host in hosts]))
+    """What a map depends on, as JSON holds it: which value stands for which structures, not what these host."""
+    return [{"value": host.value, "structures": sorted(host.structures)} for host in hosts]
+
+
+def table_of(hosts: Sequence[HostValue]) -> dict[int, frozenset[str]]:
+    """Value -> structures, whose order makes no difference to a map."""
+    return read_table(host_rows(hosts))
+
+
+def read_table(rows: Sequence[Mapping]) -> dict[int, frozenset[str]]:
+    """Of an index. Raises KeyError, TypeError, ValueError for what no version wrote."""
+    return {int(row["value"]): frozenset(map(str, row["structures"])) for row in rows}
 
 
 def preprocess_map(
@@ -92,7 +101,7 @@ def write_training_maps(
     cases = sorted(infer_dataset_class(str(data_folder)).get_identifiers(str(data_folder)))
     folder, rows = training_folder(data_folder), host_rows(hosts)
     folder.mkdir(exist_ok=True)
-    known = _known(folder, rows)
+    known = _known(folder, hosts)
     index = {case: known[case] for case in cases if _is_current(folder, case, host_maps[case], data_folder, known)}
     stale = [case for case in cases if case not in index]
 
@@ -150,11 +159,11 @@ def _stamp(host_map: Path, data_folder: Path, case: str) -> list[list[int]]:
     return [[about.st_size, about.st_mtime_ns] for about in found]
 
 
-def _known(folder: Path, rows: list[dict]) -> dict[str, dict]:
+def _known(folder: Path, hosts: Sequence[HostValue]) -> dict[str, dict]:
     """Entries of an index of these hosts, also of a run that did not end."""
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return dict(index["cases"]) if index["hosts"] == rows else {}
+        return dict(index["cases"]) if read_table(index["hosts"]) == table_of(hosts) else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -216,14 +225,14 @@ def check_training_maps(
     remedy = f"run mastpro anatomy -d {data_folder.parent.name} -p {plans} --masks MASKS"
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        table, known = index["hosts"], index["cases"]
+        table, known = read_table(index["hosts"]), index["cases"]
     except OSError as error:
         raise MASTProError(f"{folder} has no {INDEX}, so the host-organ maps were not made; {remedy}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise MASTProError(f"{folder / INDEX} cannot be read; {remedy}") from error
     if UNFINISHED in index:
         raise MASTProError(f"mastpro anatomy was interrupted in {folder}, so maps are missing; {remedy}")
-    if table != host_rows(hosts):
+    if table != table_of(hosts):
         raise MASTProError(f"the maps in {folder} were made for other host organs than the plans ask for; {remedy}")
     allowed = {host.value for host in hosts}
     files = {case: map_file(folder, case) for case in cases}

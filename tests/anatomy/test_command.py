@@ -187,7 +187,7 @@ def test_maps_without_masks_are_empty(lab, tmp_path):
     hosts = json.loads((tmp_path / "maps" / "anatomy.json").read_text())["hosts"]
     assert [(host["value"], host["structures"]) for host in hosts] == [
         (1, ["liver"]),
-        (2, ["kidney_right", "kidney_left"]),
+        (2, ["kidney_left", "kidney_right"]),
     ]
 
 

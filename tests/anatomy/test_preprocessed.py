@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def write_again(root, drawn, case):
     return files
 
 
-@pytest.mark.parametrize("change", ["nothing", "map", "preprocessed case", "hosts", "damage"])
+@pytest.mark.parametrize("change", ["nothing", "order", "map", "preprocessed case", "hosts", "damage"])
 def test_what_was_made_of_the_same_files_stays(stored, host, hosts, write_maps, change):
     folder, drawn = stored()
     made = write_maps(folder, drawn)
@@ -216,12 +217,16 @@ def test_what_was_made_of_the_same_files_stays(stored, host, hosts, write_maps, 
         files = write_again(folder.parent, drawn, "case_1")
     if change == "preprocessed case":
         os.utime(folder / "case_1.pkl", ns=(0, 0))  # older, as what is copied with its times may be
+    if change == "order":  # of structures, and what they host: the map is the same
+        first, second, third = hosts
+        hosts = (first, replace(second, structures=second.structures[::-1]), replace(third, classes=(0, 7)))
+        check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
     if change == "hosts":
         hosts = (*hosts, host(4, "spleen"))
     if change == "damage":
         os.truncate(file, file.stat().st_size // 2)
     write_training_maps(folder, *plans([1.5] * 3), hosts, files)
-    assert (file.stat().st_mtime_ns == before) == (change == "nothing")
+    assert (file.stat().st_mtime_ns == before) == (change in ("nothing", "order"))
     check_training_maps(made, folder, sorted(drawn), hosts, "PLANS")
     data = nnUNetDatasetBlosc2(str(folder), folder_with_segs_from_previous_stage=str(made))
     np.testing.assert_array_equal(data.load_case("case_1")[2][:], drawn["case_1"])
