@@ -13,6 +13,7 @@ import numpy as np
 from nnunetv2_mastpro.errors import MASTProError
 
 TOLERANCE = 1e-3
+OF_A_VOXEL = 1e-2  # by which origins may differ: converters round them
 
 
 class Geometry(NamedTuple):
@@ -29,8 +30,10 @@ class Geometry(NamedTuple):
 
     def agrees(self, other: Geometry) -> bool:
         """To the voxel, within the tolerance."""
+        allowed = (TOLERANCE, max(TOLERANCE, OF_A_VOXEL * min(self.spacing_mm)), TOLERANCE)
         return self.size == other.size and all(
-            np.allclose(mine, theirs, rtol=0, atol=TOLERANCE) for mine, theirs in zip(self[1:], other[1:], strict=True)
+            np.allclose(mine, theirs, rtol=0, atol=atol)
+            for mine, theirs, atol in zip(self[1:], other[1:], allowed, strict=True)
         )
 
     def covers_the_same(self, other: Geometry) -> bool:

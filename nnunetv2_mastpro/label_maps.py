@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.errors import MASTProError
-
-TOLERANCE = 1e-3  # of geometries, and of distances in mm
+from nnunetv2_mastpro.geometry import OF_A_VOXEL, TOLERANCE
 
 
 def files_of(folder: Path, ending: str) -> list[Path]:
@@ -33,12 +32,13 @@ def differences(ours: dict, theirs: dict) -> list[str]:
     """What differs between two geometries, in words: shape, spacing, origin, direction, affine."""
     found = []
     for key, value in ours.items():
+        allowed = max(TOLERANCE, OF_A_VOXEL * float(np.min(ours["spacing"]))) if key == "origin" else TOLERANCE
         other = theirs.get(key)
         if isinstance(value, dict):
             found += differences(value, other)
         elif isinstance(value, str):
             found += [f"{key} {other}, not {value}"] if value != other else []
-        elif np.shape(value) != np.shape(other) or not np.allclose(value, other, rtol=0, atol=TOLERANCE):
+        elif np.shape(value) != np.shape(other) or not np.allclose(value, other, rtol=0, atol=allowed):
             found.append(f"{key} {_numbers(other)}, not {_numbers(value)}")
     return list(dict.fromkeys(found))
 

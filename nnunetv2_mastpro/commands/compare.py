@@ -77,7 +77,7 @@ def named(folders: Sequence[Path], names: Sequence[str] | None) -> dict[str, Pat
 
 def markdown(result: Mapping) -> list[str]:
     """The differences as a table, and what it shows."""
-    from nnunetv2_mastpro.evaluation.tables import doubts, too_few
+    from nnunetv2_mastpro.evaluation.tables import doubts, too_few_pairs
 
     first = next(iter(result["predictions"]))
     rows = [("metric", "class", "name", "cases", first, "value", "difference", "interval", "p", "p (Holm)")]
@@ -106,7 +106,7 @@ def markdown(result: Mapping) -> list[str]:
         f"Difference to {first}, with its {percent} bootstrap interval over {result['units']}; NSD at "
         f"{result['tolerance_mm']:g} mm; p of Wilcoxon's signed-rank test. Unpaired: only one of both has the score.",
         "Dice and NSD are better when higher, HD95 and false findings when lower.",
-        *too_few(result, next(iter(result["summaries"].values()))),
+        *too_few_pairs(result),
         *doubts(result),
         "",
         *lines,

@@ -108,8 +108,9 @@ def score_case(job: Job) -> list[dict]:
     reference, properties = read(job.scoring.reader, job.reference)
     prediction, _ = read(job.scoring.reader, job.prediction)
     spacing_mm = [float(step) for step in properties["spacing"]]
-    kept = reference != job.scoring.ignore_value if job.scoring.ignore_value is not None else True
-    has_ignored, rows = not np.all(kept), []
+    ignored = None if job.scoring.ignore_value is None else reference == job.scoring.ignore_value
+    has_ignored, rows = ignored is not None and bool(ignored.any()), []
+    kept = ~ignored if has_ignored else True
     organs = organs_of_unknown(reference, prediction, job.scoring.classes, job.annotated)
     told = {v for entry, known in zip(job.scoring.classes, job.annotated, strict=True) if known for v in entry.values}
     for entry, annotated in zip(job.scoring.classes, job.annotated, strict=True):
@@ -117,7 +118,7 @@ def score_case(job: Job) -> list[dict]:
         if annotated:
             predicted = np.isin(prediction, entry.values) | organs.get(entry.label, False)
             masks = [np.isin(reference, entry.values) & kept, predicted & kept]
-            row |= _measure(*masks, spacing_mm, entry.tumour, job.scoring)
+            row |= _measure(masks, ignored if has_ignored else None, spacing_mm, entry.tumour, job.scoring)
             row["has_ignored"] = has_ignored
         row["unexpected"] = not annotated and bool(np.isin(reference, [v for v in entry.values if v not in told]).any())
         rows.append({**dict.fromkeys(MEASURED), **row})
@@ -164,17 +165,27 @@ def _share_out(outside: np.ndarray, prediction: np.ndarray, values: Mapping, sha
 
 
 def _measure(
-    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tumour: bool, scoring: Scoring
+    masks: Sequence[np.ndarray],
+    ignored: np.ndarray | None,
+    spacing_mm: Sequence[float],
+    tumour: bool,
+    scoring: Scoring,
 ) -> dict:
-    flat = len(reference) == 1  # one slice has no volume
+    """Of the masks of reference and prediction (Z, Y, X). One slice, along whichever axis, has no volume."""
+    flat = 1 in masks[0].shape
+    if flat:
+        axis = masks[0].shape.index(1)
+        masks = [np.moveaxis(mask, axis, 0) for mask in masks]
+        ignored = ignored if ignored is None else np.moveaxis(ignored, axis, 0)
+        spacing_mm = [spacing_mm[axis], *spacing_mm[:axis], *spacing_mm[axis + 1 :]]
     voxel_ml = None if flat else math.prod(spacing_mm) / 1000
-    scores = score(reference, prediction, spacing_mm, scoring.tolerance_mm)
+    scores = score(*masks, spacing_mm, scoring.tolerance_mm, ignored)
     found = {name: None if math.isnan(value) else value for name, value in scores.items()}
-    for name, mask in (("reference", reference), ("prediction", prediction)):
+    for name, mask in zip(("reference", "prediction"), masks, strict=True):
         voxels = int(mask.sum())
         found |= {f"has_{name}": voxels > 0, f"{name}_ml": None if flat else voxels * voxel_ml}
     if tumour:
-        bands, false_voxels = count_lesions(reference, prediction, spacing_mm, scoring.lesion_overlap)
+        bands, false_voxels = count_lesions(*masks, spacing_mm, scoring.lesion_overlap, ignored)
         found |= {name: sum(counts[name] for counts in bands.values()) for name in COUNTS}
         found |= {"false_lesions_ml": None if flat else false_voxels * voxel_ml, "bands": bands}
     return found

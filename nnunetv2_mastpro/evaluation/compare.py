@@ -8,7 +8,7 @@
     summaries                {name: summary of evaluate.py}
     differences              per metric, other and class: class (None: mean of classes), metric, name, first, mean_first
                              and mean in the cases that both have, difference (name minus first) with low and high,
-                             cases, unpaired (only one of both is defined: left out), p and p_holm
+                             cases, units, unpaired (only one of both is defined: left out), p and p_holm
 
 The interval is a bootstrap over cases (or patients) of paired differences; p is Wilcoxon's signed-rank test on them,
 two-sided, adjusted by Holm over classes and others within a metric. Means of classes have no p.
@@ -116,7 +116,7 @@ def _row(label: str | None, groups: Sequence[Sequence[Mapping]], metric: str, fi
         "mean_first": numbers["mine"]["mean"],
         "mean": numbers["other"]["mean"],
         "difference": numbers["difference"]["mean"],
-        **{key: numbers["difference"][key] for key in ("low", "high", "cases")},
+        **{key: numbers["difference"][key] for key in ("low", "high", "cases", "units")},
         "unpaired": sum(row["unpaired"] for rows in groups for row in rows),
         "p": None,
     }

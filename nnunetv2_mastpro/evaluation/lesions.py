@@ -22,12 +22,20 @@ COUNTS = ("lesions", "lesions_found", "lesions_predicted", "lesions_false")
 
 
 def count_lesions(
-    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], overlap: float = 0.0
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: Sequence[float],
+    overlap: float = 0.0,
+    ignored: np.ndarray | None = None,
 ) -> tuple[dict[str, dict[str, int]], int]:
-    """`COUNTS` per band, and the voxels of the false lesions. Boolean masks (Z, Y, X) of one shape, overlap 0 to 1."""
+    """`COUNTS` per band, and the voxels of the false lesions. Boolean masks (Z, Y, X) of one shape, overlap 0 to 1.
+
+    Components beside voxels that are `ignored`, which no mask holds, do not count: nobody knows how far they reach.
+    """
     flat = len(reference) == 1
-    masks = crop(reference, prediction)
+    *masks, cut = crop(reference, prediction, np.zeros_like(reference) if ignored is None else ignored)
     (true, true_sizes), (predicted, sizes) = (_components(mask) for mask in masks)
+    true_whole, whole = (_not_beside(cut, parts, found) for parts, found in ((true, true_sizes), (predicted, sizes)))
     found = _enough(true, masks[1], true_sizes, overlap)
     right = _enough(predicted, masks[0], sizes, overlap)
     true_bands = _bands(true_sizes, spacing_mm, flat)
@@ -35,14 +43,22 @@ def count_lesions(
     bands = np.where(right, touched, _bands(sizes, spacing_mm, flat))
     counts = {
         band: {
-            "lesions": int((true_bands == index).sum()),
-            "lesions_found": int(found[true_bands == index].sum()),
-            "lesions_predicted": int((bands == index).sum()),
-            "lesions_false": int((~right[bands == index]).sum()),
+            "lesions": int((true_whole & (true_bands == index)).sum()),
+            "lesions_found": int((true_whole & found & (true_bands == index)).sum()),
+            "lesions_predicted": int((whole & (bands == index)).sum()),
+            "lesions_false": int((whole & ~right & (bands == index)).sum()),
         }
         for index, band in enumerate(BANDS)
     }
-    return counts, int(sizes[~right].sum())
+    return counts, int(sizes[whole & ~right].sum())
+
+
+def _not_beside(ignored: np.ndarray, parts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Per component, whether none of its voxels lies beside one that is ignored."""
+    if not ignored.any():
+        return np.ones(len(sizes), bool)
+    near = ndimage.binary_dilation(ignored, np.ones((3,) * ignored.ndim, bool))
+    return np.bincount(parts[near], minlength=len(sizes) + 1)[1:] == 0
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

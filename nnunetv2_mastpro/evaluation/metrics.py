@@ -20,9 +20,16 @@ NAMES = ("Dice", "NSD", "HD95_mm")
 
 
 def score(
-    reference: np.ndarray, prediction: np.ndarray, spacing_mm: Sequence[float], tolerance_mm: float
+    reference: np.ndarray,
+    prediction: np.ndarray,
+    spacing_mm: Sequence[float],
+    tolerance_mm: float,
+    ignored: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """`NAMES` of two boolean masks of one shape; where Z is 1, of contours in the plane."""
+    """`NAMES` of two boolean masks of one shape; where Z is 1, of contours in the plane.
+
+    `ignored`: voxels that are in neither mask since nobody knows. Where they cut a mask no surface is.
+    """
     sizes = int(reference.sum()), int(prediction.sum())
     if not any(sizes):
         return dict.fromkeys(NAMES, np.nan)
@@ -32,17 +39,19 @@ def score(
 
     dice = 2 * int((reference & prediction).sum()) / sum(sizes)
     flat = len(reference) == 1
-    masks = [mask[0] if flat else mask for mask in (reference, prediction)]
-    return {"Dice": dice, **surface_scores(*crop(*masks), tuple(spacing_mm)[flat:], tolerance_mm)}
+    given = (reference, prediction) if ignored is None else (reference, prediction, ignored)
+    reference, prediction, *cut = crop(*(mask[0] if flat else mask for mask in given))
+    return {"Dice": dice, **surface_scores(reference, prediction, tuple(spacing_mm)[flat:], tolerance_mm, *cut)}
 
 
-def crop(*masks: np.ndarray) -> list[np.ndarray]:
-    """The masks in the box that holds them all; as they are where all are empty."""
-    union = np.logical_or.reduce(masks)
+def crop(reference: np.ndarray, prediction: np.ndarray, *others: np.ndarray) -> list[np.ndarray]:
+    """All in the box that holds the first two, and a voxel more to each side; as they are where both are empty."""
+    union = reference | prediction
+    masks = [reference, prediction, *others]
     if not union.any():
-        return list(masks)
+        return masks
     box = []
     for axis in range(union.ndim):
         (places,) = np.nonzero(union.any(tuple(other for other in range(union.ndim) if other != axis)))
-        box.append(slice(places[0], places[-1] + 1))
+        box.append(slice(max(0, places[0] - 1), places[-1] + 2))
     return [mask[tuple(box)] for mask in masks]

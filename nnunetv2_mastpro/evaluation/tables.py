@@ -42,7 +42,20 @@ def too_few(result: Mapping, summary: Mapping) -> list[str]:
     means = {f"mean of {key}": found for key, found in summary["macro"].items() if _parts(summary, key) > 1}
     numbers = {label: [found[name] for name in NAMES] for label, found in {**summary["classes"], **means}.items()}
     units = {label: [one["units"] for one in found if one["low"] is not None] for label, found in numbers.items()}
-    few = {label: min(counts) for label, counts in units.items() if counts and min(counts) < ENOUGH}
+    return _few(result, {label: min(counts) for label, counts in units.items() if counts})
+
+
+def too_few_pairs(result: Mapping) -> list[str]:
+    """The same of a comparison, whose pairs may be fewer than its cases."""
+    counts = {}
+    for row in result["differences"]:
+        if row["low"] is not None:
+            counts[f"{row['metric']} of {row['class'] or 'the mean of classes'} for {row['name']}"] = row["units"]
+    return _few(result, counts)
+
+
+def _few(result: Mapping, units: Mapping[str, int]) -> list[str]:
+    few = {label: count for label, count in units.items() if count < ENOUGH}
     if not few:
         return []
     told = (

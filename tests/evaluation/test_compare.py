@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from scipy import stats
 
 from nnunetv2_mastpro import cli
+from nnunetv2_mastpro.evaluation import tables
 
 CASES = [f"case_{index}" for index in range(9)]
 LABELS = {"background": 0, "liver": 1, "liver_tumor": 2}
@@ -111,6 +112,16 @@ def test_holm_is_over_classes_and_others(result):
     assert all(row["p_holm"] >= row["p"] for row in found)
 
 
+def test_few_pairs_of_many_cases_are_told():
+    def row(metric, units, low=0.1):
+        return {"metric": metric, "class": "liver", "name": "B", "units": units, "low": low}
+
+    result = {"units": "cases", "number_of_units": 12, "differences": [row("Dice", 12), row("HD95_mm", 3)]}
+    (told,) = tables.too_few_pairs(result)
+    assert told.endswith("take these as a hint: HD95_mm of liver for B (3).")
+    assert tables.too_few_pairs({**result, "differences": [row("Dice", 12), row("HD95_mm", 1, None)]}) == []
+
+
 def test_mean_of_classes(result):
     rows = rows_of(result, "Dice", "bad")
     assert rows[None]["difference"] == pytest.approx(
@@ -124,7 +135,7 @@ def test_files(folders, result, capsys):
     assert run(folders, "--names", "ours", "a | b", names=("good", "bad"), output="named") == 0
     shown = capsys.readouterr().out
     assert "HD95 and false findings when lower" in shown
-    assert "as a hint: liver_tumor (6), mean of classes (6).\n" in shown  # of the cases that annotate it
+    assert "as a hint: Dice of liver_tumor for a | b (6), Dice of the mean of classes for a | b (6)," in shown
     written = folders / "named"
     assert sorted(path.name for path in written.iterdir()) == [
         f"comparison.{end}" for end in ("csv", "json", "md", "png")

@@ -55,7 +55,8 @@ def test_rows_agree_with_nnunet_and_leave_out_what_is_not_annotated(tmp_path, wr
             assert row["Dice"] == (None if np.isnan(expected["Dice"]) else pytest.approx(expected["Dice"]))
             assert row["reference_ml"] == pytest.approx(expected["n_ref"] * voxel_ml)
             assert row["prediction_ml"] == pytest.approx(expected["n_pred"] * voxel_ml)
-            alone = score(*masks(root, case, output), SPACING_MM[::-1], 2.0)
+            ignored = sitk.GetArrayFromImage(sitk.ReadImage(files[0])) == 4
+            alone = score(*masks(root, case, output), SPACING_MM[::-1], 2.0, ignored)
             assert row["NSD"] == (None if np.isnan(alone["NSD"]) else alone["NSD"])
             assert row["HD95_mm"] == (None if np.isnan(alone["HD95_mm"]) else alone["HD95_mm"])
     assert next(rows, None) is None
@@ -169,6 +170,39 @@ def test_command_writes_json_csv_and_a_table(folders, run_command):
     assert "lower is better for HD95" in done.stdout
     assert "5/5" in done.stderr
     assert "arning" not in done.stderr
+
+
+@pytest.mark.parametrize("shift_mm", [0.01, 0.02])
+def test_an_origin_may_be_off_by_a_hundredth_of_a_voxel(folders, write_label, run_evaluate, capsys, shift_mm):
+    """1.5 mm at the least here."""
+    path = folders / "labels" / "p1_a.nii.gz"
+    write_label(path, sitk.GetArrayFromImage(sitk.ReadImage(path)), origin=(3.0 + shift_mm, -7.0, 11.0))
+    assert run_evaluate(folders) == (0 if shift_mm == 0.01 else 2)
+    assert ("does not lie on its reference" in capsys.readouterr().err) == (shift_mm == 0.02)
+
+
+def test_one_slice_is_flat_whichever_axis_it_lies_along(tmp_path, write_set):
+    """Its faces are no surface."""
+    found = []
+    for axis in range(3):
+        root = write_set(tmp_path / str(axis))
+        for folder in ("labels", "predictions"):
+            for path in (root / folder).glob("*.nii.gz"):
+                slice_ = sitk.GetArrayFromImage(sitk.ReadImage(path))[4]
+                image = sitk.GetImageFromArray(np.moveaxis(slice_[None], 0, axis))
+                spacing_mm = [2.0, 1.5]  # x, y of the slice
+                spacing_mm.insert(2 - axis, 4.0)
+                image.SetSpacing(spacing_mm)
+                sitk.WriteImage(image, path)
+        found.append(
+            [
+                {**row, "bands": row["bands"] and [*row["bands"].items()]}
+                for row in read_set(root, tolerance_mm=0.0)["rows"]
+            ]
+        )
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["reference_ml"] is None
+    assert 0 < found[0][0]["NSD"] < 1
 
 
 def test_default_output_and_dataset_beside_the_labels(folders, run_evaluate):

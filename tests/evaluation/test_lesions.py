@@ -87,3 +87,24 @@ def test_nothing():
     counts, false_voxels = count_lesions(empty, empty, (1.0, 1.0, 1.0))
     assert not any(number for found in counts.values() for number in found.values())
     assert false_voxels == 0
+
+
+def test_lesions_beside_voxels_to_be_ignored_do_not_count():
+    """Every slice of a half-known tumour would be a lesion of its own."""
+    reference = np.zeros((12, 9, 9), bool)
+    reference[:, 2:5, 2:5] = reference[0:2, 7:, 7:] = True
+    prediction = np.roll(reference, 1, 1)
+    ignored = np.zeros(reference.shape, bool)
+    ignored[3:] = True
+    ignored[6::3] = False
+    masks = reference & ~ignored, prediction & ~ignored
+    counts, false_voxels = count_lesions(*masks, (1.0, 1.0, 1.0), 0.0, ignored)
+    assert {name: sum(band[name] for band in counts.values()) for name in counts["<10 mm"]} == {
+        "lesions": 1,  # at the top, apart from what is cut
+        "lesions_found": 1,
+        "lesions_predicted": 2,
+        "lesions_false": 1,
+    }
+    assert false_voxels == 4
+    naive, _ = count_lesions(*masks, (1.0, 1.0, 1.0))
+    assert sum(band["lesions"] for band in naive.values()) == 4

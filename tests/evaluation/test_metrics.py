@@ -134,3 +134,26 @@ def test_far_apart_masks_cost_no_memory_of_the_space_between():
     tracemalloc.stop()
     assert 0.9 < found["NSD"] < 1
     assert most < 10 * reference.size
+
+
+@pytest.mark.parametrize("known", ["every sixth slice", "half of the volume"])
+def test_where_voxels_to_be_ignored_cut_a_mask_no_surface_is(known):
+    """Both masks end there, so that the cut would count as surface on which they agree."""
+    y, x = np.ogrid[:40, :40]
+    reference, prediction = (
+        np.broadcast_to((y - 20) ** 2 + (x - 20) ** 2 < radius**2, (40, 40, 40)) for radius in (12, 17)
+    )
+    ignored = np.ones(reference.shape, bool)
+    ignored[slice(3, None, 6) if known == "every sixth slice" else slice(0, 20)] = False
+    whole = score(reference, prediction, (1.0, 1.0, 1.0), 2.0)
+    found = score(reference & ~ignored, prediction & ~ignored, (1.0, 1.0, 1.0), 2.0, ignored)
+    naive = score(reference & ~ignored, prediction & ~ignored, (1.0, 1.0, 1.0), 2.0)
+    assert found["Dice"] == pytest.approx(whole["Dice"])
+    if known == "every sixth slice":  # no voxel's surroundings are known
+        assert np.isnan(found["NSD"])
+        assert np.isnan(found["HD95_mm"])
+        assert naive["NSD"] > 0.7
+    else:
+        half = score(reference[:20], prediction[:20], (1.0, 1.0, 1.0), 2.0)
+        assert found["NSD"] < half["NSD"] < naive["NSD"] + 1e-9
+        assert found["HD95_mm"] == pytest.approx(5, abs=1)
