@@ -2,9 +2,9 @@
 
     python benchmarks/peft_cost.py [--feature-size 24] [--side 64] [--batch 2] [--repeats 3] [--estimate]
 
-Networks: MONAI's SwinUNETR, the Universal Model's head on it, MAST-Pro around it with everything trained, and with the
-backbone frozen (PEFT), each with and without activation checkpointing of the Swin blocks. They take turns, so that a
-drift of the machine is shared.
+Networks: MONAI's SwinUNETR, the same with the plugin's fused attention, and on that the Universal Model's head,
+MAST-Pro with everything trained, and MAST-Pro with the backbone frozen (PEFT), each with and without activation
+checkpointing of the Swin blocks. They take turns, so that a drift of the machine is shared.
 Activations are what a forward pass keeps for backward beyond the parameters (saved_tensors_hooks), every storage
 counted once. --estimate adds the paper's size, 96^3, batch 4, feature size 48, in bfloat16 autocast: the same count on
 tensors without storage, and with it parameters, gradients and optimizer state; at the measured size it is compared with
@@ -34,17 +34,19 @@ from nnunetv2_mastpro.network.swin import PlannedSwinUNETR, SwinBackbone
 from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
 
 TYPES, EMBEDDING_DIM, MIB = 8, 384, 2**20
-KINDS = ("plain", "Universal Model's head", "MAST-Pro, all trained", "MAST-Pro, PEFT")
+PLAIN, FUSED = "MONAI's SwinUNETR", "the same, fused attention"
+UNIVERSAL, PEFT = "Universal Model's head", "MAST-Pro, PEFT"
+KINDS = (PLAIN, FUSED, UNIVERSAL, "MAST-Pro, all trained", PEFT)
 
 
 def make(kind: str, feature_size: int, checkpointed: bool) -> nn.Module:
-    """In training mode; what is not MAST-Pro has MONAI's own attention."""
+    """In training mode; all but MONAI's own have the plugin's fused attention, so that they differ in their heads."""
     torch.manual_seed(0)
     options = {"feature_size": feature_size, "use_checkpoint": checkpointed}
-    planned = PlannedSwinUNETR(1, 1 + TYPES, fused_attention=kind.startswith("MAST-Pro"), **options)
-    if kind == "plain":
+    planned = PlannedSwinUNETR(1, 1 + TYPES, fused_attention=kind != PLAIN, **options)
+    if kind in (PLAIN, FUSED):
         return planned.train()
-    if kind == KINDS[1]:
+    if kind == UNIVERSAL:
         head = UniversalHead(
             image_dim=16 * feature_size, text_dim=EMBEDDING_DIM, decoder_dim=feature_size, hidden=256, axes=3
         )
@@ -54,7 +56,7 @@ def make(kind: str, feature_size: int, checkpointed: bool) -> nn.Module:
     classes = tuple(ClassSpec(f"tumour {index}", "", True) for index in range(TYPES))
     network = build_mastpro(planned, NetworkConfig(), Resolved(classes, EMBEDDING_DIM, True), False)
     network.embeddings.normal_()
-    if kind == KINDS[3]:
+    if kind == PEFT:
         network.freeze_backbone()
     return network.train()
 
@@ -168,9 +170,9 @@ def measure(feature_size: int, side: int, batch: int, repeats: int) -> None:
             rows[kind] += [state["gradients"], state["optimizer"], *spent[kind].values()]
             print(f"| {kind} | {'on' if checkpointed else 'off'} | {' | '.join(f'{v:.2f}' for v in rows[kind])} |")
         for kind in KINDS[1:]:
-            ratios = [f"{ours / plain:.2f}" for ours, plain in zip(rows[kind], rows["plain"], strict=True)]
+            ratios = [f"{ours / plain:.2f}" for ours, plain in zip(rows[kind], rows[PLAIN], strict=True)]
             print(
-                f"| ratio of {kind} to plain | {'on' if checkpointed else 'off'} | {' | '.join(ratios)} |", flush=True
+                f"| ratio of {kind} to MONAI's | {'on' if checkpointed else 'off'} | {' | '.join(ratios)} |", flush=True
             )
 
 

@@ -44,8 +44,9 @@ TIMES = ["step (s)", "prediction (s)", "growth of a process (MiB)"]
 LIMITS = (
     "Kept in a step: parameters, gradients, AdamW's two moments and the activations that backward needs; a GPU needs "
     "more for what convolutions use for a moment, so the column is a lower limit, and its order says more than its "
-    "values. The paper does not say which network, patch or precision its column is of. The Universal Model's head is "
-    "on the same SwinUNETR here; the paper's 244.80 M is not that network's number of parameters."
+    "values. The paper does not say which network, patch or precision its column is of. All but MONAI's own SwinUNETR "
+    "have fused attention, the Universal Model's head too; the paper's 244.80 M is not this network's number of "
+    "parameters."
 )
 
 
@@ -80,14 +81,19 @@ CELLS = {"memory": measure_memory, "times": measure_times}
 
 
 def run_cell(name: str, args: argparse.Namespace, command: str) -> None:
-    """Unless its file is there."""
+    """Unless its file is there. Raises MASTProError where that is of another size, which only `times` depends on."""
     file = args.output / "cells" / "table3" / f"{name}.json"
+    size = {"feature_size": args.feature_size, "side": args.side, "batch": args.batch}
+    if name == "memory":
+        size = dict(zip(size, PAPER_SIZE, strict=True))
     if file.is_file():
+        before = json.loads(file.read_text())["size"]
+        if before != size:
+            raise MASTProError(f"{file} was made at {before}, not {size}; give the same, or -o another folder")
         return
     run = {"commit": commit(), "command": command, "hardware": hardware()}
     found = CELLS[name](args)
     run["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    size = {"feature_size": args.feature_size, "side": args.side, "batch": args.batch}
     file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically({file: json.dumps({"run": run, "size": size, "networks": found}, indent=2).encode()})
 

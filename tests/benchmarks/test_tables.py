@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from argparse import Namespace
 
 import pytest
 
@@ -132,6 +133,30 @@ def test_results_take_the_tables_between_their_marks(finished, tmp_path):
         results.put("<!-- table1:start -->", "table1", "")
     with pytest.raises(MASTProError, match="holds no table1.md"):
         results.tables(tmp_path / "nothing")
+
+
+@pytest.mark.slow
+def test_table3_measures_what_it_tells(tmp_path, monkeypatch):
+    """On networks as small as SwinUNETR gets."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    monkeypatch.setattr(table3, "PAPER_SIZE", (12, 64, 1))
+    args = Namespace(output=tmp_path, feature_size=12, side=64, batch=1, repeats=1)
+    for name in table3.CELLS:
+        table3.run_cell(name, args, "python -m benchmarks.table3")
+    cells = {name: json.loads((tmp_path / "cells" / "table3" / f"{name}.json").read_text()) for name in table3.CELLS}
+    assert cells["memory"]["size"] == cells["times"]["size"] == {"feature_size": 12, "side": 64, "batch": 1}
+    memory, times = (cells[name]["networks"] for name in ("memory", "times"))
+    plain, fused, universal, whole, peft = memory.values()
+    assert plain["parameters"] == fused["parameters"] < universal["parameters"]
+    assert peft["trainable"] < 0.5 * whole["trainable"]
+    assert whole["parameters"] == peft["parameters"]
+    assert peft["kept_mib"] < fused["kept_mib"] < plain["kept_mib"]
+    assert list(times) == list(memory)
+    assert all(value > 0 for found in times.values() for value in found.values())
+    with pytest.raises(MASTProError, match=r"times.json was made at .*'side': 64.*, not .*'side': 96"):
+        table3.run_cell("times", Namespace(**{**vars(args), "side": 96}), "")
+    table3.run_cell("memory", Namespace(**{**vars(args), "side": 96}), "")  # of the paper's size, whatever is given
+    assert "| MAST-Pro, PEFT |" in table3.write_summary(tmp_path).read_text()
 
 
 def test_table3_tells_cost_beside_the_papers(tmp_path):
