@@ -3,6 +3,8 @@
 import importlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -71,6 +73,29 @@ def test_other_sizes_are_other_plans(tmp_path):
     assert plans["plans_name"] == model_of(row).plans == "MASTProPlansFew"
     assert plans["mastpro"]["network"] == {"rank": 8, **row.network}
     assert runs.changed_plans(layout, model_of(MASTPRO).other_plans, {}) == []
+
+
+@pytest.mark.slow
+def test_cells_of_the_phantom_are_trained_predicted_and_scored(tmp_path, monkeypatch):
+    """MAST-Pro, and its types one by one: after ten steps, which find nothing."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
+        monkeypatch.delenv(name, raising=False)
+    argv = ["-o", tmp_path, "--types", "3", "--patches", "--steps", "10", "--cases", "3", "--seeds", "0"]
+    command = [sys.executable, "-m", "benchmarks.table1", *argv, "--cells", "mastpro", "selected"]
+    done = subprocess.run([*map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folder = tmp_path / "cells" / "unet_three_patches"
+    cells = {path.stem.removesuffix("_seed_0"): json.loads(path.read_text()) for path in folder.iterdir()}
+    assert set(cells) == {"mastpro", "selected"}
+    for cell in cells.values():
+        assert (cell["setting"]["steps"], cell["setting"]["cases"], cell["setting"]["unseen"]) == (10, 3, 18)
+        assert all(0 <= dice <= 1 for dice in cell["dice"].values())
+        assert {key.split()[1] for key in cell["cases"]} == {"1", "2", "3"}
+    assert cells["selected"]["cases"].keys() == cells["mastpro"]["cases"].keys()
+    assert cells["mastpro"]["seconds_per_step"] > 0
+    trained = tmp_path / "unet_three_patches_mastpro_seed_0"
+    assert len([*trained.rglob("checkpoint_final.pth")]) == 1  # the types are predicted by the same model
+    assert "| MAST-Pro, true type selected | 1 |" in (tmp_path / "table1_unet_three_patches.md").read_text()
 
 
 def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys):
