@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mastpro.config import ClassSpec, MASTProConfig
-from nnunetv2_mastpro.datasets import read_trained
+from nnunetv2_mastpro.datasets import read_trained, values_of
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_unablated, find_new_labels, with_prompts
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
@@ -15,25 +15,27 @@ from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
 
 @dataclass(frozen=True)
 class Base:
-    """`content`: its dataset.json, `classes`: with their prompts."""
+    """`content`: its dataset.json, `classes`: with their prompts.
+
+    `values`: class -> value, of a region the one that no class inside it has; `parents`: class -> region around it.
+    """
 
     folder: Path
     content: dict
     classes: tuple[ClassSpec, ...]
+    values: dict[str, int]
+    parents: dict[str, str]
 
-    @property
-    def values(self) -> dict[str, int]:
-        """Class -> value, in nnU-Net's order."""
-        return {name: self.content["labels"][name] for name in foreground_labels(self.content)}
-
-    def check(self, content: dict, targets: Mapping[str, Mapping[str, str | None]]) -> None:
+    def check(self, content: dict, targets: Mapping[str, Mapping[str, str | None]], parents: Mapping[str, str]) -> None:
         """Raise MASTProError for channels and classes of the merged dataset.json that mastpro add-tumour would refuse.
 
         `targets`: source -> label -> class or None.
         """
-        if "regions_class_order" in content:
+        strange = [name for name, outer in parents.items() if self.parents.get(name) != outer]
+        if strange:
             raise MASTProError(
-                f"nest in the map makes regions, and --model {self.folder} has none; leave nest out of the map"
+                f'nest in the map puts "{strange[0]}" into "{parents[strange[0]]}", which --model {self.folder} does '
+                "not: its classes stay as they are, and a new type stands beside them; leave that rule out of the map"
             )
         new = find_new_labels(self.content, content, f"what is merged for --model {self.folder}")
         for prompt in resolve_quietly(with_prompts(content, self.classes), content["name"]):
@@ -55,11 +57,28 @@ def _origin(name: str, targets: Mapping[str, Mapping[str, str | None]]) -> str:
 
 
 def read_base(folder: Path) -> Base:
-    """Raises MASTProError for a folder without a whole MAST-Pro model, and for one whose classes are regions."""
+    """Raises MASTProError for a folder without a whole MAST-Pro model, and for regions that no map can describe."""
     plans, content = read_trained(folder)
-    regions = [name for name in foreground_labels(content) if not isinstance(content["labels"][name], int)]
-    if regions:
-        raise MASTProError(f'the class "{regions[0]}" of --model {folder} is a region, to which no type can be added')
+    values, parents = own_values(content, folder)
     config = MASTProConfig.from_dict(plans.get("mastpro", {}))
     check_unablated(config, folder)
-    return Base(folder, content, config.resolved.classes)
+    return Base(folder, content, config.resolved.classes, values, parents)
+
+
+def own_values(content: dict, folder: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Class -> its own value, and class -> the smallest region around it. Raises MASTProError."""
+    sets = {name: {*values_of(content["labels"][name])} for name in foreground_labels(content)}
+    values, parents = {}, {}
+    for name, own in sets.items():
+        outer = [other for other, theirs in sets.items() if theirs > own]
+        if outer:
+            parents[name] = min(outer, key=lambda other: len(sets[other]))
+        left = own - set().union(*(theirs for theirs in sets.values() if theirs < own))
+        if len(left) != 1:
+            raise MASTProError(
+                f'the class "{name}" of --model {folder} has {len(left)} values that no class inside it has, where a '
+                "merged label map needs one; write the data set for mastpro add-tumour without mastpro merge: the "
+                "model's labels and regions_class_order, and the new types after them"
+            )
+        (values[name],) = left
+    return values, parents

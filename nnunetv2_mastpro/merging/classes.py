@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.merging.base import Base
 from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.sources import Source, nearest
 from nnunetv2_mastpro.prompts.knowledge_base import find
+from nnunetv2_mastpro.prompts.resolve import foreground_labels
 
 
 @dataclass(frozen=True)
 class Classes:
     """`values`: class -> value, `parents`: class -> class around it, `targets`: source -> label -> class or None.
 
-    `tables`: source -> its value -> merged value.
+    `tables`: source -> its value -> merged value. `model`: dataset.json of one to which types are added; its classes
+    come first, as they are.
     """
 
     values: dict[str, int]
@@ -23,6 +26,7 @@ class Classes:
     targets: dict[str, dict[str, str | None]]
     tables: dict[str, dict[int, int]]
     ignore_value: int | None
+    model: Mapping = field(default_factory=dict)
 
     def around(self, name: str) -> tuple[str, ...]:
         """The class and all around it, inmost first."""
@@ -42,12 +46,27 @@ class Classes:
         labels: dict[str, int | list[int]] = {"background": 0}
         for name in self.region_order():
             inside = [value for other, value in self.values.items() if name in self.around(other)]
-            labels[name] = sorted(inside) if len(inside) > 1 else inside[0]
+            labels[name] = self._settled.get(name, sorted(inside) if len(inside) > 1 else inside[0])
         return labels if self.ignore_value is None else {**labels, "ignore": self.ignore_value}
 
     def region_order(self) -> list[str]:
-        """Classes from the outmost, then by value; all by value where none is nested."""
-        return sorted(self.values, key=lambda name: (len(self.around(name)), self.values[name]))
+        """Classes from the outmost, then by value; all by value where none is nested. A model's come before others."""
+        first = [*self._settled]
+        places = {name: first.index(name) if name in first else len(first) for name in self.values}
+        return sorted(self.values, key=lambda name: (places[name], len(self.around(name)), self.values[name]))
+
+    def paint_order(self) -> list[int] | None:
+        """nnU-Net's regions_class_order; None where no class is a region."""
+        if not self.model:
+            return [self.values[name] for name in self.region_order()] if self.parents else None
+        order = self.model.get("regions_class_order")
+        new = [self.values[name] for name in self.region_order() if name not in self._settled]
+        return order if order is None else [*order, *new]
+
+    @property
+    def _settled(self) -> dict[str, int | list[int]]:
+        """The model's labels."""
+        return {name: self.model["labels"][name] for name in foreground_labels(self.model)} if self.model else {}
 
     def annotated(self, source: Source, case: str, mapping: ClassMap) -> tuple[str, ...]:
         """What the case's annotators looked for: by the map, the source's own mastpro.cases, or all of its classes.
@@ -65,11 +84,12 @@ class Classes:
 
 
 def make_classes(
-    sources: Sequence[Source], mapping: ClassMap, existing: Mapping[str, int], model: Mapping[str, int] | None = None
+    sources: Sequence[Source], mapping: ClassMap, existing: Mapping[str, int], base: Base | None = None
 ) -> Classes:
     """Raises MASTProError for classes that overlap without a rule, and for names that the map gets wrong.
 
-    `existing`: values of an earlier merge, which stay. `model`: those of a trained model, found in a source or not.
+    `existing`: values of an earlier merge, which stay. `base`: a trained model, whose classes are found in a source or
+    not.
     """
     targets = {
         source.name: {label: mapping.of(source.name).labels.get(label, label) for label in source.labels}
@@ -80,7 +100,7 @@ def make_classes(
     for source in sources:
         if not any(targets[source.name].values()):
             raise MASTProError(f"the map drops all labels of {source.name}; leave it out of -d")
-    model = model or {}
+    model = base.values if base else {}
     moved = [name for name, value in existing.items() if (name in model or value in model.values())]
     moved = [name for name in moved if model.get(name) != existing[name]]
     if moved:
@@ -97,13 +117,13 @@ def make_classes(
     for name in found:
         values.setdefault(name, len(values) + 1)
     _check_known(mapping, values)
-    parents = _parents(mapping)
+    parents = {**(base.parents if base else {}), **_parents(mapping)}
     tables = {source.name: _table(source, targets[source.name], values, parents) for source in sources}
     ignore = len(values) + 1 if any(source.ignore_value is not None for source in sources) else None
     for source in sources:
         if source.ignore_value is not None:
             tables[source.name][source.ignore_value] = ignore
-    return Classes(values, parents, targets, tables, ignore)
+    return Classes(values, parents, targets, tables, ignore, base.content if base else {})
 
 
 def around(name: str, parents: Mapping[str, str]) -> tuple[str, ...]:

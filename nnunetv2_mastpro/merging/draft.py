@@ -19,8 +19,9 @@ HEADER = """\
 # Per source, what each of its labels is called in the merged data set: equal names become one class, null drops one.
 # "annotated" in a source lists the classes its annotators looked for, where these are not all of its labels; "patients"
 # is a regular expression whose one group is the patient in a case's name, such as "^(.+)_scan".
-# "nest" puts classes inside others: {liver: [liver_tumor]} makes liver the region of both. Delete a rule where the
-# organ's label leaves the tumour out and the network should, too.
+# "nest" puts classes inside others: {liver: [liver_tumor]} makes liver the region of both. Its names are those after
+# the colons above: rename a class here too. Delete a rule where the organ's label leaves the tumour out and the network
+# should, too.
 """
 
 
@@ -98,13 +99,15 @@ def _labels_of(entry: Entry, known: Known) -> list[str]:
     return [label for label, other in known.items() if other is not None and other.name == entry.name]
 
 
-def write_draft(path: Path, sources: Sequence[Source], settled: Sequence[str]) -> None:
-    """YAML, or JSON by the ending. Raises MASTProError where the file exists."""
+def write_draft(path: Path, sources: Sequence[Source], settled: Sequence[str], with_nest: bool = True) -> None:
+    """YAML, or JSON by the ending. Raises MASTProError where the file exists. A model's nesting is not the map's."""
     import yaml
 
     if path.exists():
         raise MASTProError(f"--write-map {path} is there already; give another name, or remove it")
     content = draft_mapping(sources, settled)
+    if not with_nest:
+        content.pop("nest", None)
     if path.suffix == ".json":
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     else:

@@ -52,7 +52,8 @@ def merge(args: Namespace, workers: int) -> int:
         if args.map is not None:
             raise MASTProError("--write-map drafts a map and merges nothing, --map takes one; give one of the two")
         earlier = find_target(args.output, args.name).values if args.output is not None else {}
-        write_draft(args.write_map, read_sources(args.datasets), [*(base.values if base else ()), *earlier])
+        settled = [*(base.values if base else ()), *earlier]
+        write_draft(args.write_map, read_sources(args.datasets), settled, with_nest=base is None)
         print(f"wrote {args.write_map}; edit it, then give it with --map")
         return 0
     if args.output is None:
@@ -69,9 +70,9 @@ def merge(args: Namespace, workers: int) -> int:
         raise MASTProError(f"{target.name} is both a source and -o; give another id for the merged data set")
     mapping = read_mapping(args.map, sources) if args.map else ClassMap()
     check_patients(mapping, sources)
-    classes = make_classes(sources, mapping, target.values, base.values if base else {})
+    classes = make_classes(sources, mapping, target.values, base)
     if base:  # before images are read
-        base.check(make_dataset_json(target, sources, classes, [], args.link), classes.targets)
+        base.check(make_dataset_json(target, sources, classes, [], args.link), classes.targets, classes.parents)
     check_number(folds, sum(len(source.files) for source in sources))
     unite = args.duplicates == "unite"
     scans = scan_cases(sources, workers, args.prefix, unite)

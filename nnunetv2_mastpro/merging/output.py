@@ -115,8 +115,9 @@ def make_dataset_json(
         "name": target.name,
         "description": f"Merged by mastpro from {', '.join(mark['sources'])}",
     }
-    if classes.parents:
-        content["regions_class_order"] = [classes.values[name] for name in classes.region_order()]
+    order = classes.paint_order()
+    if order is not None:
+        content["regions_class_order"] = order
     if READER in first:
         content[READER] = first[READER]
     if not link:

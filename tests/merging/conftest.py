@@ -95,12 +95,13 @@ def three(sources) -> Sources:
     return sources
 
 
-def write_model(folder, labels, channel="CT", prompts=None):
+def write_model(folder, labels, channel="CT", prompts=None, **more):
     """What a trained model's folder says of its classes."""
     content = {
         "channel_names": {"0": channel},
         "labels": {"background": 0, **labels},
         "mastpro": {"prompts": prompts or {}},
+        **more,
     }
     config, _ = resolve({"dataset_name": "Dataset001_Model", "configurations": {}}, content)
     folder.mkdir()

@@ -81,7 +81,8 @@ def test_a_file_that_is_missing(three, capsys):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({"liver": [1, 2], "liver_tumor": 2}, 'class "liver" of --model .* is a region'),
+        ({"liver": [1, 2], "mass": [1, 2]}, 'class "liver" of --model .* has 2 values that no class inside it has'),
+        ({"both": [1, 2], "liver": 1, "mass": 2}, 'class "both" of --model .* has 0 values that no class inside'),
         ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
         (None, r"it has no plans.json\)"),
     ],
@@ -101,7 +102,7 @@ def test_what_cannot_be_added_to_a_model(three, tmp_path, capsys):
     told = 'the class "leber" (liver of Dataset003_Liver) is no tumour type, and mastpro add-tumour adds nothing else'
     check_refused(three, capsys, with_map, told)
     rules.write_text('{"nest": {"liver": ["liver_tumor"]}}')
-    check_refused(three, capsys, with_map, "nest in the map makes regions, and --model")
+    check_refused(three, capsys, with_map, 'nest in the map puts "liver_tumor" into "liver", which')
     rules.write_text('{"sources": {"3": {"labels": {"liver": null}}}}')
     assert three.merge(*with_map, "--dry-run") == 0
     other = write_model(tmp_path / "other", {"lung_tumor": 1}, channel="MRI")
