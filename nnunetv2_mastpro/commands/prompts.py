@@ -92,7 +92,8 @@ def _advice(prompts: tuple[Prompt, ...], written: bool) -> str:
     if not plain:
         return ""
     how = (
-        'put "tumor", "organ", "shape", "edge" and "host_structures" in the place of "sentence" there'
+        'put "tumor", "organ", "shape", "edge" and "host_structures" in the place of "sentence" there, and "is_tumor": '
+        "true if it is one"
         if written
         else "fill in mastpro.prompts in dataset.json (--write prepares the section)"
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.geometry import read_geometry
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.merging.classes import Classes
 from nnunetv2_mastpro.merging.mapping import ClassMap
@@ -36,20 +38,40 @@ class MergedCase:
     present: tuple[str, ...]  # classes with voxels in a label of it
 
 
+def _twice(name: str, doubtful: Sequence[Probe]) -> MASTProError:
+    where = " and ".join(other.case.source for other in doubtful if other.case.name == name)
+    return MASTProError(
+        f'the case name "{name}" occurs twice, in {where}, for different images; --prefix puts the source before all '
+        "names"
+    )
+
+
+def _size(case: RawCase) -> tuple[int, ...] | None:
+    """By the header; None where SimpleITK cannot read it, as nibabel may."""
+    try:
+        return read_geometry(Path(case.images[0])).size
+    except MASTProError:
+        return None
+
+
 def scan_cases(sources: Sequence[Source], workers: int, prefix: bool, unite: bool) -> dict[Key, Scan]:
-    """Reads every case once. Raises MASTProError for bad files, and early for two images of one name."""
+    """Reads every case once. Raises MASTProError for bad files, and early for two images of one name.
+
+    Equal images may have one name, since they become one case; whether they are equal their size may tell.
+    """
     probes = [Probe(case, tuple(source.declared), len(source.channels)) for source in sources for case in source.files]
     counts = Counter(probe.case.name for probe in probes)
     doubtful = [] if prefix else [probe for probe in probes if counts[probe.case.name] > 1]
     scans: dict[Key, Scan] = {}
+    signs: dict[str, object] = {}
+    for probe in doubtful:
+        sign = _size(probe.case) if unite else probe.case.key
+        if signs.setdefault(probe.case.name, sign) != sign:
+            raise _twice(probe.case.name, doubtful)
     digests: dict[str, str] = {}
-    for probe, found in zip(doubtful, _scan(doubtful, workers) if unite else [None] * len(doubtful), strict=True):
-        name = probe.case.name
-        if not unite or digests.setdefault(name, found.digest) != found.digest:
-            where = " and ".join(other.case.source for other in doubtful if other.case.name == name)
-            raise MASTProError(
-                f'the case name "{name}" occurs twice, in {where}; --prefix puts the source before all names'
-            )
+    for probe, found in zip(doubtful, _scan(doubtful, workers), strict=True):
+        if digests.setdefault(probe.case.name, found.digest) != found.digest:
+            raise _twice(probe.case.name, doubtful)
         scans[probe.case.key] = found
     rest = [probe for probe in probes if probe.case.key not in scans]
     return scans | {probe.case.key: found for probe, found in zip(rest, _scan(rest, workers), strict=True)}

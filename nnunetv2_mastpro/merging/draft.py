@@ -57,7 +57,7 @@ def draft_mapping(sources: Sequence[Source], settled: Sequence[str] = ()) -> dic
         hosts = [
             organ
             for organ, other in entries.items()
-            if not other.tumor and entry.is_tumor and other.host_structures == entry.host_structures
+            if entry.tumor and not other.tumor and other.host_structures == entry.host_structures
         ]
         if hosts:
             nest.setdefault(name, hosts[0])

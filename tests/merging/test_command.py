@@ -90,12 +90,25 @@ def test_equal_names_are_told_apart_by_a_prefix(three, capsys):
     three.write("Dataset011_Other", {"kidney_tumor": 1}, {"kidney_0": (40, {1: slice(3, 5)})})
     before = three.everything()
     assert three.merge("-d", 3, 6, 11) == 2
-    error = 'the case name "kidney_0" occurs twice, in Dataset006_Kidney and Dataset011_Other; --prefix puts'
+    error = 'the case name "kidney_0" occurs twice, in Dataset006_Kidney and Dataset011_Other, for different'
     assert error in capsys.readouterr().err
     assert three.everything() == before
     assert three.merge("-d", 3, 6, 11, "--prefix") == 0
     assert {"D003_liver_0", "D006_kidney_0", "D011_kidney_0"} < {*three.merged.content["mastpro"]["cases"]}
     assert np.unique(three.merged.label("D011_kidney_0")).tolist() == [0, 3]
+
+
+def test_equal_names_of_images_of_other_sizes_are_told_before_any_is_read(three, capsys, monkeypatch):
+    folder = three.write("Dataset011_Other", {"kidney_tumor": 1}, {"kidney_0": (40, {1: slice(3, 5)})})
+    for path in (folder / "imagesTr" / "kidney_0_0000.nii.gz", folder / "labelsTr" / "kidney_0.nii.gz"):
+        sitk.WriteImage(sitk.ReadImage(path)[:, :, :-1], path)
+
+    def scan(*_):
+        raise AssertionError("an image was read")
+
+    monkeypatch.setattr("nnunetv2_mastpro.merging.cases._scan", scan)
+    assert three.merge("-d", 6, 11) == 2
+    assert 'the case name "kidney_0" occurs twice' in capsys.readouterr().err
 
 
 def test_a_later_run_keeps_the_values_and_what_the_user_added(three, capsys):
