@@ -4,10 +4,12 @@
 
 OUT is a folder that the table modules wrote, such as docs/tables, whose cells are those of docs/results.md: copied into
 OUT/cells they are not run again. table1.md goes between <!-- table1:start --> and <!-- table1:end -->; a table without
-marks gets a section of its own at the end. Commit, command, hardware and date are the table's own.
+marks gets a section of its own at the end. Commit, command, hardware and date are the table's own; its picture is
+linked to.
 """
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -59,6 +61,14 @@ def tables(folder: Path) -> dict[str, Path]:
     return found
 
 
+def with_picture(path: Path, document: Path) -> str:
+    """A table's Markdown, and a link to its picture from the document."""
+    picture = path.with_suffix(".png")
+    link = Path(os.path.relpath(picture.resolve(), document.resolve().parent)).as_posix()
+    text = path.read_text(encoding="utf-8")
+    return f"{text.rstrip()}\n\n![{path.stem}]({link})\n" if picture.is_file() else text
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -70,7 +80,7 @@ def main() -> None:
         document, put_in = args.file.read_text(encoding="utf-8"), []
         for folder in args.folders:
             for name, path in tables(folder).items():
-                document = put(document, name, path.read_text(encoding="utf-8"))
+                document = put(document, name, with_picture(path, args.file))
                 put_in.append(name)
         write_atomically({args.file: document.encode()})
     except MASTProError as error:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cells import EXTRA, PAPER, ROWS, Row
+from benchmarks.differences import difference, effects, markdown_table, with_interval
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.evaluation.statistics import average, by_unit, interval, mean
 from nnunetv2_mastpro.files import write_atomically
 
 BACKBONE_OF_PAPER = "swin"  # a fixed head on another one is not the paper's "Swin UNETR"
@@ -55,27 +55,6 @@ def setting_of(folder: Path, now: Mapping | None = None) -> dict:
     return dict(now or {})
 
 
-def difference(first: Sequence[Mapping], second: Sequence[Mapping]) -> tuple[float, float, float] | None:
-    """First minus second in mean Dice, and its 95 % interval from drawing cases, paired by seed, case and class.
-
-    The mean is the table's: of each column over seeds and cases, then over the columns.
-    """
-    others = {cell["seed"]: cell["cases"] for cell in second}
-    pairs = [
-        (*key.split(" ", 1), cell.get("columns", {}).get(key), dice - others[cell["seed"]][key])
-        for cell in first
-        for key, dice in cell["cases"].items()
-        if key in others.get(cell["seed"], {})
-    ]
-    if not pairs:
-        return None
-    places = {column: place for place, column in enumerate(dict.fromkeys(c or value for _, value, c, _ in pairs))}
-    sums = np.zeros((len(pairs), len(places), 2))
-    for row, (_, value, column, change) in zip(sums, pairs, strict=True):
-        row[places[column or value]] = change, 1
-    return interval(by_unit([case for case, *_ in pairs], sums), lambda drawn: average(mean(drawn)))
-
-
 def spread(values: Sequence[float | None], digits: int = 3, with_deviation: bool = True) -> str:
     """Mean and standard deviation over the seeds that have a value; empty where none has."""
     known = [value for value in values if value is not None]
@@ -83,16 +62,6 @@ def spread(values: Sequence[float | None], digits: int = 3, with_deviation: bool
         return ""
     deviation = f" ± {np.std(known, ddof=1):.{digits}f}" if with_deviation and len(known) > 1 else ""
     return f"{np.mean(known):.{digits}f}{deviation}"
-
-
-def with_interval(estimate: float, low: float, high: float) -> str:
-    """One case has no interval."""
-    return f"{estimate:+.3f}" + ("" if np.isnan(low) else f" ({low:+.3f} to {high:+.3f})")
-
-
-def markdown_table(lines: Sequence[Sequence[str]]) -> str:
-    head, *rest = lines
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rest])
 
 
 def result_table(rows: Sequence[Row], cells: Mapping[str, list[dict]], reference: str, paper: Mapping) -> str:
@@ -194,7 +163,7 @@ def write_summary(table: str, name: str, folder: Path) -> Path | None:
             "",
             seed_table(rows, cells, "fold" if kind == "datasets" else "seed"),
             "",
-            calibration(cells),
+            effects(cells) if table == "table2" else calibration(cells),
             f"The paper's column is its mean over eight clinical data sets (its {table.replace('table', 'Table ')}). "
             + LIMITS[kind],
             "",

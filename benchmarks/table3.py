@@ -18,7 +18,7 @@ import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
-from benchmarks.summary import markdown_table
+from benchmarks.differences import markdown_table
 from benchmarks.table import commit, hardware, tell_command
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.files import write_atomically

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from argparse import Namespace
 
 import pytest
 
-from benchmarks import results, summary, table3
+from benchmarks import differences, results, summary, table3
 from nnunetv2_mastpro.errors import MASTProError
 
 from .conftest import REPOSITORY, RUN, write_cell
@@ -65,18 +67,18 @@ def test_commands_that_differ_in_seeds_and_rows_alone_are_told_as_one():
 def test_a_difference_is_paired_over_cases_and_seeds():
     first = [{"seed": 0, "cases": {"a 1": 0.5, "a 2": 0.7, "b 1": 0.4}}, {"seed": 1, "cases": {"a 1": 0.9}}]
     second = [{"seed": 0, "cases": {"a 1": 0.4, "a 2": 0.4, "b 1": 0.4}}]
-    found, low, high = summary.difference(first, second)
+    found, low, high = differences.difference(first, second)
     assert found == pytest.approx(((0.1 + 0.0) / 2 + 0.3) / 2)  # as the mean Dice: over cases, then over classes
     assert low < found < high
     columns = {"a 1": "Liver", "a 2": "Liver", "b 1": "Lung"}
-    assert summary.difference([{**first[0], "columns": columns}], second)[0] == pytest.approx((0.2 + 0.0) / 2)
-    assert summary.difference(first, [{"seed": 3, "cases": {}}]) is None
+    assert differences.difference([{**first[0], "columns": columns}], second)[0] == pytest.approx((0.2 + 0.0) / 2)
+    assert differences.difference(first, [{"seed": 3, "cases": {}}]) is None
 
 
 def test_a_difference_draws_cases_where_classes_are_regions():
     """Two regions of a case go together: with one case there is no interval."""
     first, second = ([{"seed": 0, "cases": {"a (1, 2)": dice, "a (3, 4)": 2 * dice}}] for dice in (0.4, 0.2))
-    _, low, high = summary.difference(first, second)
+    _, low, high = differences.difference(first, second)
     assert (low, high) == pytest.approx((float("nan"),) * 2, nan_ok=True)
 
 
@@ -88,6 +90,19 @@ def test_folds_may_have_other_columns(tmp_path):
     lines = summary.write_summary("table2", "datasets", tmp_path).read_text().splitlines()
     assert "| AP / TP / D-MoE | 2 | 0.500 | 0.500 | 0.500 ± 0.000 |  |  | 1.00 | 68.71 % |" in lines
     assert "| - / - / - | 1 | 0.500 |  | 0.500 | +0.000 (+0.000 to +0.000) |  | 0.50 | 61.10 % |" in lines
+
+
+def test_each_part_is_told_over_all_rows_that_differ_in_it_alone(tmp_path):
+    """Additive here, but for the organ masks, which gain less where there is text."""
+    dice = {"none": 0.4, "ap": 0.5, "tp": 0.42, "experts": 0.39, "ap_tp": 0.50, "ap_experts": 0.49, "tp_experts": 0.41}
+    for row, mean in dice.items():
+        write_cell(tmp_path, row, 0, mean)
+    assert "Each part" not in summary.write_summary("table2", "unet", tmp_path).read_text()  # of seven rows
+    write_cell(tmp_path, "mastpro", 0, 0.49)
+    text = summary.write_summary("table2", "unet", tmp_path).read_text()
+    assert "| AP | +0.090 (+0.090 to +0.090) |" in text  # 0.1, 0.08, 0.1, 0.08
+    assert "| TP | +0.010 (+0.010 to +0.010) |" in text  # 0.02, 0, 0.02, 0
+    assert "| D-MoE | -0.010 (-0.010 to -0.010) |" in text
 
 
 def test_the_papers_swin_unetr_stands_beside_that_backbone_alone(tmp_path):
@@ -127,6 +142,7 @@ def test_results_take_the_tables_between_their_marks(finished, tmp_path):
     assert text.endswith("<!-- table2:end -->\nkept too\n")
     assert text.count("| AP / TP / D-MoE | 2 |") == 1
     assert "old" not in text
+    assert f"![table2]({os.path.relpath(finished / 'table2.png', tmp_path)})\n<!-- table2:end -->" in text
     grown = results.put(text, "table3", "| a |")
     assert grown.endswith("## Table 3 of the paper: cost\n<!-- table3:start -->\n| a |\n<!-- table3:end -->\n")
     with pytest.raises(MASTProError, match="must come once each, in this order"):
@@ -177,3 +193,14 @@ def test_table3_tells_cost_beside_the_papers(tmp_path):
     text = table3.write_summary(tmp_path).read_text()
     assert "| MAST-Pro, PEFT | 63.34 | 1.16 | 21.04 | 5471 | 8961 | 5.20 | 2.60 | 717 |" in text
     assert (tmp_path / "table3.png").is_file()
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (REPOSITORY / "docs" / "tables").glob("table[12]*.md")))
+def test_the_results_are_those_of_the_cells_that_lie_beside_them(tmp_path, name):
+    """Not written by hand, nor of other cells."""
+    table, _, kind = name.partition("_")
+    cells = REPOSITORY / "docs" / "tables" / "cells" / (kind or "unet")
+    shutil.copytree(cells, tmp_path / "cells" / cells.name)
+    made = summary.write_summary(table, cells.name, tmp_path)
+    assert made.read_text() == (REPOSITORY / "docs" / "tables" / made.name).read_text()
+    assert made.read_text().strip() in (REPOSITORY / "docs" / "results.md").read_text()
