@@ -82,7 +82,8 @@ def show_result(layout, state, seed: int, models: list, design, added: dict[str,
     """Table, and index.html: the report of the first model, with the demo's own table, commands and times."""
     from nnunetv2_mastpro.demo import pipeline, report, results
     from nnunetv2_mastpro.files import write_atomically
-    from nnunetv2_mastpro.report.job import Request, make_report
+    from nnunetv2_mastpro.report.findings import Request
+    from nnunetv2_mastpro.report.job import make_report
 
     dice = {model.title: results.read_means(layout.summary(model), design.types) for model in models}
     counts = {model.title: results.read_counts(layout.summary(model), design.types) for model in models}

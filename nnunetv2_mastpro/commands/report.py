@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """0 when the page is there. Raises MASTProError before a file is written."""
     from nnunetv2_mastpro.processes import number_of_processes
-    from nnunetv2_mastpro.report.job import Request, make_report
+    from nnunetv2_mastpro.report.findings import Request
+    from nnunetv2_mastpro.report.job import make_report
 
     path, notes = make_report(
         Request(

@@ -14,7 +14,7 @@ from string import Template
 from nnunetv2_mastpro.processes import shell_line
 from nnunetv2_mastpro.report import html, sections
 from nnunetv2_mastpro.report.cases import shown_channel
-from nnunetv2_mastpro.report.job import Findings, Request
+from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model
 from nnunetv2_mastpro.report.viewer import viewer_data
 from nnunetv2_mastpro.steps import spell

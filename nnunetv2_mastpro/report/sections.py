@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.report import html
-from nnunetv2_mastpro.report.job import Findings
+from nnunetv2_mastpro.report.findings import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS
 from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 

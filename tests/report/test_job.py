@@ -177,13 +177,13 @@ def test_a_prediction_of_nothing_has_a_page(folders, tmp_path):
 
 
 def test_the_viewer_keeps_its_budget(folders, tmp_path, monkeypatch, capsys):
-    from nnunetv2_mastpro.report import job
+    from nnunetv2_mastpro.report import draw
     from nnunetv2_mastpro.report.cases import Case, read_case
 
     files = (folders.images / "case_a_0000.nii.gz", folders.predictions / "case_a.nii.gz")
-    one = job.embed("case_a", read_case(Case("case_a", *files, None, None)), is_ct=True).megabytes
+    one = draw.embed("case_a", read_case(Case("case_a", *files, None, None)), is_ct=True).megabytes
     budget = round(1.5 * one, 4)
-    monkeypatch.setattr(job, "BUDGET_MB", budget)
+    monkeypatch.setattr(draw, "BUDGET_MB", budget)
     assert run(*arguments(folders, tmp_path / "out", "--panels", "0")) == 0
     page = (tmp_path / "out" / "index.html").read_text()
     expected = {
