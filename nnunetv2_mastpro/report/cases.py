@@ -39,6 +39,11 @@ class Volumes:
     host_map: np.ndarray | None
     spacing_mm: tuple[float, float, float]  # z y x
     affine: np.ndarray
+    ignored: np.ndarray | None = None  # mask of what the truth says to ignore, which is 0 in `reference`
+
+    def scored(self, mask: np.ndarray) -> np.ndarray:
+        """The part of a mask that counts."""
+        return mask if self.ignored is None else mask & ~self.ignored
 
 
 def shown_channel(dataset_json: dict) -> tuple[str, bool]:
@@ -128,13 +133,16 @@ def read_case(case: Case, ignored: int | None = None) -> Volumes:
     """All voxels of a case, as check_case has found them good; what the truth ignores is no class of it."""
     image, spacing, affine = _read(case.image)
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
-    if case.reference is not None and ignored is not None:
-        others[1] = np.where(others[1] == ignored, 0, others[1])
+    unknown = None
+    if case.reference is not None and ignored is not None and (others[1] == ignored).any():
+        unknown = others[1] == ignored
+        others[1] = np.where(unknown, 0, others[1])
     return Volumes(
         np.nan_to_num(image.astype(np.float32)),
         *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),
         spacing,
         affine,
+        unknown,
     )
 
 

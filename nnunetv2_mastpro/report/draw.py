@@ -75,7 +75,8 @@ def _panel(
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
     if dice is not None and not np.isin(volumes.reference, output.values).any():
-        score = " marked, though the case has none"
+        elsewhere = "" if volumes.ignored is None else " where it was looked for"
+        score = f" marked, though the case has none{elsewhere}"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
     shown = cut(output, findings.model.shown, volumes, index)
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
@@ -103,7 +104,7 @@ def host_shares(case: str, volumes: Volumes, model: Model) -> list[dict]:
         host = np.isin(volumes.host_map, output.host_values)
         entry = {"case": case, "class": output.label, "host_ml": float(host.sum() * ml)}
         for kind, labelmap in (("prediction", volumes.prediction), ("truth", volumes.reference)):
-            mask = None if labelmap is None else np.isin(labelmap, output.values)
+            mask = None if labelmap is None else volumes.scored(np.isin(labelmap, output.values))
             entry[kind] = float((mask & host).sum() / mask.sum()) if mask is not None and mask.any() else None
         found.append(entry)
     return found

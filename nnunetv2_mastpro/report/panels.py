@@ -22,6 +22,8 @@ ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
 SOFTWARE = "mastpro report"  # of a PNG file
 DARK, PALE, ORGAN = "#101418", "#dfe6ec", "#9aa7b3"
+STRIPE_VOXELS = 6  # from one stripe to the next
+STRIPES = "striped grey what the truth says to ignore, which is not scored"
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,15 @@ class Slice:
     prediction: Mapping[str, np.ndarray]
     box: tuple[slice, slice]  # of the zoomed contours
     spacing_mm: tuple[float, float]  # y x
+    ignored: np.ndarray | None = None  # mask of what is not scored
 
 
 def shown_slice(output: Output, volumes: Volumes) -> int:
     """Where truth and prediction of the class differ most; where they do not, or without truth, where it is largest."""
     prediction = np.isin(volumes.prediction, output.values)
     truth = prediction if volumes.reference is None else np.isin(volumes.reference, output.values)
-    different = (truth != prediction).sum((1, 2))
-    areas = different if different.any() else truth.sum((1, 2))
+    different = volumes.scored(truth != prediction).sum((1, 2))
+    areas = different if different.any() else volumes.scored(truth).sum((1, 2))
     return int(np.argmax(areas))
 
 
@@ -59,9 +62,11 @@ def cut(output: Output, outputs: Sequence[Output], volumes: Volumes, index: int)
     if truth is not None:
         columns["truth"] = truth
     columns["prediction"] = prediction
+    ignored = None if volumes.ignored is None else volumes.ignored[index]
     both = prediction[output.color] | (False if truth is None else truth[output.color])
+    both = both if ignored is None else both & ~ignored
     spacing = volumes.spacing_mm[1:]
-    return Slice(volumes.image[index], columns, truth, prediction, _zoom(both, spacing), spacing)
+    return Slice(volumes.image[index], columns, truth, prediction, _zoom(both, spacing), spacing, ignored)
 
 
 def _zoom(mask: np.ndarray, spacing_mm: Sequence[float]) -> tuple[slice, slice]:
@@ -91,7 +96,8 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     y_mm, x_mm = shown.spacing_mm
     height, width = shown.image.shape
     shape = min(1.5, max(0.6, height * y_mm / (width * x_mm)))
-    key = f"contours: {CONTOURS[shown.truth is not None]}"
+    striped = shown.ignored is not None and shown.ignored.any()
+    key = f"contours: {CONTOURS[shown.truth is not None]}" + (f"; {STRIPES}" if striped else "")
     lines = _lines([*(colors or ()), key], INCHES * len(titles)) if colors else 0
     above, below = 0.25 + (LINE_INCHES if title else 0), LINE_INCHES * lines
     figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + above + below), facecolor=DARK)
@@ -108,6 +114,9 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
         axis.spines[:].set_visible(False)
     for axis, masks in zip(axes[1:], shown.columns.values(), strict=False):
         _fill(axis, masks)
+    if striped:
+        for axis in axes[1:]:
+            _fill(axis, {PALE: shown.ignored & _stripes(shown.ignored.shape)})
     _draw_box(axes[0], shown.box)
     _contours(axes[-1], shown)
     if title:
@@ -177,6 +186,11 @@ def _fill(axis, masks: Mapping[str, np.ndarray]) -> None:
     for color, mask in masks.items():
         layer[mask] = to_rgba(color, 0.6)
     axis.imshow(layer, aspect=axis.get_aspect(), interpolation="nearest")
+
+
+def _stripes(shape: tuple[int, int]) -> np.ndarray:
+    """Mask of a third of the voxels, in diagonals."""
+    return np.add.outer(*map(np.arange, shape)) % STRIPE_VOXELS < STRIPE_VOXELS // 3
 
 
 def _draw_box(axis, box: tuple[slice, slice]) -> None:

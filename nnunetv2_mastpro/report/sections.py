@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.findings import Findings
-from nnunetv2_mastpro.report.panels import CONTOURS
+from nnunetv2_mastpro.report.panels import CONTOURS, STRIPES
 from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 
 NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
@@ -108,6 +108,7 @@ def panels(findings: Findings) -> str:
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
         f"in the window of the organ that hosts the class, with all that is marked there, each class in its "
         f"colour. Contours, in the dotted square: {CONTOURS[findings.evaluation is not None]}."
+        f"{_ignored(findings, f' {STRIPES.capitalize()}.')}"
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
     more = (
@@ -115,6 +116,11 @@ def panels(findings: Findings) -> str:
     )
     pieces = [html.paragraph(text), html.legend(findings.model.shown_colors), rows]
     return "".join([*pieces, html.paragraph(more, "soft") if more else ""])
+
+
+def _ignored(findings: Findings, sentence: str) -> str:
+    """Said where the labels have a value to ignore, and there are some."""
+    return "" if findings.evaluation is None or findings.model.ignored is None else sentence
 
 
 def hosts(findings: Findings) -> str:
@@ -142,6 +148,7 @@ def hosts(findings: Findings) -> str:
         + html.table(head, rows, "numbers")
         + html.paragraph(
             "Volumes: means over all cases; shares: over those in which the class is. "
+            f"{_ignored(findings, 'What the truth says to ignore has no part in them. ')}"
             "mastpro postprocess removes what was marked far from its organ.",
             "soft",
         )

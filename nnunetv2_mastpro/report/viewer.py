@@ -40,7 +40,8 @@ def embed(name: str, volumes: Volumes, is_ct: bool) -> Embedded:
     """The case's volumes, every n-th voxel where they are large, CT in steps of 4 HU, other images in 8 bits."""
     steps = thinning(volumes.image.shape, volumes.spacing_mm)
     maps = {"prediction": volumes.prediction, "truth": volumes.reference}
-    maps = {kind: _thin(labels, steps) for kind, labels in maps.items() if labels is not None}
+    maps = {kind: labels for kind, labels in maps.items() if labels is not None}
+    thin = {kind: _thin(labels, steps) for kind, labels in maps.items()}
     image = _thin(volumes.image, steps)
     if is_ct:
         image = (np.clip(image, *CT_RANGE_HU) / CT_STEP_HU).round().astype(np.int16) * CT_STEP_HU
@@ -50,8 +51,9 @@ def embed(name: str, volumes: Volumes, is_ct: bool) -> Embedded:
         image = np.clip((image - grey.low) / (grey.high - grey.low) * 255, 0, 255).astype(np.uint8)
         window = (0.0, 255.0)
     affine = _affine(volumes, image.shape, steps)
-    files = {kind: _nifti(voxels, affine) for kind, voxels in {"image": image, **maps}.items()}
-    return Embedded(name, files, window, _focus(np.any([labels > 0 for labels in maps.values()], 0)), steps)
+    files = {kind: _nifti(voxels, affine) for kind, voxels in {"image": image, **thin}.items()}
+    marked = volumes.scored(np.any([labels > 0 for labels in maps.values()], 0))
+    return Embedded(name, files, window, _focus(_thin(marked, steps)), steps)
 
 
 def _thin(voxels: np.ndarray, steps: tuple[int, ...]) -> np.ndarray:

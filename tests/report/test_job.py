@@ -228,10 +228,26 @@ def test_a_finding_in_a_case_without_it_is_told(folders, tmp_path):
     assert "case_b, liver tumor, Dice" not in page
 
 
-def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
+def allow_ignoring(folders):
     path = folders.model / "dataset.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 3}}))
+
+
+def test_a_finding_is_not_called_made_up_where_the_tumour_may_be_ignored(folders, tmp_path):
+    allow_ignoring(folders)
+    change(folders.reference / "case_b.nii.gz", lambda volume: (volume == 1) * 3)
+    change(folders.predictions / "case_b.nii.gz", lambda volume: volume * 0 + 1)
+    maps = ("--maps", folders.maps)
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, *maps, "--viewer-cases", "0")) == 0
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "case_b, liver tumor marked, though the case has none where it was looked for: slice" in page
+    assert "Striped grey what the truth says to ignore" in page
+    assert "What the truth says to ignore has no part in them." in page
+
+
+def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
+    allow_ignoring(folders)
 
     def with_ignored(volume):
         volume[:, :, 0] = 3

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -216,3 +217,39 @@ def test_the_viewers_data_cannot_end_the_script(write_model, tmp_path):
     assert content["labels"] == ["", "</script>", "kidney tumor"]
     assert content["values"] == [0, 1, 2]
     assert content["colors"]["prediction"][1] == [255, 95, 86]
+
+
+@pytest.fixture
+def half_ignored():
+    """A perfect prediction, and a blob in a slab that the truth says to ignore."""
+    truth = marked((1, 1, slice(4, 9), slice(4, 10)))
+    prediction = marked((1, 1, slice(4, 9), slice(4, 10)), (1, 4, slice(0, 15), slice(0, 20)))
+    ignored = np.zeros(truth.shape, bool)
+    ignored[4:] = True
+    host = marked((1, 1, slice(0, 20), slice(0, 24)))
+    return volumes(reference=truth, prediction=prediction, ignored=ignored, host_map=host)
+
+
+def test_what_is_ignored_has_no_part_in_slice_shares_and_crosshair(half_ignored):
+    from nnunetv2_mastpro.report.draw import host_shares
+
+    assert shown_slice(TUMOR, half_ignored) == 1
+    hosted = Output("tumor", (1,), "#ff0000", True, "", ("liver",), (1,))
+    (share,) = host_shares("c", half_ignored, SimpleNamespace(classes=[hosted]))
+    assert (share["prediction"], share["truth"]) == (1, 1)
+    found = viewer.embed("c", half_ignored, is_ct=True)
+    assert found.focus[2] == pytest.approx(1.5 / 6)
+
+
+def test_what_is_ignored_is_striped(half_ignored):
+    shown = cut(TUMOR, [TUMOR], half_ignored, 4)
+    assert shown.box == (slice(0, 20), slice(0, 24))  # nothing that counts is there
+    figure = draw_panels(shown, Window(-1, 1, ""), "case_1", {"tumor": "#ff0000"})
+    keys = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+    assert "; striped grey what the truth says to ignore, which is not scored" in keys[-1]
+    layers = {axis.get_title(): [layer.get_array() for layer in axis.images] for axis in figure.axes}
+    assert len(layers.pop("image")) == 1
+    for stack in layers.values():  # in each other column a third of the slice
+        assert 0.2 < np.mean(stack[-1][..., 3] > 0) < 0.5
+    unstriped = draw_panels(cut(TUMOR, [TUMOR], half_ignored, 1), Window(-1, 1, ""), "case_1", {"tumor": "#ff0000"})
+    assert "striped" not in unstriped.legends[-1].get_texts()[-1].get_text()
