@@ -33,20 +33,21 @@ def summary(findings: Findings) -> str:
     evaluation = findings.evaluation
     if evaluation is None:
         return html.paragraph(NO_REFERENCE)
-    head = ["class", "cases with it", *(title for title, _ in NUMBERS.values())]
+    head = ["class", "cases with it", "missed", "made up", *(title for title, _ in NUMBERS.values())]
     rows = []
     for output in findings.model.classes:
         told = evaluation["summary"]["classes"][output.label]
         cases = f"{told['with']} of {told['annotated']}"
-        rows.append([output.name, cases, *_numbers(told)])
+        rows.append([output.name, cases, str(told["missed"]), str(told["made_up"]), *_numbers(told)])
     macro = evaluation["summary"]["macro"]
     title, key = ("mean of tumour types", "tumours") if evaluation["tumours"] else ("mean of classes", "classes")
-    rows.append([title, "", *_numbers(macro[key])])
+    rows.append([title, "", "", "", *_numbers(macro[key])])
     text = (
         f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
         f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
-        "class in which it was marked counts as Dice 0; one without it in both has no Dice. Cases count for the "
-        "classes that they annotate. A lesion is found, and a finding is right, where the two share a voxel, however "
+        "class in which it was marked (made up) counts as Dice 0, as one with it in which nothing was (missed); one "
+        "without it in both has no Dice. HD95 is of the cases that have it in both, and so leaves out what was missed "
+        "and made up. Cases count for the classes that they annotate. A lesion is found, and a finding is right, where the two share a voxel, however "
         "little of it. False lesions: the volume of findings that share none."
     )
     warned = [html.paragraph(line) for line in (*too_few(evaluation, evaluation["summary"]), *doubts(evaluation))]
