@@ -41,6 +41,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DATASET",
         help="id, name, or a dataset.json (default: that in the predictions' folder, else beside the labels' folder)",
     )
+    add_scoring_arguments(parser)
+    parser.add_argument("--chill", action="store_true", help="leave out labels without a prediction")
+    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """How cases are scored, of `mastpro report`, too."""
     parser.add_argument(
         "--tolerance-mm", type=float, default=2.0, metavar="MM", help="of surface Dice (default: %(default)s)"
     )
@@ -55,8 +62,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
         "--patients", metavar="REGEX", help="one group in a case's name: intervals draw patients, not cases"
     )
     add_cases_argument(parser)
-    parser.add_argument("--chill", action="store_true", help="leave out labels without a prediction")
-    parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 
 
 def add_cases_argument(parser: argparse.ArgumentParser) -> None:

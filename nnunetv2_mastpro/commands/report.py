@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from nnunetv2_mastpro.commands.evaluate import add_cases_argument
+from nnunetv2_mastpro.commands.evaluate import add_scoring_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-i", dest="images", required=True, **given, help="images as nnUNetv2_predict gets them")
     parser.add_argument("-pred", dest="predictions", required=True, **given, help="what nnUNetv2_predict wrote")
     parser.add_argument("-ref", dest="reference", **given, help="true labels of the images")
-    add_cases_argument(parser)
+    add_scoring_arguments(parser)
     parser.add_argument("--maps", **given, help="host-organ maps of the images, by mastpro anatomy")
     parser.add_argument("-o", dest="output", required=True, **given, help="gets index.html")
     parser.add_argument("--pictures", **given, help="gets the rows of pictures as PNG files, for slides and papers")
@@ -62,6 +62,9 @@ def run(args: argparse.Namespace) -> int:
             command=("mastpro", *sys.argv[1:]),
             cases=args.cases,
             pictures=args.pictures,
+            tolerance_mm=args.tolerance_mm,
+            lesion_overlap=args.lesion_overlap,
+            patients=args.patients,
         )
     )
     print("\n".join([*notes, f"wrote {path}"]))

@@ -28,6 +28,9 @@ class Request:
     command: Sequence[str] = ()
     cases: Path | None = None  # JSON: what test cases annotate
     pictures: Path | None = None  # folder for the panels as PNG files, besides the page
+    tolerance_mm: float = 2.0  # this and the next two as mastpro evaluate has them
+    lesion_overlap: float = 0.0
+    patients: str | None = None
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,16 @@ def evaluate_cases(request: Request, model: Model) -> dict | None:
 
     content = with_name(model.dataset_json, model.plans.get("dataset_name", ""))
     content = with_cases(content, request.cases, request.reference)
-    return evaluate(request.reference, request.predictions, content, workers=request.workers, chill=True)
+    return evaluate(
+        request.reference,
+        request.predictions,
+        content,
+        tolerance_mm=request.tolerance_mm,
+        workers=request.workers,
+        lesion_overlap=request.lesion_overlap,
+        patients=request.patients,
+        chill=True,
+    )
 
 
 def notes(findings: Findings, size: int) -> list[str]:

@@ -47,11 +47,21 @@ def summary(findings: Findings) -> str:
         f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
         "class in which it was marked (made up) counts as Dice 0, as one with it in which nothing was (missed); one "
         "without it in both has no Dice. HD95 is of the cases that have it in both, and so leaves out what was missed "
-        "and made up. Cases count for the classes that they annotate. A lesion is found, and a finding is right, where the two share a voxel, however "
-        "little of it. False lesions: the volume of findings that share none."
+        "and made up. Cases count for the classes that they annotate. "
+        f"{_overlap(evaluation['lesion_overlap'])} False lesions: the volume of all other findings."
     )
     warned = [html.paragraph(line) for line in (*too_few(evaluation, evaluation["summary"]), *doubts(evaluation))]
     return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
+
+
+def _overlap(share: float) -> str:
+    """What finds a lesion."""
+    if not share:
+        return "A lesion is found, and a finding is right, where the two share a voxel, however little of it."
+    return (
+        f"A lesion is found where at least {share:.0%} of it is predicted, and a finding is right where at least as "
+        "much of it lies in the truth."
+    )
 
 
 def _numbers(told: dict) -> list[str]:
