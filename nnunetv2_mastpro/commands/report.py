@@ -38,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cases in the 3D viewer at most (default: %(default)s)",
     )
+    parser.add_argument("--chill", action="store_true", help="leave out images and labels without a prediction")
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 
 
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
             tolerance_mm=args.tolerance_mm,
             lesion_overlap=args.lesion_overlap,
             patients=args.patients,
+            chill=args.chill,
         )
     )
     print("\n".join([*notes, f"wrote {path}"]))

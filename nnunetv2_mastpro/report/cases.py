@@ -52,8 +52,13 @@ def shown_channel(dataset_json: dict) -> tuple[str, bool]:
     return f"{number or 0:04d}", number is not None
 
 
-def find_cases(model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None) -> list[Case]:
-    """By name. Raises MASTProError for empty folders, a folder that lacks a case, and maps of another model's hosts."""
+def find_cases(
+    model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None, chill: bool = False
+) -> list[Case]:
+    """By name. `chill`: images without a prediction are left out.
+
+    Raises MASTProError for empty folders, a folder that lacks a case, and maps of another model's hosts.
+    """
     ending = model.dataset_json["file_ending"]
     suffix = f"_{shown_channel(model.dataset_json)[0]}{ending}"
     files = {path.name.removesuffix(suffix): path for path in _files("-i", images, suffix)}
@@ -65,6 +70,8 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
         raise MASTProError(f"{option} {folder} has no cases (files such as {wanted}); give the folder of the model's")
     if found.keys().isdisjoint(files):
         raise MASTProError(f"-pred {predictions} and -i {images} have no case in common; one of them is another's")
+    if chill:
+        files = {name: path for name, path in files.items() if name in found}
     others = [("-i", images, files), ("-pred", predictions, found)]
     for option, folder in (("-ref", reference), ("--maps", maps)):
         if folder is not None:
@@ -74,9 +81,10 @@ def find_cases(model: Model, images: Path, predictions: Path, reference: Path | 
     for option, folder, known in others:
         missing = [name for name in every if name not in known]
         if missing:
+            remedy = ", or leave out what has no prediction with --chill" if option == "-pred" else ""
             raise MASTProError(
                 f"{option} {folder} lacks {some(missing, 10)} of {len(every)} cases; images, predictions, labels and "
-                "maps must be of the same cases"
+                f"maps must be of the same cases{remedy}"
             )
     if maps is not None:
         check_hosts(maps, model.hosts, "give --maps what mastpro anatomy -m MODEL -i IMAGES -o MAPS wrote")

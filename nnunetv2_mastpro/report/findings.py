@@ -8,6 +8,7 @@ from pathlib import Path
 
 from nnunetv2_mastpro.report.cases import Case
 from nnunetv2_mastpro.report.model import Model
+from nnunetv2_mastpro.report.origin import Origin
 from nnunetv2_mastpro.report.viewer import Embedded
 
 
@@ -31,6 +32,7 @@ class Request:
     tolerance_mm: float = 2.0  # this and the next two as mastpro evaluate has them
     lesion_overlap: float = 0.0
     patients: str | None = None
+    chill: bool = False  # leaves out images and labels without a prediction
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Findings:
     request: Request
     cases: Sequence[Case]
     evaluation: Mapping | None = None
+    origin: Origin = field(default_factory=Origin)
     panels: list[Panel] = field(default_factory=list)
     panels_left_out: int = 0
     hosts: list[dict] = field(

@@ -14,6 +14,7 @@ from nnunetv2_mastpro.report.cases import check_case, find_cases
 from nnunetv2_mastpro.report.draw import about_of, draw_cases, ranked
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model, read_model
+from nnunetv2_mastpro.report.origin import find_origin
 from nnunetv2_mastpro.report.panels import said_about
 from nnunetv2_mastpro.tasks import with_cases
 
@@ -31,11 +32,13 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
 
     _check_request(request, GENERATOR)
     model = read_model(request.model, request.folds, request.maps is not None)
-    cases = find_cases(model, request.images, request.predictions, request.reference, request.maps)
+    origin = find_origin(request.predictions, model)
+    folders = (request.images, request.predictions, request.reference, request.maps)
+    cases = find_cases(model, *folders, chill=request.chill)
     present = {}
     for case in tqdm(cases, desc="read images", unit="case"):
         present[case.name] = check_case(case, model)
-    findings = Findings(model, request, cases, evaluate_cases(request, model))
+    findings = Findings(model, request, cases, evaluate_cases(request, model), origin)
     pairs = ranked(findings, present)
     draw_cases(findings, pairs)
     page = make_page(findings, additions)

@@ -11,11 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from string import Template
 
+from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.processes import shell_line
 from nnunetv2_mastpro.report import html, sections
 from nnunetv2_mastpro.report.cases import shown_channel
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model
+from nnunetv2_mastpro.report.origin import Origin
 from nnunetv2_mastpro.report.viewer import viewer_data
 from nnunetv2_mastpro.steps import spell
 
@@ -67,11 +69,11 @@ def lead(findings: Findings) -> str:
     """What was run on what, when, and how well it did."""
     model, request, evaluation = findings.model, findings.request, findings.evaluation
     trainer, plans, configuration = model.names
-    folds = ", ".join(fold.name for fold in model.folds)
+    fold = f", {findings.origin.fold}" if findings.origin.fold else ""
     names = model.config.prompts.added if model.config else ()
     with_added = f", with {', '.join(names)} added," if names else ""
     text = (
-        f"{trainer} ({plans}, {configuration}, {folds}) of {model.plans['dataset_name']}{with_added} on "
+        f"{trainer} ({plans}, {configuration}{fold}) of {model.plans['dataset_name']}{with_added} on "
         f"{len(findings.cases)} cases of {request.images.resolve()}, {datetime.date.today().isoformat()}: "
     )
     if evaluation is None:
@@ -80,7 +82,21 @@ def lead(findings: Findings) -> str:
         kind = "tumours" if evaluation["tumours"] else "classes"
         what = "tumour types" if evaluation["tumours"] else "classes"
         text += f"mean Dice of {what} {sections.number(evaluation['summary']['macro'][kind]['Dice'])}."
-    return html.paragraph(text) + html.paragraph(RESEARCH, "soft")
+    return "".join(
+        [html.paragraph(text), *map(html.paragraph, unknown_origin(findings)), html.paragraph(RESEARCH, "soft")]
+    )
+
+
+def unknown_origin(findings: Findings) -> list[str]:
+    """What is not known of who predicted."""
+    folds, told = [fold.name for fold in findings.model.folds], []
+    if not findings.origin.is_told:
+        told.append("The predictions have no plans.json beside them, which would tell whether this model made them.")
+    if findings.origin.fold is None:
+        told.append(f"nnU-Net does not record which folds predicted; what follows of trainings is of {some(folds)}.")
+    elif folds != [findings.origin.fold]:
+        told.append(f"What follows of trainings is of {some(folds)}.")
+    return told
 
 
 def cost(findings: Findings, additions: Additions | None) -> str:
@@ -124,25 +140,30 @@ def commands(findings: Findings, additions: Additions | None) -> str:
     facts = html.table([], [*(additions.facts if additions else ()), *versions, ["niivue", niivue_version()]])
     if additions:
         return html.code(additions.commands) + facts
-    lines = [*_nnunet_commands(model, request), *([list(request.command)] if request.command else [])]
+    lines = [*_nnunet_commands(model, request, findings.origin), *([list(request.command)] if request.command else [])]
     text = (
         "nnU-Net's commands as the names of the folders tell; options that change no name (-device, --c, "
-        "-pretrained_weights, --disable_tta) and variables are not recorded."
+        "-pretrained_weights, --disable_tta) and variables are not recorded, nor which of several folds predicted (-f)."
     )
+    if findings.origin.is_validation:
+        text += f" The predictions are the validation that the training of {findings.origin.fold} wrote."
     return html.code("\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
 
 
-def _nnunet_commands(model: Model, request: Request) -> list[list[str]]:
-    """Training of each fold, and prediction; of a model that lies elsewhere the prediction alone."""
+def _nnunet_commands(model: Model, request: Request, origin: Origin) -> list[list[str]]:
+    """Training of each fold, and prediction but of a validation; of a model that lies elsewhere the second alone."""
     trainer, plans, configuration = model.names
     dataset, folds = model.plans["dataset_name"], [fold.name.removeprefix("fold_") for fold in model.folds]
-    given = ["-i", str(request.images), "-o", str(request.predictions), "-f", *folds]
+    predicting = ["-f", origin.fold.removeprefix("fold_")] if origin.fold else []
+    given = ["-i", str(request.images), "-o", str(request.predictions), *predicting]
     maps = ["-prev_stage_predictions", str(request.maps)] if request.maps else []
     if not model.is_in_results:
-        return [["nnUNetv2_predict_from_modelfolder", "-m", str(model.folder), *given, *maps]]
+        predict = ["nnUNetv2_predict_from_modelfolder", "-m", str(model.folder), *given, *maps]
+        return [] if origin.is_validation else [predict]
     named = ["-p", plans, "-tr", trainer]
     training = [["nnUNetv2_train", dataset, configuration, fold, *named] for fold in folds]
-    return [*training, ["nnUNetv2_predict", "-d", dataset, "-c", configuration, *named, *given, *maps]]
+    predict = ["nnUNetv2_predict", "-d", dataset, "-c", configuration, *named, *given, *maps]
+    return training if origin.is_validation else [*training, predict]
 
 
 def viewer(findings: Findings) -> str:

@@ -1,0 +1,45 @@
+"""Which model and folds made the predictions, as far as their folder tells.
+
+nnUNetv2_predict copies the model's plans.json there and records its arguments, of which the folds are none. A fold's
+validation lies in its folder, without such files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from nnunetv2_mastpro.datasets import is_trained, read_json_object
+from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.report.model import Model
+
+KEYS = ("dataset_name", "plans_name")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of predictions. `fold`: the one that predicted, None where it is not known."""
+
+    fold: str | None = None
+    is_validation: bool = False  # which the training wrote
+    is_told: bool = False  # whether the folder tells the model
+
+
+def find_origin(predictions: Path, model: Model) -> Origin:
+    """Raises MASTProError for predictions of another model."""
+    folder, root = predictions.resolve(), model.folder.resolve()
+    fold, parent = folder.parent, folder.parent.parent
+    if folder.name == "validation" and fold.name.startswith("fold_") and (parent / "plans.json").is_file():
+        if parent != root:
+            raise MASTProError(f"-pred {predictions} is of the model {parent}, -m is {model.folder}; give -m that one")
+        return Origin(fold.name, is_validation=True, is_told=True)
+    plans = predictions / "plans.json"
+    if plans.is_file():
+        theirs, ours = (tuple(content.get(key) for key in KEYS) for content in (read_json_object(plans), model.plans))
+        if theirs != ours:
+            raise MASTProError(
+                f"-pred {predictions} was predicted by a model of {theirs[0]} with {theirs[1]} (its plans.json), -m "
+                f"{model.folder} is of {ours[0]} with {ours[1]}; give -m the model that predicted"
+            )
+    trained = [path.name for path in sorted(root.glob("fold_*")) if is_trained(path)]
+    return Origin(trained[0] if len(trained) == 1 else None, is_told=plans.is_file())
