@@ -8,7 +8,7 @@ from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.findings import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS, STRIPES
-from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
+from nnunetv2_mastpro.report.plots import MOST_CLASSES, draw_boxes, draw_curves
 
 NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
 NO_BLOCK = "This is no MAST-Pro model (its plans have no resolved mastpro block)"
@@ -80,9 +80,10 @@ def curves(findings: Findings) -> str:
     """nnU-Net's logging of each fold."""
     model, pieces = findings.model, []
     names = [output.name for output in model.classes]
+    by = "by class" if len(names) <= MOST_CLASSES else "as mean and range of the classes"
     for fold in model.folds:
         if len(fold.curves.get("train_losses", ())):
-            text = f"{fold.name}: losses, pseudo-Dice on patches by class, and learning rate by epoch"
+            text = f"{fold.name}: losses, pseudo-Dice on patches {by}, and learning rate by epoch"
             pieces.append(html.picture(draw_curves(fold.curves, names), "svg+xml", text, text, "plot wide"))
         else:
             pieces.append(html.paragraph(f"{fold.name}: its checkpoint holds no training curves."))

@@ -253,3 +253,24 @@ def test_what_is_ignored_is_striped(half_ignored):
         assert 0.2 < np.mean(stack[-1][..., 3] > 0) < 0.5
     unstriped = draw_panels(cut(TUMOR, [TUMOR], half_ignored, 1), Window(-1, 1, ""), "case_1", {"tumor": "#ff0000"})
     assert "striped" not in unstriped.legends[-1].get_texts()[-1].get_text()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("classes", "cases"), [(20, 300), (117, 300), (400, 2)])
+def test_plots_of_many_classes_and_cases_are_small_and_whole(classes, cases):
+    rng = np.random.default_rng(0)
+    names = [f"tumour of the organ number {number}" for number in range(classes)]
+    dice = rng.random((1000, classes))
+    dice[:, 3], dice[:5] = np.nan, np.nan  # a class that no patch had, and epochs without any
+    plot = draw_curves({"dice_per_class_or_region": dice.tolist()}, names).decode()
+    assert len(plot) < 120_000
+    assert f">mean of {classes} classes</text>" in plot
+    assert ">lowest to highest</text>" in plot
+    assert names[0] not in plot
+    values = {name: rng.random(cases).tolist() for name in names}
+    boxes = draw_boxes({"Dice": values, "surface Dice": values, "HD95, mm": values}).decode()
+    assert len(boxes) < (600_000 if classes == 20 else 2_000_000)
+    assert all(f">{name} ({cases})</text>" in boxes for name in names)
+    _, height = map(float, re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', boxes).groups())
+    assert height <= 20 * 72
+    assert boxes.count("<image ") == 3
