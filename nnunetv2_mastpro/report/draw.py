@@ -74,16 +74,25 @@ def _panel(
     index = shown_slice(output, volumes)
     window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
-    if dice is not None and not np.isin(volumes.reference, output.values).any():
+    if dice is not None and not output.marks(volumes.reference):
         elsewhere = "" if volumes.ignored is None else " where it was looked for"
         score = f" marked, though the case has none{elsewhere}"
     title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
+    unknown = [entry.name for entry in not_annotated(findings, case) if entry.marks(volumes.prediction[index])]
+    title += f"; not annotated in this case: {', '.join(unknown)}" if unknown else ""
     shown = cut(output, findings.model.shown, volumes, index)
     file_name = re.sub(r"[^\w.-]+", "_", f"{place + 1:02d}_{case}_{output.label}.png")
     png = b""
     if findings.request.pictures is not None:
         png = encode(draw_panels(shown, window, title, findings.model.shown_colors), "png", about_of(findings.request))
     return Panel(title, encode(draw_panels(shown, window), "webp"), file_name, png)
+
+
+def not_annotated(findings: Findings, case: str) -> list[Output]:
+    """Classes in pictures that the case's annotators did not look for, so that the truth cannot have them."""
+    rows = findings.evaluation["rows"] if findings.evaluation is not None else ()
+    labels = {row["class"] for row in rows if row["case"] == case and not row["annotated"]}
+    return [output for output in findings.model.shown if output.label in labels]
 
 
 def _add_to_viewer(findings: Findings, entry: Embedded) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from nnunetv2_mastpro.config import HostValue, MASTProConfig
 from nnunetv2_mastpro.datasets import CHECKPOINTS, find_folds, label_values, read_trained
 from nnunetv2_mastpro.errors import MASTProError
@@ -34,6 +36,10 @@ class Output:
     def name(self) -> str:
         """For a reader."""
         return self.label.replace("_", " ")
+
+    def marks(self, labelmap: np.ndarray) -> bool:
+        """Whether the class is there."""
+        return bool(np.isin(labelmap, self.values).any())
 
 
 @dataclass(frozen=True)

@@ -316,3 +316,22 @@ def test_a_class_counts_where_the_test_cases_annotate_it(folders, tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     counts = re.findall(r">(\d of \d)<", page)
     assert counts == ["3 of 3", "1 of 1"]  # liver and lung tumours
+    captions = re.findall(r"<figcaption>(case_\w), (\w+) tumor.*?HU(.*?)</figcaption>", page)
+    told = {case: rest for case, organ, rest in captions if organ == "liver"}
+    assert told == {"case_a": "", "case_b": "", "case_c": ""}, "of what the slice does not show nothing is said"
+
+
+def test_a_class_that_a_case_does_not_annotate_is_told_where_it_is_predicted(folders, tmp_path):
+    def with_lung_tumour_beside(volume):
+        volume[1:3, 1:3, :] = 2
+        return volume
+
+    for name in "ab":
+        change(folders.predictions / f"case_{name}.nii.gz", with_lung_tumour_beside)
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"case_a": {"annotated": ["liver_tumor"]}}))
+    given = ["-ref", folders.reference, "--cases", file, "--viewer-cases", "0", "--pictures", tmp_path / "pictures"]
+    assert run(*arguments(folders, tmp_path / "report", *given)) == 0
+    page = (tmp_path / "report" / "index.html").read_text()
+    captions = re.findall(r"<figcaption>(case_\w), liver tumor.*?HU(.*?)</figcaption>", page)
+    assert dict(captions) == {"case_a": "; not annotated in this case: lung tumor", "case_b": "", "case_c": ""}
