@@ -38,6 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="cases in the 3D viewer at most (default: %(default)s)",
     )
+    parser.add_argument(
+        "--channel", type=int, metavar="N", help="of the images, in pictures (default: the first CT, else 0)"
+    )
     parser.add_argument("--chill", action="store_true", help="leave out images and labels without a prediction")
     parser.add_argument("-np", dest="num_processes", type=int, metavar="N", help="processes (default: nnU-Net's own)")
 
@@ -66,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
             tolerance_mm=args.tolerance_mm,
             lesion_overlap=args.lesion_overlap,
             patients=args.patients,
+            channel=args.channel,
             chill=args.chill,
         )
     )

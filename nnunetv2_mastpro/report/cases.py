@@ -14,7 +14,7 @@ from nnunetv2_mastpro.anatomy.given import check_hosts
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.prompts.resolve import channel_of
+from nnunetv2_mastpro.prompts.resolve import channel_names, channel_of, modality_of
 from nnunetv2_mastpro.report.model import Model
 
 
@@ -46,21 +46,43 @@ class Volumes:
         return mask if self.ignored is None else mask & ~self.ignored
 
 
-def shown_channel(dataset_json: dict) -> tuple[str, bool]:
-    """Number of the channel that is shown, as in file names, and whether it is CT: the first CT, else the first."""
-    number = channel_of(dataset_json, "CT")
-    return f"{number or 0:04d}", number is not None
+@dataclass(frozen=True)
+class Channel:
+    """The one that is shown. `title`: its number and name where there are others, else empty."""
+
+    number: int
+    title: str
+    is_ct: bool
+
+
+def shown_channel(dataset_json: dict, wanted: int | None = None) -> Channel:
+    """The first CT, or else the first, unless another is wanted. Raises MASTProError for a number that is not there."""
+    names = {int(number): str(name) for number, name in sorted(channel_names(dataset_json).items())}
+    if wanted is not None and wanted not in names:
+        known = ", ".join(f"{number} ({name})" for number, name in names.items())
+        raise MASTProError(f"--channel {wanted} is none of the model's channels; give one of {known}")
+    number = wanted if wanted is not None else channel_of(dataset_json, "CT") or 0
+    name = names.get(number, "")
+    is_ct = modality_of({"channel_names": {"0": name}}) == "CT"
+    return Channel(number, f"channel {number} ({name})" if len(names) > 1 else "", is_ct)
 
 
 def find_cases(
-    model: Model, images: Path, predictions: Path, reference: Path | None, maps: Path | None, chill: bool = False
+    model: Model,
+    channel: Channel,
+    *,
+    images: Path,
+    predictions: Path,
+    reference: Path | None,
+    maps: Path | None,
+    chill: bool = False,
 ) -> list[Case]:
-    """By name. `chill`: images without a prediction are left out.
+    """By name. `channel`: of the images. `chill`: images without a prediction are left out.
 
     Raises MASTProError for empty folders, a folder that lacks a case, and maps of another model's hosts.
     """
     ending = model.dataset_json["file_ending"]
-    suffix = f"_{shown_channel(model.dataset_json)[0]}{ending}"
+    suffix = f"_{channel.number:04d}{ending}"
     files = {path.name.removesuffix(suffix): path for path in _files("-i", images, suffix)}
     found = {path.name.removesuffix(ending): path for path in _files("-pred", predictions, ending)}
     if not files or not found:

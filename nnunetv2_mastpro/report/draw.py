@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from nnunetv2_mastpro.report.cases import Volumes, read_case, shown_channel
+from nnunetv2_mastpro.report.cases import Volumes, read_case
 from nnunetv2_mastpro.report.findings import Findings, Panel, Request
 from nnunetv2_mastpro.report.model import Model, Output
 from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
@@ -41,18 +41,17 @@ def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Outp
     findings.panels_left_out = len(pairs) - len(chosen)
     order = list(dict.fromkeys([*(name for _, name, _ in pairs), *(case.name for case in findings.cases)]))
     cases = {case.name: case for case in findings.cases}
-    is_ct = shown_channel(model.dataset_json)[1]
     panels: dict[int, Panel] = {}
     wanted = order if request.maps else order[: max(request.viewer_cases, len({name for _, name, _ in chosen}))]
     for name in tqdm(wanted, desc="draw panels", unit="case"):
         volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:
-                panels[place] = _panel(place, dice, case, output, volumes, findings, is_ct)
+                panels[place] = _panel(place, dice, case, output, volumes, findings)
         if request.maps:
             findings.hosts += host_shares(name, volumes, model)
         if order.index(name) < request.viewer_cases and not findings.not_embedded:
-            _add_to_viewer(findings, embed(name, volumes, is_ct))
+            _add_to_viewer(findings, embed(name, volumes, findings.channel.is_ct))
     findings.panels = [panels[place] for place in sorted(panels)]
     is_full = bool(findings.not_embedded)
     known = {entry.name for entry in findings.embedded} | set(findings.not_embedded)
@@ -68,16 +67,17 @@ def about_of(request: Request) -> str:
     return str(request.predictions.resolve())
 
 
-def _panel(
-    place: int, dice: float | None, case: str, output: Output, volumes: Volumes, findings: Findings, is_ct: bool
-) -> Panel:
+def _panel(place: int, dice: float | None, case: str, output: Output, volumes: Volumes, findings: Findings) -> Panel:
     index = shown_slice(output, volumes)
-    window = ct_window(output.host_structures) if is_ct else percentile_window(volumes.image)
+    window = ct_window(output.host_structures) if findings.channel.is_ct else percentile_window(volumes.image)
     score = "" if dice is None else f", Dice {dice:.2f}"
     if dice is not None and not output.marks(volumes.reference):
         elsewhere = "" if volumes.ignored is None else " where it was looked for"
         score = f" marked, though the case has none{elsewhere}"
-    title = f"{case}, {output.name}{score}: slice {index + 1} of {len(volumes.image)}, {window.title}"
+    place_shown = f"slice {index + 1} of {len(volumes.image)}"
+    title = (
+        f"{case}, {output.name}{score}: {', '.join(filter(None, (place_shown, findings.channel.title, window.title)))}"
+    )
     unknown = [entry.name for entry in not_annotated(findings, case) if entry.marks(volumes.prediction[index])]
     title += f"; not annotated in this case: {', '.join(unknown)}" if unknown else ""
     shown = cut(output, findings.model.shown, volumes, index)

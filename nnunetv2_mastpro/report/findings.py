@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunetv2_mastpro.report.cases import Case
+from nnunetv2_mastpro.report.cases import Case, Channel
 from nnunetv2_mastpro.report.model import Model
 from nnunetv2_mastpro.report.origin import Origin
 from nnunetv2_mastpro.report.viewer import Embedded
@@ -32,6 +32,7 @@ class Request:
     tolerance_mm: float = 2.0  # this and the next two as mastpro evaluate has them
     lesion_overlap: float = 0.0
     patients: str | None = None
+    channel: int | None = None  # of the images, in pictures; the first CT, else the first
     chill: bool = False  # leaves out images and labels without a prediction
 
 
@@ -51,6 +52,7 @@ class Findings:
 
     model: Model
     request: Request
+    channel: Channel
     cases: Sequence[Case]
     evaluation: Mapping | None = None
     origin: Origin = field(default_factory=Origin)

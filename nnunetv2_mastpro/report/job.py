@@ -10,7 +10,7 @@ from tqdm import tqdm
 from nnunetv2_mastpro.datasets import with_name
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.report.cases import check_case, find_cases
+from nnunetv2_mastpro.report.cases import check_case, find_cases, shown_channel
 from nnunetv2_mastpro.report.draw import about_of, draw_cases, ranked
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model, read_model
@@ -33,12 +33,20 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     _check_request(request, GENERATOR)
     model = read_model(request.model, request.folds, request.maps is not None)
     origin = find_origin(request.predictions, model)
-    folders = (request.images, request.predictions, request.reference, request.maps)
-    cases = find_cases(model, *folders, chill=request.chill)
+    channel = shown_channel(model.dataset_json, request.channel)
+    cases = find_cases(
+        model,
+        channel,
+        images=request.images,
+        predictions=request.predictions,
+        reference=request.reference,
+        maps=request.maps,
+        chill=request.chill,
+    )
     present = {}
     for case in tqdm(cases, desc="read images", unit="case"):
         present[case.name] = check_case(case, model)
-    findings = Findings(model, request, cases, evaluate_cases(request, model), origin)
+    findings = Findings(model, request, channel, cases, evaluate_cases(request, model), origin)
     pairs = ranked(findings, present)
     draw_cases(findings, pairs)
     page = make_page(findings, additions)

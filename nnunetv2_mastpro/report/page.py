@@ -14,7 +14,6 @@ from string import Template
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.processes import shell_line
 from nnunetv2_mastpro.report import html, sections
-from nnunetv2_mastpro.report.cases import shown_channel
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model
 from nnunetv2_mastpro.report.origin import Origin
@@ -178,9 +177,10 @@ def viewer(findings: Findings) -> str:
         for entry in findings.embedded
         if set(entry.thinned) != {1}
     ]
-    grey = "CT in steps of 4 HU" if shown_channel(findings.model.dataset_json)[1] else "the image in 8 bits"
+    grey = "CT in steps of 4 HU" if findings.channel.is_ct else "the image in 8 bits"
     texts = [
         f"Not in the viewer: {', '.join(left_out)}." if left_out else "",
+        f"The image is {findings.channel.title}." if findings.channel.title else "",
         f"To keep the page small, {grey}; thinned out: {'; '.join(thinned) or 'none'}.",
     ]
     pieces = [html.paragraph(text, "soft") for text in texts if text]
@@ -195,7 +195,7 @@ def scripts(findings: Findings) -> str:
     if not findings.embedded:
         return ""
     library = (STATIC / "niivue.umd.js").read_text(encoding="utf-8")
-    data = viewer_data(findings.embedded, findings.model, shown_channel(findings.model.dataset_json)[1])
+    data = viewer_data(findings.embedded, findings.model, findings.channel.is_ct)
     return (
         f'<script type="application/json" id="viewer-data">{data}</script>\n<script>{library}</script>\n'
         f"<script>{(HERE / 'viewer.js').read_text(encoding='utf-8')}</script>\n"

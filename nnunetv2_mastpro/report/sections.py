@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from nnunetv2_mastpro.listing import kind
 from nnunetv2_mastpro.report import html
+from nnunetv2_mastpro.report.cases import Channel
 from nnunetv2_mastpro.report.findings import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS, STRIPES
 from nnunetv2_mastpro.report.plots import MOST_CLASSES, draw_boxes, draw_curves
@@ -118,7 +119,7 @@ def panels(findings: Findings) -> str:
     subject = "truth and prediction" if findings.evaluation is not None else "the prediction"
     text = (
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
-        f"in the window of the organ that hosts the class, with all that is marked there, each class in its "
+        f"{_grey_values(findings.channel)}, with all that is marked there, each class in its "
         f"colour. Contours, in the dotted square: {CONTOURS[findings.evaluation is not None]}."
         f"{_ignored(findings, f' {STRIPES.capitalize()}.')}"
     )
@@ -128,6 +129,16 @@ def panels(findings: Findings) -> str:
     )
     pieces = [html.paragraph(text), html.legend(findings.model.shown_colors), rows]
     return "".join([*pieces, html.paragraph(more, "soft") if more else ""])
+
+
+def _grey_values(channel: Channel) -> str:
+    """Which channel the pictures show, and how."""
+    window = (
+        "in the window of the organ that hosts the class"
+        if channel.is_ct
+        else "from percentile 1 to 99 of its grey values"
+    )
+    return f"{channel.title} {window}".lstrip()
 
 
 def _ignored(findings: Findings, sentence: str) -> str:

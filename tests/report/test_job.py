@@ -263,10 +263,31 @@ def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
 
 @pytest.mark.parametrize("names", [{"0": "PET", "1": "CT"}, {"1": "CT", "0": "PET"}])
 def test_the_ct_is_shown_whatever_the_order_of_the_channels(names):
-    from nnunetv2_mastpro.report.cases import shown_channel
+    from nnunetv2_mastpro.report.cases import Channel, shown_channel
 
-    assert shown_channel({"channel_names": names}) == ("0001", True)
-    assert shown_channel({"modality": names}) == ("0001", True)  # the key of older data sets
+    assert shown_channel({"channel_names": names}) == Channel(1, "channel 1 (CT)", True)
+    assert shown_channel({"modality": names}) == Channel(1, "channel 1 (CT)", True)  # the key of older data sets
+
+
+def test_another_channel_is_shown_and_named(folders, tmp_path, capsys):
+    dataset = json.loads((folders.model / "dataset.json").read_text())
+    (folders.model / "dataset.json").write_text(json.dumps({**dataset, "channel_names": {"0": "CT", "1": "PET"}}))
+    for path in [*folders.images.iterdir()]:
+        shutil.copy(path, path.with_name(path.name.replace("_0000", "_0001")))
+    assert run(*arguments(folders, tmp_path / "ct")) == 0
+    page = (tmp_path / "ct" / "index.html").read_text()
+    assert "of 14, channel 0 (CT), soft-tissue window" in page
+    assert "channel 0 (CT) in the window of the organ that hosts the class, with all" in page
+    assert run(*arguments(folders, tmp_path / "pet", "--channel", "1")) == 0
+    page = (tmp_path / "pet" / "index.html").read_text()
+    assert "of 14, channel 1 (PET), percentiles 1 to 99" in page
+    assert "channel 1 (PET) from percentile 1 to 99 of its grey values, with all" in page
+    assert "The image is channel 1 (PET)." in page
+    assert "window of the organ" not in page
+    for number in ("2", "-1"):
+        assert run(*arguments(folders, tmp_path / "none", "--channel", number)) == 2
+        said = f"--channel {number} is none of the model's channels; give one of 0 (CT), 1 (PET)"
+        assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
