@@ -57,7 +57,7 @@ class Channel:
 
 def shown_channel(dataset_json: dict, wanted: int | None = None) -> Channel:
     """The first CT, or else the first, unless another is wanted. Raises MASTProError for a number that is not there."""
-    names = {int(number): str(name) for number, name in sorted(channel_names(dataset_json).items())}
+    names = dict(sorted((int(number), str(name)) for number, name in channel_names(dataset_json).items()))
     if wanted is not None and wanted not in names:
         known = ", ".join(f"{number} ({name})" for number, name in names.items())
         raise MASTProError(f"--channel {wanted} is none of the model's channels; give one of {known}")
@@ -162,6 +162,9 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
 def read_case(case: Case, ignored: int | None = None) -> Volumes:
     """All voxels of a case, as check_case has found them good; what the truth ignores is no class of it."""
     image, spacing, affine = _read(case.image)
+    beside = _spacing_beside(case.image)
+    if beside is not None:
+        spacing, affine = beside, np.diag((-beside[2], -beside[1], beside[0], 1.0))
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
     unknown = None
     if case.reference is not None and ignored is not None and (others[1] == ignored).any():
@@ -174,6 +177,15 @@ def read_case(case: Case, ignored: int | None = None) -> Volumes:
         affine,
         unknown,
     )
+
+
+def _spacing_beside(path: Path) -> tuple[float, ...] | None:
+    """mm (z y x) of a TIFF file, which does not hold it: what nnU-Net reads from the JSON file beside it, else 1."""
+    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+
+    if path.suffix.lower() not in Tiff3DIO.supported_file_endings:
+        return None
+    return tuple(map(float, Tiff3DIO().read_images([str(path)])[1]["spacing"]))
 
 
 def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:

@@ -74,10 +74,8 @@ def _panel(place: int, dice: float | None, case: str, output: Output, volumes: V
     if dice is not None and not output.marks(volumes.reference):
         elsewhere = "" if volumes.ignored is None else " where it was looked for"
         score = f" marked, though the case has none{elsewhere}"
-    place_shown = f"slice {index + 1} of {len(volumes.image)}"
-    title = (
-        f"{case}, {output.name}{score}: {', '.join(filter(None, (place_shown, findings.channel.title, window.title)))}"
-    )
+    shown_as = [f"slice {index + 1} of {len(volumes.image)}", findings.channel.title, window.title]
+    title = f"{case}, {output.name}{score}: {', '.join(filter(None, shown_as))}"
     unknown = [entry.name for entry in not_annotated(findings, case) if entry.marks(volumes.prediction[index])]
     title += f"; not annotated in this case: {', '.join(unknown)}" if unknown else ""
     shown = cut(output, findings.model.shown, volumes, index)

@@ -6,6 +6,7 @@ Masks and slices are (Y, X), truth and prediction as class -> mask, in the order
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from nnunetv2_mastpro.report.model import Output
 from nnunetv2_mastpro.report.windows import Window
 
 INCHES, LINE_INCHES, DPI, QUALITY = 2.3, 0.27, 100, 80
+TITLE_CHARACTER_INCHES = 0.085  # at most, on average
 PATCH_INCHES, CHARACTER_INCHES = 0.6, 0.068  # of a legend's entry, at most
 ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
@@ -99,7 +101,8 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     striped = shown.ignored is not None and shown.ignored.any()
     key = f"contours: {CONTOURS[shown.truth is not None]}" + (f"; {STRIPES}" if striped else "")
     lines = _lines([*(colors or ()), key], INCHES * len(titles)) if colors else 0
-    above, below = 0.25 + (LINE_INCHES if title else 0), LINE_INCHES * lines
+    title_lines = textwrap.wrap(title, int(INCHES * len(titles) / TITLE_CHARACTER_INCHES))
+    above, below = 0.25 + LINE_INCHES * len(title_lines), LINE_INCHES * lines
     figure = Figure(figsize=(INCHES * len(titles), INCHES * shape + above + below), facecolor=DARK)
     FigureCanvasAgg(figure)
     total = figure.get_figheight()
@@ -120,7 +123,7 @@ def draw_panels(shown: Slice, window: Window, title: str = "", colors: Mapping[s
     _draw_box(axes[0], shown.box)
     _contours(axes[-1], shown)
     if title:
-        figure.text(0.005, 1 - 0.08 / total, title, color=PALE, fontsize=10, va="top")
+        figure.text(0.005, 1 - 0.08 / total, "\n".join(title_lines), color=PALE, fontsize=10, va="top")
     if colors:
         _legend(figure, colors, key)
     return figure

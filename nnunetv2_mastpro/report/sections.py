@@ -10,6 +10,7 @@ from nnunetv2_mastpro.report.cases import Channel
 from nnunetv2_mastpro.report.findings import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS, STRIPES
 from nnunetv2_mastpro.report.plots import MOST_CLASSES, draw_boxes, draw_curves
+from nnunetv2_mastpro.report.windows import PERCENTILES
 
 NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
 NO_BLOCK = "This is no MAST-Pro model (its plans have no resolved mastpro block)"
@@ -133,11 +134,8 @@ def panels(findings: Findings) -> str:
 
 def _grey_values(channel: Channel) -> str:
     """Which channel the pictures show, and how."""
-    window = (
-        "in the window of the organ that hosts the class"
-        if channel.is_ct
-        else "from percentile 1 to 99 of its grey values"
-    )
+    percentiles = "from percentile {} to {} of its grey values".format(*PERCENTILES)
+    window = "in the window of the organ that hosts the class" if channel.is_ct else percentiles
     return f"{channel.title} {window}".lstrip()
 
 

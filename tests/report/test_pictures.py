@@ -274,3 +274,29 @@ def test_plots_of_many_classes_and_cases_are_small_and_whole(classes, cases):
     _, height = map(float, re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', boxes).groups())
     assert height <= 20 * 72
     assert boxes.count("<image ") == 3
+
+
+def test_a_long_title_stays_within_the_picture():
+    shown = cut(OTHER, [TUMOR, OTHER], volumes(), 3)
+    title = "case_0123, pancreatic tumour" + "; not annotated in this case: " + ", ".join(["another tumour"] * 12)
+    figure = draw_panels(shown, Window(-1, 1, ""), title, {"other": "#00ff00"})
+    figure.canvas.draw()
+    (text,) = figure.texts
+    box = text.get_window_extent()
+    assert box.x1 <= figure.bbox.width
+    assert box.y0 >= max(axis.title.get_window_extent().y1 for axis in figure.axes)
+    assert " ".join(text.get_text().split()) == title
+
+
+def test_the_spacing_of_tiff_files_is_that_of_the_file_beside_them(tmp_path):
+    """As nnU-Net's Tiff3DIO reads them."""
+    labels = marked((1, 3, slice(4, 9), slice(4, 10)))
+    paths = [tmp_path / name for name in ("c_0000.tif", "labels.tif")]
+    for path, array in zip(paths, (labels.astype(np.int16), labels), strict=True):
+        sitk.WriteImage(sitk.GetImageFromArray(array), path)
+    (tmp_path / "c.json").write_text('{"spacing": [5.0, 2.0, 1.5]}')
+    found = read_case(Case("c", paths[0], paths[1], None, None))
+    assert found.spacing_mm == (5, 2, 1.5)
+    np.testing.assert_array_equal(found.prediction, labels)
+    volume = open_nifti(viewer.embed("c", found, is_ct=False).files["prediction"])
+    assert volume.header.get_zooms() == (1.5, 2, 5)
