@@ -19,7 +19,7 @@ from nnunetv2_mastpro.report.panels import said_about
 from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
-PICTURE = re.compile(r"\d\d_.+\.png")  # rank, case, class
+PICTURE = re.compile(r"\d{2,}_.+\.png")  # rank, case, class
 
 
 def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:

@@ -319,6 +319,7 @@ def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     assert run(*given) == run(*given) == 0  # again, over its own
     (first,) = pictures.iterdir()
     first.rename(pictures / "02_case_liver_tumor.png")  # as an earlier report with other scores wrote it
+    shutil.copy(pictures / "02_case_liver_tumor.png", pictures / "100_case_liver_tumor.png")
     kept = [pictures / "01_my_own.png", pictures / "figure2.png"]
     Image.new("RGB", (2, 2)).save(kept[0])
     shutil.copy(pictures / "02_case_liver_tumor.png", kept[1])
