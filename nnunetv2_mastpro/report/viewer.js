@@ -27,6 +27,15 @@
     const turnOf = ++wanted;
     const entry = data.cases[index];
     status.textContent = `Reading ${entry.name} ...`;
+    try {
+      const volumes = await read(entry);
+      if (turnOf === wanted) put(entry, volumes);
+    } catch (error) {
+      if (turnOf === wanted) fail(entry, error);
+    }
+  }
+
+  async function read(entry) {
     const volumes = [];
     for (const kind of ["image", ...overlays]) {
       const name = `${entry.name}_${kind}.nii.gz`;
@@ -34,8 +43,11 @@
       if (kind !== "image") volume.setColormapLabel(colors(kind));
       volumes.push(volume);
     }
-    if (turnOf !== wanted) return;
-    while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
+    return volumes;
+  }
+
+  function put(entry, volumes) {
+    removeAll();
     volumes.forEach((volume) => viewer.addVolume(volume));
     setWindow();
     setOpacities();
@@ -46,7 +58,19 @@
     status.textContent = `${entry.name} is shown.`;
   }
 
+  function fail(entry, error) {
+    removeAll(); // another case under this one's name would mislead
+    viewer.drawScene();
+    canvas.setAttribute("aria-label", "No case is shown");
+    status.textContent = `${entry.name} cannot be shown (${error.message}); choose it again, or another case.`;
+  }
+
+  function removeAll() {
+    while (viewer.volumes.length) viewer.removeVolume(viewer.volumes[0]);
+  }
+
   function setWindow() {
+    if (!viewer.volumes.length) return; // none is read yet; the case gets its window then
     const own = data.cases[chooser.selectedIndex].window;
     const [low, high] = windows.selectedIndex > 0 ? data.windows[windows.selectedIndex].range : own;
     viewer.volumes[0].cal_min = low;
@@ -56,8 +80,8 @@
 
   function setOpacities() {
     for (const slider of opacities) {
-      const place = overlays.indexOf(slider.dataset.opacity);
-      if (place >= 0) viewer.setOpacity(place + 1, Number(slider.value));
+      const place = overlays.indexOf(slider.dataset.opacity) + 1;
+      if (place && place < viewer.volumes.length) viewer.setOpacity(place, Number(slider.value));
     }
   }
 
@@ -102,6 +126,7 @@
     });
     viewer = new niivue.Niivue({
       logLevel: "error",
+      loadingText: "", // the status line tells
       dragAndDropEnabled: false,
       isRadiologicalConvention: true,
       crosshairColor: [1, 1, 1, 0.7],
@@ -115,5 +140,7 @@
     await show(0);
   }
 
-  start();
+  start().catch((error) => {
+    status.textContent = `The viewer cannot start (${error.message}).`;
+  });
 })();

@@ -182,6 +182,31 @@ def test_a_window_changes_the_grey_values(browser, axial, pixels):
     browser.press("ArrowUp", 38)
 
 
+def choose(browser, name, place):
+    """As a user does."""
+    browser.evaluate(
+        f"(() => {{ const e = document.getElementById('viewer-{name}'); e.selectedIndex = {place}; "
+        "e.dispatchEvent(new Event('change', {bubbles: true})); })()"
+    )
+
+
+def test_a_case_that_cannot_be_read_is_told_and_no_other_is_shown(browser, axial, pixels):
+    before = pixels()
+    browser.evaluate("window.kept = niivue.NVImage.loadFromBase64, undefined")
+    browser.evaluate("niivue.NVImage.loadFromBase64 = () => Promise.reject(new Error('torn')), undefined")
+    choose(browser, "case", 1)
+    browser.wait(f"{status()}.startsWith('case_a cannot be shown (torn);')")
+    for place in (1, 0):  # with no volumes, as before the first are read
+        choose(browser, "window", place)
+    set_range(browser, '[data-opacity="truth"]', 0.4)
+    assert browser.complaints() == []
+    assert colors(pixels()) < 100
+    browser.evaluate("niivue.NVImage.loadFromBase64 = window.kept, undefined")
+    choose(browser, "case", 0)
+    browser.wait(f"{status()} === 'case_b is shown.'")
+    assert np.abs(pixels() - before).mean() < 1
+
+
 def test_tab_reaches_every_control_and_each_has_a_name(browser):
     controls = "document.querySelectorAll('#viewer-section button, #viewer-section select, #viewer-section input')"
     named = browser.evaluate(
