@@ -64,7 +64,9 @@ def describe_demo(
     commands = [*exports, "", *(shell_line(step["command"]) for step in steps.values() if step["command"])]
     return Additions(
         title="MAST-Pro demo: tumours in a CT phantom",
-        lead=html.paragraph(INTRODUCTION) + html.table(head, body, "numbers") + html.paragraph(CONVENTIONS, "soft"),
+        lead=html.paragraph(INTRODUCTION)
+        + html.table("Dice by tumour type", head, body, "numbers")
+        + html.paragraph(CONVENTIONS, "soft"),
         commands="\n".join(commands),
         costs=[
             *([step["title"].partition(": ")[0], spell(step["seconds"])] for step in steps.values()),

@@ -11,8 +11,11 @@ def paragraph(text: str, kind: str = "") -> str:
     return f"<p{_class(kind)}>{escape(text)}</p>\n"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
-    """A row header each; `kind` "numbers": aligned to the right but for the first column."""
+def table(name: str, head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+    """A row header each; `name` is for who does not see it.
+
+    `kind` "numbers": aligned to the right but for the first column.
+    """
     top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
@@ -21,7 +24,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") ->
         for row in rows
     )
     thead = f"<thead><tr>{top}</tr></thead>\n" if head else ""
-    return f'<div class="scroll" tabindex="0"><table{_class(kind)}>\n{thead}<tbody>{body}</tbody></table></div>\n'
+    inside = f"<table{_class(kind)}>\n{thead}<tbody>{body}</tbody></table>"
+    return f'<div class="scroll"{_region(name)}>{inside}</div>\n'
 
 
 def picture(content: bytes, form: str, alternative: str, caption: str = "", kind: str = "") -> str:
@@ -41,13 +45,23 @@ def legend(colors: Mapping[str, str]) -> str:
     return f'<ul class="legend">{items}</ul>\n'
 
 
-def code(text: str) -> str:
-    return f'<pre tabindex="0">{escape(text)}</pre>\n'
+def code(name: str, text: str) -> str:
+    return f"<pre{_region(name)}>{escape(text)}</pre>\n"
+
+
+def details(summary: str, content: str) -> str:
+    """Opened by its summary."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>\n"
 
 
 def section(name: str, title: str, content: str) -> str:
     head = f'<h2 id="{name}-title">{escape(title)}</h2>'
     return f'<section id="{name}" aria-labelledby="{name}-title">{head}\n{content}</section>\n'
+
+
+def _region(name: str) -> str:
+    """Of what can be scrolled, so that keys reach it."""
+    return f' tabindex="0" role="region" aria-label="{escape(name)}"'
 
 
 def _class(kind: str) -> str:

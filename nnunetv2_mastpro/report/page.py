@@ -13,7 +13,7 @@ from string import Template
 
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.processes import shell_line
-from nnunetv2_mastpro.report import html, sections
+from nnunetv2_mastpro.report import html, scores, sections
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model
 from nnunetv2_mastpro.report.origin import Origin
@@ -41,9 +41,9 @@ class Additions:
 def make_page(findings: Findings, additions: Additions | None = None) -> str:
     """HTML that needs nothing beside it."""
     parts = {
-        "summary": ("Summary", sections.summary(findings)),
+        "summary": ("Summary", scores.summary(findings)),
         "curves": ("Training curves", sections.curves(findings)),
-        "boxes": ("Classes", sections.boxes(findings)),
+        "boxes": ("Classes", scores.boxes(findings)),
         "panels": ("Cases", sections.panels(findings)),
         "hosts": ("Host organs", sections.hosts(findings)),
         "experts": ("Experts by tumour type", sections.experts(findings)),
@@ -80,7 +80,7 @@ def lead(findings: Findings) -> str:
     else:
         kind = "tumours" if evaluation["tumours"] else "classes"
         what = "tumour types" if evaluation["tumours"] else "classes"
-        text += f"mean Dice of {what} {sections.number(evaluation['summary']['macro'][kind]['Dice'])}."
+        text += f"mean Dice of {what} {scores.number(evaluation['summary']['macro'][kind]['Dice'])}."
     return "".join(
         [html.paragraph(text), *map(html.paragraph, unknown_origin(findings)), html.paragraph(RESEARCH, "soft")]
     )
@@ -104,7 +104,7 @@ def cost(findings: Findings, additions: Additions | None) -> str:
     parts = next((fold.parts for fold in model.folds if fold.parts), {})
     if parts:
         rows = [[name, f"{total:,}", f"{trained:,}"] for name, (total, trained) in parts.items()]
-        pieces.append(html.table(["parameters", "all", "trained"], rows, "numbers"))
+        pieces.append(html.table("Parameters by part", ["parameters", "all", "trained"], rows, "numbers"))
     else:
         pieces.append(html.paragraph("The number of parameters by part stands in a training's log, which is not here."))
     configuration = model.configuration
@@ -117,7 +117,7 @@ def cost(findings: Findings, additions: Additions | None) -> str:
         rows += [[f"{fold.name}: {title}", value] for title, value in fold_costs(fold)]
     rows += additions.costs if additions else ()
     text = "nnU-Net records neither the time of prediction nor peak memory."
-    return "".join(pieces) + html.table([], rows) + html.paragraph(text, "soft")
+    return "".join(pieces) + html.table("Set-up and time", [], rows) + html.paragraph(text, "soft")
 
 
 def fold_costs(fold) -> list[tuple[str, str]]:
@@ -136,9 +136,10 @@ def commands(findings: Findings, additions: Additions | None) -> str:
     """Of a demo as they were run; else as the folders' names tell."""
     model, request = findings.model, findings.request
     versions = [["Python", platform.python_version()], *([name, _version(name)] for name in PACKAGES)]
-    facts = html.table([], [*(additions.facts if additions else ()), *versions, ["niivue", niivue_version()]])
+    facts = [*(additions.facts if additions else ()), *versions, ["niivue", niivue_version()]]
+    facts = html.table("Versions", [], facts)
     if additions:
-        return html.code(additions.commands) + facts
+        return html.code("Commands", additions.commands) + facts
     lines = [*_nnunet_commands(model, request, findings.origin), *([list(request.command)] if request.command else [])]
     text = (
         "nnU-Net's commands as the names of the folders tell; options that change no name (-device, --c, "
@@ -146,7 +147,7 @@ def commands(findings: Findings, additions: Additions | None) -> str:
     )
     if findings.origin.is_validation:
         text += f" The predictions are the validation that the training of {findings.origin.fold} wrote."
-    return html.code("\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
+    return html.code("Commands", "\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
 
 
 def _nnunet_commands(model: Model, request: Request, origin: Origin) -> list[list[str]]:

@@ -9,73 +9,14 @@ from nnunetv2_mastpro.report import html
 from nnunetv2_mastpro.report.cases import Channel
 from nnunetv2_mastpro.report.findings import Findings
 from nnunetv2_mastpro.report.panels import CONTOURS, STRIPES
-from nnunetv2_mastpro.report.plots import MOST_CLASSES, draw_boxes, draw_curves
+from nnunetv2_mastpro.report.plots import MOST_CLASSES, draw_curves
 from nnunetv2_mastpro.report.windows import PERCENTILES
 
-NO_REFERENCE = "No reference labels (-ref) were given, so there is no truth, and nothing is measured."
 NO_BLOCK = "This is no MAST-Pro model (its plans have no resolved mastpro block)"
 COLLAPSE = (
     "Usual after a short training. Where a long one shows it, some experts learn nothing: raise "
     "mastpro.training.balance_weight in the plans. Experts are numbered from 0, left to right, in each group."
 )
-NUMBERS = {  # of the evaluation -> heading, digits
-    "Dice": ("Dice", 2),
-    "NSD": ("surface Dice", 2),
-    "HD95_mm": ("HD95, mm", 1),
-    "sensitivity": ("lesions found (sensitivity)", 2),
-    "precision": ("findings right (precision)", 2),
-    "false_lesions_ml": ("false lesions, ml a case", 2),
-}
-
-
-def summary(findings: Findings) -> str:
-    """Means with intervals by class, and over tumour types."""
-    from nnunetv2_mastpro.evaluation.tables import doubts, too_few
-
-    evaluation = findings.evaluation
-    if evaluation is None:
-        return html.paragraph(NO_REFERENCE)
-    head = ["class", "cases with it", "missed", "made up", *(title for title, _ in NUMBERS.values())]
-    rows = []
-    for output in findings.model.classes:
-        told = evaluation["summary"]["classes"][output.label]
-        cases = f"{told['with']} of {told['annotated']}"
-        rows.append([output.name, cases, str(told["missed"]), str(told["made_up"]), *_numbers(told)])
-    macro = evaluation["summary"]["macro"]
-    title, key = ("mean of tumour types", "tumours") if evaluation["tumours"] else ("mean of classes", "classes")
-    rows.append([title, "", "", "", *_numbers(macro[key])])
-    text = (
-        f"Means over cases, in brackets the {evaluation['confidence']:.0%} interval of a bootstrap over "
-        f"{evaluation['units']}. Surface Dice has a tolerance of {evaluation['tolerance_mm']:g} mm. A case without the "
-        "class in which it was marked (made up) counts as Dice 0, as one with it in which nothing was (missed); one "
-        "without it in both has no Dice. HD95 is of the cases that have it in both, and so leaves out what was missed "
-        "and made up. Cases count for the classes that they annotate. "
-        f"{_overlap(evaluation['lesion_overlap'])} False lesions: the volume of all other findings."
-    )
-    warned = [html.paragraph(line) for line in (*too_few(evaluation, evaluation["summary"]), *doubts(evaluation))]
-    return "".join([html.table(head, rows, "numbers"), *warned, html.paragraph(text, "soft")])
-
-
-def _overlap(share: float) -> str:
-    """What finds a lesion."""
-    if not share:
-        return "A lesion is found, and a finding is right, where the two share a voxel, however little of it."
-    return (
-        f"A lesion is found where at least {share:.0%} of it is predicted, and a finding is right where at least as "
-        "much of it lies in the truth."
-    )
-
-
-def _numbers(told: dict) -> list[str]:
-    return [number(told.get(name), digits, "\n") for name, (_, digits) in NUMBERS.items()]
-
-
-def number(found: dict | None, digits: int = 2, between: str = " ") -> str:
-    """0.61 (0.50 to 0.70)."""
-    if found is None or found["mean"] is None:
-        return "-"
-    text = f"{found['mean']:.{digits}f}"
-    return text if found["low"] is None else f"{text}{between}({found['low']:.{digits}f} to {found['high']:.{digits}f})"
 
 
 def curves(findings: Findings) -> str:
@@ -90,24 +31,6 @@ def curves(findings: Findings) -> str:
         else:
             pieces.append(html.paragraph(f"{fold.name}: its checkpoint holds no training curves."))
     return "".join(pieces)
-
-
-def boxes(findings: Findings) -> str:
-    """Dice, surface Dice and HD95 by class."""
-    if findings.evaluation is None:
-        return html.paragraph(NO_REFERENCE)
-    values = {}
-    for metric in ("Dice", "NSD", "HD95_mm"):
-        values[NUMBERS[metric][0]] = {
-            output.name: [
-                row[metric]
-                for row in findings.evaluation["rows"]
-                if row["class"] == output.label and row[metric] is not None
-            ]
-            for output in findings.model.classes
-        }
-    text = "Box plots of Dice, surface Dice and HD95 by class; a point is a case, in brackets their number"
-    return html.picture(draw_boxes(values), "svg+xml", text, text, "plot wide")
 
 
 def panels(findings: Findings) -> str:
@@ -154,7 +77,7 @@ def hosts(findings: Findings) -> str:
         [output.name, ", ".join(output.host_structures), ", ".join(map(str, output.host_values)) or "-"]
         for output in known
     ]
-    table = html.table(["class", "host structures (TotalSegmentator)", "value in maps"], structures)
+    table = html.table("Host structures", ["class", "host structures (TotalSegmentator)", "value in maps"], structures)
     if not findings.request.maps:
         return table + html.paragraph("No host-organ maps (--maps) were given, so nothing is measured against them.")
     rows = []
@@ -166,7 +89,7 @@ def hosts(findings: Findings) -> str:
     head = ["class", "host organ, mean", "of the prediction in it", "of the truth in it"]
     return (
         table
-        + html.table(head, rows, "numbers")
+        + html.table("What lies in the host organ", head, rows, "numbers")
         + html.paragraph(
             "Volumes: means over all cases; shares: over those in which the class is. "
             f"{_ignored(findings, 'What the truth says to ignore has no part in them. ')}"
@@ -211,7 +134,7 @@ def prompts(findings: Findings) -> str:
         return html.paragraph(f"{NO_BLOCK}, so it takes no prompts.")
     rows = [[output.name, kind(output.is_tumor), output.sentence] for output in findings.model.classes]
     added = f" Added to a trained model: {', '.join(config.prompts.added)}." if config.prompts.added else ""
-    return html.table(["class", "kind", "sentence"], rows) + html.paragraph(
+    return html.table("Prompts", ["class", "kind", "sentence"], rows) + html.paragraph(
         f"Encoder: {config.prompts.encoder}.{added}{_ablated_text(config.network.ablate)}"
     )
 

@@ -87,7 +87,12 @@
 
   function readSlices() {
     for (const slider of axes) {
-      if (document.activeElement !== slider) slider.value = viewer.scene.crosshairPos[slider.dataset.axis];
+      const place = viewer.scene.crosshairPos[slider.dataset.axis];
+      if (document.activeElement !== slider) slider.value = place;
+      if (!viewer.volumes.length) continue;
+      const slices = viewer.volumes[0].dimsRAS[Number(slider.dataset.axis) + 1];
+      const number = Math.min(slices, Math.floor(place * slices) + 1);
+      slider.setAttribute("aria-valuetext", `slice ${number} of ${slices}`);
     }
   }
 
@@ -95,6 +100,7 @@
     const place = [...viewer.scene.crosshairPos];
     place[slider.dataset.axis] = Number(slider.value);
     viewer.scene.crosshairPos = place;
+    readSlices();
     viewer.drawScene();
   }
 

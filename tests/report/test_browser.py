@@ -148,6 +148,10 @@ def test_slices_are_chosen_by_the_keyboard(browser, axial, pixels):
         browser.press("ArrowDown", 40)
     assert float(browser.evaluate("document.querySelector('[data-axis=\"2\"]').value")) < float(place)
     assert np.abs(pixels() - before).mean() > 0.5
+    texts = [browser.evaluate(f"document.querySelector('[data-axis=\"{n}\"]').ariaValueText") for n in range(3)]
+    assert [text.split(" of ")[1] for text in texts] == ["32", "30", "14"]
+    set_range(browser, '[data-axis="2"]', 3.5 / 14)
+    assert browser.evaluate("document.querySelector('[data-axis=\"2\"]').ariaValueText") == "slice 4 of 14"
 
 
 def test_layouts_are_chosen_by_the_keyboard(browser, pixels):
@@ -222,6 +226,8 @@ def test_tab_reaches_every_control_and_each_has_a_name(browser):
         browser.press("Tab", 9)
     assert reached >= set(range(13))
     assert browser.evaluate("[...document.images].every((e) => e.alt.length > 10)")
+    scrolled = "[...document.querySelectorAll('[tabindex=\"0\"]')].filter((e) => e.id !== 'viewer-canvas')"
+    assert browser.evaluate(f"{scrolled}.every((e) => e.getAttribute('role') === 'region' && e.ariaLabel)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -12,7 +12,7 @@ from PIL import Image
 
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.report import page as page_module
-from nnunetv2_mastpro.report import sections
+from nnunetv2_mastpro.report import scores, sections
 
 SECTIONS = ["summary", "curves", "boxes", "panels", "hosts", "experts", "prompts", "cost", "commands", "viewer-section"]
 
@@ -95,6 +95,18 @@ def test_the_summary_is_the_mean_over_cases(read):
         missed = 1 if name == "lung tumor" else 0
         assert re.search(rf"{name}\s+3 of 3\s+{missed}\s+0\s+{dice}\n", read.texts["summary"])
     assert "HD95 is of the cases that have it in both, and so leaves out what was missed" in read.texts["summary"]
+
+
+def test_the_scores_of_each_case_are_there(read):
+    summary = " ".join(read.texts["summary"].split())
+    head = "Scores by case, lowest Dice first case, class Dice surface Dice HD95, mm"
+    assert f"{head} case_b, liver tumor 0.00" in summary
+    assert "case_b, lung tumor 0.00 0.00 - case_a" in summary  # missed
+    assert "case_c, lung tumor 1.00 1.00 0.0" in summary
+    rows = [{"case": f"c{number}", "class": "a", "Dice": 0.5, "NSD": 0.5, "HD95_mm": 1.0} for number in range(1003)]
+    found = scores.by_case({"rows": [*rows, {**rows[0], "Dice": None}]}, {"a": "tumour"})
+    assert found.count('<th scope="row">') == 1000
+    assert "3 more rows were left out" in found
 
 
 def test_panels_come_largest_error_first_in_the_window_of_their_organ(read):
