@@ -35,21 +35,19 @@ def ranked(findings: Findings, present: Mapping[str, frozenset[int]]) -> list[tu
 
 
 def draw_cases(findings: Findings, pairs: Sequence[tuple[float | None, str, Output]]) -> None:
-    """Reads each case that is shown once, and fills in panels, hosts and viewer."""
+    """Reads each case that is shown once, and fills in panels and viewer."""
     request, model = findings.request, findings.model
     chosen = pairs[: request.most_panels]
     findings.panels_left_out = len(pairs) - len(chosen)
     order = list(dict.fromkeys([*(name for _, name, _ in pairs), *(case.name for case in findings.cases)]))
     cases = {case.name: case for case in findings.cases}
     panels: dict[int, Panel] = {}
-    wanted = order if request.maps else order[: max(request.viewer_cases, len({name for _, name, _ in chosen}))]
+    wanted = order[: max(request.viewer_cases, len({name for _, name, _ in chosen}))]
     for name in tqdm(wanted, desc="draw panels", unit="case"):
         volumes = read_case(cases[name], model.ignored)
         for place, (dice, case, output) in enumerate(chosen):
             if case == name:
                 panels[place] = _panel(place, dice, case, output, volumes, findings)
-        if request.maps:
-            findings.hosts += host_shares(name, volumes, model)
         if order.index(name) < request.viewer_cases and not findings.not_embedded:
             _add_to_viewer(findings, embed(name, volumes, findings.channel.is_ct))
     findings.panels = [panels[place] for place in sorted(panels)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
-
-from tqdm import tqdm
 
 from nnunetv2_mastpro.datasets import with_name
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
-from nnunetv2_mastpro.report.cases import check_case, find_cases, shown_channel
-from nnunetv2_mastpro.report.draw import about_of, draw_cases, ranked
+from nnunetv2_mastpro.processes import each
+from nnunetv2_mastpro.report.cases import Case, check_case, find_cases, read_case, shown_channel
+from nnunetv2_mastpro.report.draw import about_of, draw_cases, host_shares, ranked
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model, read_model
 from nnunetv2_mastpro.report.origin import find_origin
@@ -27,6 +27,7 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
 
     `additions`: page.Additions of another command.
     """
+    from nnunetv2_mastpro.evaluation.evaluate import SLOW_TO_IMPORT
     from nnunetv2_mastpro.files import write_atomically
     from nnunetv2_mastpro.report.page import GENERATOR, make_page
 
@@ -43,12 +44,13 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
         maps=request.maps,
         chill=request.chill,
     )
-    present = {}
-    for case in tqdm(cases, desc="read images", unit="case"):
-        present[case.name] = check_case(case, model)
-    findings = Findings(model, request, channel, cases, evaluate_cases(request, model), origin)
-    pairs = ranked(findings, present)
-    draw_cases(findings, pairs)
+    jobs = [(case, replace(model, folds=())) for case in cases]
+    scoring = () if request.reference is None else SLOW_TO_IMPORT  # by the processes that score then
+    looked = list(each(look_at, jobs, request.workers, "read images", ("SimpleITK", *scoring)))
+    present = {case.name: values for case, (values, _) in zip(cases, looked, strict=True)}
+    hosts = [entry for _, entries in looked for entry in entries]
+    findings = Findings(model, request, channel, cases, evaluate_cases(request, model), origin, hosts=hosts)
+    draw_cases(findings, ranked(findings, present))
     page = make_page(findings, additions)
     files, earlier = {request.output / PAGE: page.encode()}, set()
     if request.pictures is not None:
@@ -60,6 +62,13 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     for path in earlier - files.keys():
         path.unlink()
     return request.output / PAGE, notes(findings, len(page.encode()))
+
+
+def look_at(job: tuple[Case, Model]) -> tuple[frozenset[int], list[dict]]:
+    """Values in the prediction and shares in host organs of a case, in a process of its own. Raises MASTProError."""
+    case, model = job
+    present = check_case(case, model)
+    return present, [] if case.host_map is None else host_shares(case.name, read_case(case, model.ignored), model)
 
 
 def earlier_pictures(request: Request) -> set[Path]:

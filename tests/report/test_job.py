@@ -308,6 +308,23 @@ def test_what_is_ablated_is_said(folders, tmp_path, ablate, told):
     assert ("share of training patches" in page) == ("experts" not in ablate)
 
 
+def test_several_processes_find_the_same(folders, tmp_path, monkeypatch, capsys):
+    """Case by case in workers, each of which tells its shares in host organs."""
+    from nnunetv2_mastpro.report import job
+
+    given = ["-ref", folders.reference, "--maps", folders.maps, "--panels", "0", "--viewer-cases", "0"]
+    assert run(*arguments(folders, tmp_path / "one", *given)) == 0
+    monkeypatch.setattr(job, "check_case", None)  # not called in this process
+    assert run(*arguments(folders, tmp_path / "two", *given, "-np", "2")) == 0
+    pages = [(tmp_path / name / "index.html").read_text() for name in ("one", "two")]
+    hosts = [re.search(r'<section id="hosts".*?</section>', page, re.DOTALL)[0] for page in pages]
+    assert hosts[0] == hosts[1]
+    assert "100%" in hosts[1]
+    change(folders.predictions / "case_c.nii.gz", with_value_9)
+    assert run(*arguments(folders, tmp_path / "two", *given, "-np", "2")) == 2
+    assert "case_c.nii.gz has the unknown label 9" in capsys.readouterr().err
+
+
 def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     file, output = tmp_path / "file", tmp_path / "out"
     file.touch()
