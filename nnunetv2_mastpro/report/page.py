@@ -186,6 +186,7 @@ def viewer(findings: Findings) -> str:
     ]
     pieces = [html.paragraph(text, "soft") for text in texts if text]
     truth = "Truth is drawn in the pale colours, the prediction in the full ones." if findings.request.reference else ""
+    truth += sections.about_ignored(findings, " What the truth says to ignore is not marked.")
     licences = (STATIC / "niivue.licenses.txt").read_text(encoding="utf-8")
     controls = _template("viewer.html").substitute(truth=truth, version=niivue_version(), licences=escape(licences))
     return controls + "".join(pieces)

@@ -45,7 +45,7 @@ def panels(findings: Findings) -> str:
         f"A row per case and class, {order}: the axial slice where {subject} {where}, the patient's right on the left, "
         f"{_grey_values(findings.channel)}, with all that is marked there, each class in its "
         f"colour. Contours, in the dotted square: {CONTOURS[findings.evaluation is not None]}."
-        f"{_ignored(findings, f' {STRIPES.capitalize()}.')}"
+        f"{about_ignored(findings, f' {STRIPES.capitalize()}.')}"
     )
     rows = "".join(html.picture(panel.picture, "webp", panel.title, panel.title) for panel in findings.panels)
     more = (
@@ -62,7 +62,7 @@ def _grey_values(channel: Channel) -> str:
     return f"{channel.title} {window}".lstrip()
 
 
-def _ignored(findings: Findings, sentence: str) -> str:
+def about_ignored(findings: Findings, sentence: str) -> str:
     """Said where the labels have a value to ignore, and there are some."""
     return "" if findings.evaluation is None or findings.model.ignored is None else sentence
 
@@ -92,7 +92,7 @@ def hosts(findings: Findings) -> str:
         + html.table("What lies in the host organ", head, rows, "numbers")
         + html.paragraph(
             "Volumes: means over all cases; shares: over those in which the class is. "
-            f"{_ignored(findings, 'What the truth says to ignore has no part in them. ')}"
+            f"{about_ignored(findings, 'What the truth says to ignore has no part in them. ')}"
             "mastpro postprocess removes what was marked far from its organ.",
             "soft",
         )

@@ -246,6 +246,10 @@ def test_a_finding_is_not_called_made_up_where_the_tumour_may_be_ignored(folders
     assert "What the truth says to ignore has no part in them." in page
 
 
+def test_nothing_is_said_of_ignoring_where_labels_have_no_such_value(report):
+    assert "ignore" not in re.sub(r"<script.*?</script>", "", report[1].read_text(), flags=re.DOTALL)
+
+
 def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
     allow_ignoring(folders)
 
@@ -255,6 +259,7 @@ def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
 
     change(folders.reference / "case_a.nii.gz", with_ignored)
     assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, "--panels", "0")) == 0
+    assert "What the truth says to ignore is not marked." in (tmp_path / "out" / "index.html").read_text()
     (data,) = re.findall(r'id="viewer-data">(.*?)</script>', (tmp_path / "out" / "index.html").read_text())
     truths = {case["name"]: case["truth"] for case in json.loads(data)["cases"]}
     voxels = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(truths["case_a"]))).get_fdata()
