@@ -42,7 +42,10 @@ def markdown_table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def effects(cells: Mapping[str, list[dict]]) -> str:
-    """What each part of Table 2 changes, over the four pairs of rows that differ in it alone; empty without all."""
+    """What each part of Table 2 changes, over the four pairs of rows that differ in it alone.
+
+    Empty unless all eight rows have the same seeds.
+    """
     rows = {frozenset(key.split("_")) - {"none"}: found for key, found in cells.items()}
     rows[frozenset(PARTS)] = cells.get("mastpro", [])
     lines = [["part", "change of mean Dice (95 %)"]]
@@ -50,7 +53,7 @@ def effects(cells: Mapping[str, list[dict]]) -> str:
         others = [other for other in PARTS if other != part]
         bases = [frozenset(kept) for count in range(3) for kept in itertools.combinations(others, count)]
         pairs = [(rows.get(base | {part}), rows.get(base)) for base in bases]
-        if not all(map(all, pairs)):
+        if not all(map(all, pairs)) or len({frozenset(c["seed"] for c in row) for pair in pairs for row in pair}) > 1:
             return ""
         first, second = (
             [{**cell, "seed": (place, cell["seed"])} for place, found in enumerate(side) for cell in found]

@@ -32,7 +32,7 @@ def differences(ours: dict, theirs: dict) -> list[str]:
     """What differs between two geometries, in words: shape, spacing, origin, direction, affine."""
     found = []
     for key, value in ours.items():
-        allowed = max(TOLERANCE, OF_A_VOXEL * float(np.min(ours["spacing"]))) if key == "origin" else TOLERANCE
+        allowed = _allowed(key, value, ours)
         other = theirs.get(key)
         if isinstance(value, dict):
             found += differences(value, other)
@@ -41,6 +41,16 @@ def differences(ours: dict, theirs: dict) -> list[str]:
         elif np.shape(value) != np.shape(other) or not np.allclose(value, other, rtol=0, atol=allowed):
             found.append(f"{key} {_numbers(other)}, not {_numbers(value)}")
     return list(dict.fromkeys(found))
+
+
+def _allowed(key: str, value, ours: dict) -> float | np.ndarray:
+    """Of a geometry's part; an affine (4, 4) has the origin in its last column."""
+    if key == "origin":
+        return max(TOLERANCE, OF_A_VOXEL * float(np.min(ours["spacing"])))
+    allowed = np.full(np.shape(value), TOLERANCE) if np.shape(value) == (4, 4) else TOLERANCE
+    if np.ndim(allowed):
+        allowed[:3, 3] = max(TOLERANCE, OF_A_VOXEL * float(np.linalg.norm(np.asarray(value)[:3, :3], axis=0).min()))
+    return allowed
 
 
 def _numbers(values) -> str:

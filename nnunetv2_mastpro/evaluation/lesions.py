@@ -35,7 +35,8 @@ def count_lesions(
     flat = len(reference) == 1
     *masks, cut = crop(reference, prediction, np.zeros_like(reference) if ignored is None else ignored)
     (true, true_sizes), (predicted, sizes) = (_components(mask) for mask in masks)
-    true_whole, whole = (_not_beside(cut, parts, found) for parts, found in ((true, true_sizes), (predicted, sizes)))
+    near = ndimage.binary_dilation(cut, np.ones((3,) * cut.ndim, bool)) if cut.any() else cut
+    true_whole, whole = (_apart(near, parts, found) for parts, found in ((true, true_sizes), (predicted, sizes)))
     found = _enough(true, masks[1], true_sizes, overlap)
     right = _enough(predicted, masks[0], sizes, overlap)
     true_bands = _bands(true_sizes, spacing_mm, flat)
@@ -53,11 +54,8 @@ def count_lesions(
     return counts, int(sizes[whole & ~right].sum())
 
 
-def _not_beside(ignored: np.ndarray, parts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Per component, whether none of its voxels lies beside one that is ignored."""
-    if not ignored.any():
-        return np.ones(len(sizes), bool)
-    near = ndimage.binary_dilation(ignored, np.ones((3,) * ignored.ndim, bool))
+def _apart(near: np.ndarray, parts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Per component, whether none of its voxels lies there."""
     return np.bincount(parts[near], minlength=len(sizes) + 1)[1:] == 0
 
 

@@ -54,27 +54,36 @@ class Read(NamedTuple):
 def with_organs(entry: Mapping, known: Sequence[bool], labels: Labels) -> Mapping:
     """An entry of metric_per_case, counted anew where a predicted tumour is to be counted as the organ that it is in.
 
-    That is where the case annotates the organ and not the tumour: the organ of its label includes what the loss lets
-    the network call a tumour. A region holds the tumours in it already.
+    That is where the case annotates the organ and not the tumour, which the loss lets the network find in the organ's
+    label. A region that holds the tumour's values counts them itself.
     """
     from nnunetv2.evaluation.evaluate_predictions import compute_metrics
     from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 
+    classes, metrics = labels.classes, entry["metrics"]
     concerned = any(
-        knows and not all(known[place] for place in entry.inside)
-        for entry, knows in zip(labels.classes, known, strict=True)
+        metrics[labels.outputs[place]]["n_pred"] and not {*classes[place].values} <= {*organ.values}
+        for organ, knows in zip(classes, known, strict=True)
+        for place in (organ.inside if knows else ())
+        if not known[place]
     )
-    if not concerned or any(isinstance(output, tuple) for output in labels.outputs):
+    if not concerned:
         return entry
     files = [entry["reference_file"], entry["prediction_file"]]
-    reference, prediction = (np.array(labels.reader.read_seg(file)[0]) for file in files)
-    values = {scored.label: scored.values[0] for scored in labels.classes}
-    for organ, voxels in organs_of_unknown(reference[0], prediction[0], labels.classes, known).items():
-        prediction[0][voxels] = values[organ]
+    reference, prediction = (labels.reader.read_seg(file)[0] for file in files)
+    prediction = prediction.copy()
+    for organ, voxels in organs_of_unknown(reference[0], prediction[0], classes, known).items():
+        prediction[0][voxels] = _own_value(next(scored for scored in classes if scored.label == organ), classes)
     read = Read(dict(zip(files, (reference, prediction), strict=True)))
     counted = compute_metrics(*files, read, list(labels.outputs), labels.ignore_value)
     recursive_fix_for_json_export(counted)
     return {**entry, **counted}
+
+
+def _own_value(organ: ScoredClass, classes: Sequence[ScoredClass]) -> int:
+    """Of a region the one that no class inside it has, if there is one."""
+    inside = {value for other in classes if {*other.values} < {*organ.values} for value in other.values}
+    return next((value for value in organ.values if value not in inside), organ.values[0])
 
 
 def corrected(summary: Mapping, cases: Cases, labels: Labels) -> dict:

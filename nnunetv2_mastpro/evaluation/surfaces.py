@@ -28,23 +28,24 @@ def surface_scores(
     tolerance_mm: float,
     ignored: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """NSD and HD95 (mm) of two boolean masks of one shape, neither empty; nan where one has no surface that is known.
+    """NSD and HD95 (mm) of two boolean masks of one shape, neither empty.
 
-    There is none beside voxels that are `ignored`, which no mask holds.
+    No surface is known beside voxels that are `ignored`, which no mask holds. NSD is nan where the reference has none,
+    HD95 where one of both has none.
     """
     spacing_mm = tuple(map(float, spacing_mm))
     masks = (reference, prediction)
     (truth, truth_sizes), (found, found_sizes) = (_elements(mask, spacing_mm, ignored) for mask in masks)
     borders = [_border(mask, spacing_mm, ignored) for mask in masks]
-    if not all(map(len, (truth, found, *borders))):
-        return {"NSD": np.nan, "HD95_mm": np.nan}
-    within_mm = tolerance_mm * (1 + ROUNDING) + ROUNDING  # spacings of files are rounded, and so their multiples
-    near = np.isfinite(np.concatenate(_gaps(truth, found, within_mm)))
-    sizes = np.concatenate([truth_sizes, found_sizes])
-    return {
-        "NSD": float(sizes[near].sum() / sizes.sum()),
-        "HD95_mm": max(float(np.percentile(gaps, PERCENTILE)) for gaps in _gaps(*borders)),
-    }
+    scores = {"NSD": 0.0 if len(truth) else np.nan, "HD95_mm": np.nan}
+    if len(truth) and len(found):
+        within_mm = tolerance_mm * (1 + ROUNDING) + ROUNDING  # spacings of files are rounded, and so their multiples
+        near = np.isfinite(np.concatenate(_gaps(truth, found, within_mm)))
+        sizes = np.concatenate([truth_sizes, found_sizes])
+        scores["NSD"] = float(sizes[near].sum() / sizes.sum())
+    if all(map(len, borders)):
+        scores["HD95_mm"] = max(float(np.percentile(gaps, PERCENTILE)) for gaps in _gaps(*borders))
+    return scores
 
 
 def _elements(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,11 @@ from nnunetv2_mastpro.datasets import read_trained, values_of
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.packs.labels import check_unablated, find_new_labels, with_prompts
 from nnunetv2_mastpro.prompts.resolve import foreground_labels, resolve_quietly
+
+BY_HAND = (
+    "write the data set for mastpro add-tumour without mastpro merge: the model's labels and regions_class_order, and "
+    "the new types after them"
+)
 
 
 @dataclass(frozen=True)
@@ -70,15 +76,20 @@ def own_values(content: dict, folder: Path) -> tuple[dict[str, int], dict[str, s
     sets = {name: {*values_of(content["labels"][name])} for name in foreground_labels(content)}
     values, parents = {}, {}
     for name, own in sets.items():
-        outer = [other for other, theirs in sets.items() if theirs > own]
+        outer = sorted((other for other, theirs in sets.items() if theirs > own), key=lambda other: len(sets[other]))
+        apart = [(one, other) for one, other in itertools.pairwise(outer) if not sets[one] < sets[other]]
+        if apart:
+            raise MASTProError(
+                f'the class "{name}" of --model {folder} lies in "{apart[0][0]}" and in "{apart[0][1]}", of which '
+                f"neither lies in the other, and a map can say one of them; {BY_HAND}"
+            )
         if outer:
-            parents[name] = min(outer, key=lambda other: len(sets[other]))
+            parents[name] = outer[0]
         left = own - set().union(*(theirs for theirs in sets.values() if theirs < own))
         if len(left) != 1:
             raise MASTProError(
                 f'the class "{name}" of --model {folder} has {len(left)} values that no class inside it has, where a '
-                "merged label map needs one; write the data set for mastpro add-tumour without mastpro merge: the "
-                "model's labels and regions_class_order, and the new types after them"
+                f"merged label map needs one; {BY_HAND}"
             )
         (values[name],) = left
     return values, parents

@@ -66,7 +66,7 @@ def scan_cases(sources: Sequence[Source], workers: int, prefix: bool, unite: boo
     signs: dict[str, object] = {}
     for probe in doubtful:
         sign = _size(probe.case) if unite else probe.case.key
-        if signs.setdefault(probe.case.name, sign) != sign:
+        if sign is not None and signs.setdefault(probe.case.name, sign) != sign:
             raise _twice(probe.case.name, doubtful)
     digests: dict[str, str] = {}
     for probe, found in zip(doubtful, _scan(doubtful, workers), strict=True):

@@ -117,7 +117,7 @@ def make_classes(
     for name in found:
         values.setdefault(name, len(values) + 1)
     _check_known(mapping, values)
-    parents = {**(base.parents if base else {}), **_parents(mapping)}
+    parents = _parents(mapping, base.parents if base else {})
     tables = {source.name: _table(source, targets[source.name], values, parents) for source in sources}
     ignore = len(values) + 1 if any(source.ignore_value is not None for source in sources) else None
     for source in sources:
@@ -165,8 +165,9 @@ def _check_known(mapping: ClassMap, values: Mapping[str, int]) -> None:
                 raise MASTProError(f'nest in the map names "{one}", which is no class; {nearest(one, values)}')
 
 
-def _parents(mapping: ClassMap) -> dict[str, str]:
-    parents: dict[str, str] = {}
+def _parents(mapping: ClassMap, settled: Mapping[str, str]) -> dict[str, str]:
+    """Class -> the one around it; `settled`: those of a model."""
+    parents = dict(settled)
     for parent, inside in mapping.nest.items():
         for name in inside:
             if parents.setdefault(name, parent) != parent:

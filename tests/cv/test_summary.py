@@ -7,10 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from nnunetv2.evaluation.evaluate_predictions import load_summary_json
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mastpro.evaluation.cases import Job, Scoring, score_case
-from nnunetv2_mastpro.evaluation.partial import NNUNETS, SUMMARY, corrected, rewrite_summary
+from nnunetv2_mastpro.evaluation.partial import (
+    NNUNETS,
+    SUMMARY,
+    corrected,
+    labels_of,
+    rewrite_summary,
+    with_organs,
+)
+from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 from nnunetv2_mastpro.tasks import read_cases
 
 from .conftest import CASES, LABELS, OUTPUTS, evaluate, labels_for, read
@@ -128,6 +137,26 @@ def test_a_summary_is_rewritten_whole_or_not_at_all(folders, kind, monkeypatch):
     again = load_summary_json(str(folders / "all" / SUMMARY))  # as nnU-Net reads it
     assert again["foreground_mean"]["Dice"] == pytest.approx(summary["foreground_mean"]["Dice"])
     assert not list((folders / "all").glob(".*"))
+
+
+def test_that_is_asked_pair_by_pair_where_only_some_are_nested(tmp_path):
+    """The liver's tumours lie in its region, the lung's have a value of their own."""
+    content = {"channel_names": {"0": "CT"}, "file_ending": ".nii.gz", "regions_class_order": [1, 2, 3, 4]}
+    content["labels"] = {"background": 0, "liver": [1, 2], "liver_tumor": 2, "lung": 3, "lung_tumor": 4}
+    plans = {"image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager"}
+    labels = labels_of(PlansManager(plans), content, resolve_quietly(content))
+    truth, found = np.zeros((2, 4, 5, 6), np.uint8)
+    truth[0], truth[2:], found[0], found[2], found[3] = 1, 3, 2, 3, 4
+    for folder, values in (("truth", truth), ("all", found)):
+        (tmp_path / folder).mkdir()
+        sitk.WriteImage(sitk.GetImageFromArray(values), str(tmp_path / folder / "a.nii.gz"))
+    paths = [str(tmp_path / name) for name in ("truth", "all", "all/summary.json")]
+    compute_metrics_on_folder(*paths, labels.reader, ".nii.gz", list(labels.outputs), num_processes=1)
+    entry = load_summary_json(paths[2])["metric_per_case"][0]
+    metrics = with_organs(entry, [True, False, True, False], labels)["metrics"]
+    liver, _, lung, _ = labels.outputs
+    assert metrics[liver]["Dice"] == metrics[lung]["Dice"] == 1.0
+    assert with_organs(entry, [True, False, True, True], labels) is entry  # the lung's is a mistake there
 
 
 @pytest.mark.parametrize("kind", ["flat", "regions"], indirect=True)

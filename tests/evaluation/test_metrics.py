@@ -144,7 +144,7 @@ def test_where_voxels_to_be_ignored_cut_a_mask_no_surface_is(known):
         np.broadcast_to((y - 20) ** 2 + (x - 20) ** 2 < radius**2, (40, 40, 40)) for radius in (12, 17)
     )
     ignored = np.ones(reference.shape, bool)
-    ignored[slice(3, None, 6) if known == "every sixth slice" else slice(0, 20)] = False
+    ignored[slice(3, 36, 6) if known == "every sixth slice" else slice(0, 20)] = False
     whole = score(reference, prediction, (1.0, 1.0, 1.0), 2.0)
     found = score(reference & ~ignored, prediction & ~ignored, (1.0, 1.0, 1.0), 2.0, ignored)
     naive = score(reference & ~ignored, prediction & ~ignored, (1.0, 1.0, 1.0), 2.0)
@@ -157,3 +157,14 @@ def test_where_voxels_to_be_ignored_cut_a_mask_no_surface_is(known):
         half = score(reference[:20], prediction[:20], (1.0, 1.0, 1.0), 2.0)
         assert found["NSD"] < half["NSD"] < naive["NSD"] + 1e-9
         assert found["HD95_mm"] == pytest.approx(5, abs=1)
+
+
+def test_a_prediction_beside_the_ignored_alone_has_no_part_of_a_known_surface():
+    """Not undefined: more voxels of it, or none, have 0 too."""
+    reference, prediction, ignored = np.zeros((3, 20, 20, 20), bool)
+    reference[4:8, 4:8, 4:8] = True
+    ignored[12:] = True
+    prediction[11, 4:8, 4:8] = True
+    found = score(reference, prediction, (1.0, 1.0, 1.0), 2.0, ignored)
+    assert found["NSD"] == 0
+    assert np.isnan(found["HD95_mm"])

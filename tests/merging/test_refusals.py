@@ -82,6 +82,7 @@ def test_a_file_that_is_missing(three, capsys):
     ("labels", "message"),
     [
         ({"liver": [1, 2], "mass": [1, 2]}, 'class "liver" of --model .* has 2 values that no class inside it has'),
+        ({"a": [1, 2], "b": [2, 3], "c": 2}, 'class "c" of --model .* lies in "a" and in "b", of which neither'),
         ({"both": [1, 2], "liver": 1, "mass": 2}, 'class "both" of --model .* has 0 values that no class inside'),
         ({"kidney_tumor": 2, "lung_tumor": 1}, 'has the class "kidney_tumor" with another value than the model'),
         (None, r"it has no plans.json\)"),
@@ -105,6 +106,9 @@ def test_what_cannot_be_added_to_a_model(three, tmp_path, capsys):
     check_refused(three, capsys, with_map, 'nest in the map puts "liver_tumor" into "liver", which')
     rules.write_text('{"sources": {"3": {"labels": {"liver": null}}}}')
     assert three.merge(*with_map, "--dry-run") == 0
+    nested = write_model(tmp_path / "nested", {"liver": [1, 2], "liver_tumor": 2}, regions_class_order=[1, 2])
+    rules.write_text('{"nest": {"liver_tumor": ["liver"]}}')
+    check_refused(three, capsys, ["-d", 3, "--model", nested, "--map", rules], "inside of itself; remove one of")
     other = write_model(tmp_path / "other", {"lung_tumor": 1}, channel="MRI")
     check_refused(three, capsys, ["-d", 6, "--model", other], "has the channels {'0': 'CT'}, the model {'0': 'MRI'}")
     full = write_model(tmp_path / "full", {"kidney_tumor": 1})
