@@ -1,12 +1,13 @@
 """What the documents say can be done: their links lead somewhere, and the commands have the options that they show."""
 
+import dataclasses
 import re
 import shlex
 from pathlib import Path
 
 import pytest
 
-from nnunetv2_mastpro import cli
+from nnunetv2_mastpro import cli, config
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -44,3 +45,11 @@ def test_commands_have_the_options_that_are_shown(document):
 
 def test_there_are_such_commands():
     assert {words[0] for words in commands(ROOT / "README.md")} >= {"merge", "anatomy", "add-tumour", "report"}
+
+
+def test_every_setting_is_explained():
+    sections = (config.NetworkConfig, config.PromptConfig, config.TrainingConfig, config.PredictionConfig)
+    keys = {field.name for section in sections for field in dataclasses.fields(section)}
+    text = (ROOT / "docs" / "reference.md").read_text()
+    rows = {key for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert keys - rows == {"added", "new_types"}  # which mastpro add-tumour writes
