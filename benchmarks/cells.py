@@ -77,17 +77,19 @@ ROWS = {
         without("shuffled", "AP / TP shuffled / D-MoE", "ShuffledText"),
     ),
 }
-SIZES = {  # expert count and k; like all of EXTRA not among the rows unless named
+CHOICES = {  # expert count and k, and who chooses; like all of EXTRA not among the rows unless named
     "k1": {"top_k_generic": 1},
     "k3": {"top_k_generic": 3, "top_k_specific": 2},
     "few": {"generic_experts": 2, "specific_experts": 1, "top_k_generic": 1},
     "many": {"generic_experts": 8, "specific_experts": 4, "top_k_generic": 2},
+    "joint": {"router": "joint"},
+    "token": {"routing": "token"},
 }
 EXTRA = {
     "table1": (Row("sgd", "MAST-Pro with nnU-Net's SGD", "nnUNetTrainerMASTProSGD", anatomy=True, sts=True),),
     "table2": tuple(
         Row(key, ", ".join(f"{name} {value}" for name, value in block.items()), MASTPRO.trainer, True, network=block)
-        for key, block in SIZES.items()
+        for key, block in CHOICES.items()
     ),
 }
 PAPER = {  # mean DSC (%) of Tables 1 and 2, over its eight data sets
