@@ -86,11 +86,9 @@ def run(args: argparse.Namespace) -> int:
     if lacking := no_device(args.device):
         raise MASTProError(lacking)
     add.carry_out(addition, lambda line: print(line, flush=True))
-    print(
-        f"\n{addition.fold_folder.parent} holds the model with {', '.join(addition.new)}; write a pack of it:\n"
-        f"  mastpro pack -m {addition.fold_folder.parent} -f {addition.fold} --type {addition.new[0]} "
-        f"-o {addition.new[0]}.safetensors"
-    )
+    model, new = addition.fold_folder.parent, addition.new[0]
+    pack = ["mastpro", "pack", "-m", str(model), "-f", str(addition.fold), "--type", new, "-o", f"{new}.safetensors"]
+    print(f"\n{model} holds the model with {', '.join(addition.new)}; write a pack of it:\n  {shell_line(pack)}")
     return 0
 
 
