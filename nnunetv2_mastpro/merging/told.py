@@ -13,6 +13,7 @@ from nnunetv2_mastpro.merging.mapping import ClassMap
 from nnunetv2_mastpro.merging.output import Target
 from nnunetv2_mastpro.merging.sources import RawCase, Source
 from nnunetv2_mastpro.merging.voxels import Scan
+from nnunetv2_mastpro.processes import shell_line
 from nnunetv2_mastpro.prompts.knowledge_base import find
 from nnunetv2_mastpro.prompts.resolve import FROM_NAME, Prompt, resolve_quietly
 
@@ -164,6 +165,7 @@ def what_next(target: Target, again: bool, model: Path | None) -> list[str]:
     clean = " --clean" if again else ""
     identifier = int(target.name[7:10])
     if model is not None:  # plans and preprocessing must be the model's
-        return ["", "Next:", f"  mastpro add-tumour -m {model} -d {identifier} -f 0 -n PLANS --write-prompts --dry-run"]
+        given = ["-d", str(identifier), "-f", "0", "-n", "PLANS", "--write-prompts", "--dry-run"]
+        return ["", "Next:", f"  {shell_line(['mastpro', 'add-tumour', '-m', str(model), *given])}"]
     why = "    # --clean: nnU-Net would keep what it read of the earlier merge" if again else ""
     return ["", "Next:", f"  nnUNetv2_plan_and_preprocess -d {identifier} --verify_dataset_integrity{clean}{why}"]
