@@ -41,5 +41,16 @@ def find_origin(predictions: Path, model: Model) -> Origin:
                 f"-pred {predictions} was predicted by a model of {theirs[0]} with {theirs[1]} (its plans.json), -m "
                 f"{model.folder} is of {ours[0]} with {ours[1]}; give -m the model that predicted"
             )
+    _check_labels(predictions, model)
     trained = [path.name for path in sorted(root.glob("fold_*")) if is_trained(path)]
     return Origin(trained[0] if len(trained) == 1 else None, is_told=plans.is_file())
+
+
+def _check_labels(predictions: Path, model: Model) -> None:
+    """By the dataset.json beside the predictions: what mastpro unpack wrote keeps the names in plans.json."""
+    file, ours = predictions / "dataset.json", model.dataset_json["labels"]
+    theirs = read_json_object(file).get("labels") if file.is_file() else ours
+    if theirs != ours:
+        raise MASTProError(
+            f"{file} has the labels {theirs}, -m {model.folder} has {ours}; give -m the model that predicted"
+        )

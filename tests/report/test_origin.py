@@ -31,6 +31,20 @@ def test_predictions_of_another_model_are_refused(folders, tmp_path, capsys, cha
     assert not (tmp_path / "out").exists()
 
 
+def test_predictions_of_other_labels_are_refused(folders, tmp_path, capsys):
+    """Of what mastpro unpack wrote, of a pack with more types, plans.json has the same names."""
+    shutil.copy(folders.model / "plans.json", folders.predictions)
+    dataset = json.loads((folders.model / "dataset.json").read_text())
+    (folders.predictions / "dataset.json").write_text(json.dumps(dataset))
+    assert run(folders, folders.predictions, tmp_path / "same") == 0
+    others = {"background": 0, "lung_tumor": 1, "liver_tumor": 2}
+    (folders.predictions / "dataset.json").write_text(json.dumps({**dataset, "labels": others}))
+    assert run(folders, folders.predictions, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert f"{folders.predictions / 'dataset.json'} has the labels {others}, -m {folders.model} has" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_of_several_folds_none_is_said_to_have_predicted(folders, tmp_path):
     shutil.copy(folders.model / "plans.json", folders.predictions)
     assert run(folders, folders.predictions, tmp_path / "one") == 0
