@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.anatomy.given import check_hosts
+from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.label_maps import files_of
 from nnunetv2_mastpro.listing import some
@@ -127,11 +128,12 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     """Values in the prediction. Raises MASTProError where a file has not three axes, lies on another grid, or has
     unknown values.
     """
-    from nnunetv2_mastpro.geometry import check_whole, read_geometry
+    from nnunetv2_mastpro.geometry import check_whole
 
     for path in filter(None, (case.image, case.prediction, case.reference, case.host_map)):
         check_whole(path)
-    ours = read_geometry(case.image)
+    spacing = _spacing_beside(case.image)
+    ours = _grid(case.image, spacing)
     if len(ours.size) != 3:
         raise MASTProError(f"{case.image} has {len(ours.size)} axes; the report shows volumes of three")
     allowed = {
@@ -143,7 +145,7 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
     for path, values in allowed.items():
         if path is None:
             continue
-        theirs = read_geometry(path)
+        theirs = _grid(path, spacing)
         if not theirs.agrees(ours):
             raise MASTProError(
                 f"{path} has {theirs}, its image {case.image.name} has {ours}; give files of the same images and grid"
@@ -161,10 +163,7 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
 
 def read_case(case: Case, ignored: int | None = None) -> Volumes:
     """All voxels of a case, as check_case has found them good; what the truth ignores is no class of it."""
-    image, spacing, affine = _read(case.image)
-    beside = _spacing_beside(case.image)
-    if beside is not None:
-        spacing, affine = beside, np.diag((-beside[2], -beside[1], beside[0], 1.0))
+    image, spacing, affine = _read(case.image, _spacing_beside(case.image))
     others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
     unknown = None
     if case.reference is not None and ignored is not None and (others[1] == ignored).any():
@@ -179,21 +178,48 @@ def read_case(case: Case, ignored: int | None = None) -> Volumes:
     )
 
 
-def _spacing_beside(path: Path) -> tuple[float, ...] | None:
-    """mm (z y x) of a TIFF file, which does not hold it: what nnU-Net reads from the JSON file beside it, else 1."""
-    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+def _spacing_beside(image: Path) -> tuple[float, ...] | None:
+    """mm (z y x) of a TIFF image, as nnU-Net reads it: from the JSON file beside it, else 1; None for other images.
 
-    if path.suffix.lower() not in Tiff3DIO.supported_file_endings:
+    Raises MASTProError for a file without three positive numbers.
+    """
+    if image.suffix.lower() not in (".tif", ".tiff"):
         return None
-    return tuple(map(float, Tiff3DIO().read_images([str(path)])[1]["spacing"]))
+    file = image.with_name(f"{image.stem[: -len('_0000')]}.json")
+    if not file.is_file():
+        return 1.0, 1.0, 1.0
+    spacing = read_json_object(file).get("spacing")
+    if not (isinstance(spacing, list) and len(spacing) == 3 and all(map(_is_length, spacing))):
+        raise MASTProError(
+            f'{file} has the spacing {spacing}; give three positive numbers, millimetres: {{"spacing": [Z, Y, X]}}'
+        )
+    return tuple(map(float, spacing))
 
 
-def _read(path: Path) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
-    """Voxels, spacing in mm (z y x) and NIfTI's affine, in the orientation of this module."""
+def _is_length(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 < value < float("inf")
+
+
+def _grid(path: Path, spacing_mm: tuple[float, ...] | None):
+    """From the header, in which nnU-Net reads no spacing (z y x) of TIFF files, and writes none."""
+    from nnunetv2_mastpro.geometry import read_geometry
+
+    found = read_geometry(path)
+    return found if spacing_mm is None else found._replace(spacing_mm=spacing_mm[::-1])
+
+
+def _read(path: Path, spacing_mm=None) -> tuple[np.ndarray, tuple[float, float, float], np.ndarray]:
+    """Voxels, spacing in mm (z y x) and NIfTI's affine, in the orientation of this module.
+
+    `spacing_mm`: in place of the header's.
+    """
     import SimpleITK as sitk
 
     try:
-        volume = sitk.DICOMOrient(sitk.ReadImage(str(path)), "LPS")
+        volume = sitk.ReadImage(str(path))
+        if spacing_mm is not None:
+            volume.SetSpacing(spacing_mm[::-1])
+        volume = sitk.DICOMOrient(volume, "LPS")
     except RuntimeError as error:
         raise MASTProError(f"{path} cannot be read ({str(error).strip().splitlines()[-1]}); write it again") from error
     spacing, affine = np.array(volume.GetSpacing()), np.eye(4)
