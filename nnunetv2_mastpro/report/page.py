@@ -68,7 +68,7 @@ def lead(findings: Findings) -> str:
     """What was run on what, when, and how well it did."""
     model, request, evaluation = findings.model, findings.request, findings.evaluation
     trainer, plans, configuration = model.names
-    fold = f", {findings.origin.fold}" if findings.origin.fold else ""
+    fold = "".join(f", {name}" for name in findings.origin.folds)
     names = model.config.prompts.added if model.config else ()
     with_added = f", with {', '.join(names)} added," if names else ""
     text = (
@@ -90,10 +90,13 @@ def unknown_origin(findings: Findings) -> list[str]:
     """What is not known of who predicted."""
     folds, told = [fold.name for fold in findings.model.folds], []
     if not findings.origin.is_told:
-        told.append("The predictions have no plans.json beside them, which would tell whether this model made them.")
-    if findings.origin.fold is None:
+        told.append(
+            "The predictions have no plans.json beside them, which would tell of which data set and plans their model "
+            "is; how they were made is not known."
+        )
+    if not findings.origin.folds:
         told.append(f"nnU-Net does not record which folds predicted; what follows of trainings is of {some(folds)}.")
-    elif folds != [findings.origin.fold]:
+    elif folds != [*findings.origin.folds]:
         told.append(f"What follows of trainings is of {some(folds)}.")
     return told
 
@@ -146,24 +149,27 @@ def commands(findings: Findings, additions: Additions | None) -> str:
         "-pretrained_weights, --disable_tta) and variables are not recorded, nor which of several folds predicted (-f)."
     )
     if findings.origin.is_validation:
-        text += f" The predictions are the validation that the training of {findings.origin.fold} wrote."
+        text += f" The predictions are the validation that the training of {some(findings.origin.folds)} wrote."
     return html.code("Commands", "\n".join(map(shell_line, lines))) + html.paragraph(text, "soft") + facts
 
 
 def _nnunet_commands(model: Model, request: Request, origin: Origin) -> list[list[str]]:
-    """Training of each fold, and prediction but of a validation; of a model that lies elsewhere the second alone."""
+    """Training of each fold, and prediction where nnUNetv2_predict wrote it; of a model that lies elsewhere the second
+    alone.
+    """
     trainer, plans, configuration = model.names
     dataset, folds = model.plans["dataset_name"], [fold.name.removeprefix("fold_") for fold in model.folds]
-    predicting = ["-f", origin.fold.removeprefix("fold_")] if origin.fold else []
+    predicting = ["-f", *(name.removeprefix("fold_") for name in origin.folds)] if origin.folds else []
+    is_predicted = origin.is_told and not origin.is_validation
     given = ["-i", str(request.images), "-o", str(request.predictions), *predicting]
     maps = ["-prev_stage_predictions", str(request.maps)] if request.maps else []
     if not model.is_in_results:
         predict = ["nnUNetv2_predict_from_modelfolder", "-m", str(model.folder), *given, *maps]
-        return [] if origin.is_validation else [predict]
+        return [predict] if is_predicted else []
     named = ["-p", plans, "-tr", trainer]
     training = [["nnUNetv2_train", dataset, configuration, fold, *named] for fold in folds]
     predict = ["nnUNetv2_predict", "-d", dataset, "-c", configuration, *named, *given, *maps]
-    return training if origin.is_validation else [*training, predict]
+    return [*training, predict] if is_predicted else training
 
 
 def viewer(findings: Findings) -> str:

@@ -1,5 +1,6 @@
 """A trained model's folder and cases, made up: what mastpro report reads."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def folders(tmp_path, write_model):
 def report(tmp_path_factory, write_model, run_command):
     """(folders, page, what the command said) of the real command with everything that it takes; not to be changed."""
     made = make_folders(tmp_path_factory.mktemp("report"), write_model)
+    shutil.copy(made.model / "plans.json", made.predictions)
     output = made.images.parent / "report"
     given = ["-i", made.images, "-pred", made.predictions, "-ref", made.reference, "--maps", made.maps, "-o", output]
     given += ["--pictures", made.images.parent / "pictures", "-np", "1"]

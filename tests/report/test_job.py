@@ -131,6 +131,7 @@ def test_a_page_of_another_is_not_overwritten(folders, tmp_path, capsys):
 
 def test_a_model_that_lies_elsewhere_is_predicted_from_its_folder(folders, tmp_path):
     """As what mastpro unpack writes."""
+    shutil.copy(folders.model / "plans.json", folders.predictions)
     folders.model.rename(tmp_path / "mine")
     given = arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")
     assert run(*given[:2], tmp_path / "mine", *given[3:]) == 0

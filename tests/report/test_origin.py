@@ -53,14 +53,40 @@ def test_of_several_folds_none_is_said_to_have_predicted(folders, tmp_path):
     assert f"-o {folders.predictions} -f 0\n" in one
     assert "no plans.json beside them" not in one
     shutil.copytree(folders.model / "fold_0", folders.model / "fold_1")
-    (folders.predictions / "plans.json").unlink()
     for given, trained in (([], "fold_0, fold_1"), (["-f", "1"], "fold_1")):
         assert run(folders, folders.predictions, tmp_path / "two", *given) == 0
         page = told(tmp_path / "two")
         assert "(nnUNetPlans, 2d) of" in page
         assert f"does not record which folds predicted; what follows of trainings is of {trained}." in page
         assert f"-o {folders.predictions}\n" in page
-        assert "The predictions have no plans.json beside them" in page
+
+
+def test_without_plans_beside_predictions_neither_fold_nor_command_is_claimed(folders, tmp_path):
+    """As an ensemble and nnUNetv2_apply_postprocessing leave them."""
+    assert run(folders, folders.predictions, tmp_path / "out") == 0
+    page = told(tmp_path / "out")
+    assert "(nnUNetPlans, 2d) of" in page
+    assert "The predictions have no plans.json beside them" in page
+    assert "nnUNetv2_train " in page
+    assert "nnUNetv2_predict " not in page
+
+
+@pytest.mark.parametrize("folds", [["0"], ["0", "1"]])
+def test_validations_that_nnunet_collected_are_recognised(folders, tmp_path, capsys, folds):
+    shutil.copytree(folders.model / "fold_0", folders.model / "fold_1")
+    collected = folders.model / f"crossval_results_folds_{'_'.join(folds)}"
+    shutil.copytree(folders.predictions, collected)
+    for name in ("plans.json", "dataset.json"):
+        shutil.copy(folders.model / name, collected)
+    assert run(folders, collected, tmp_path / "out") == 0
+    page = told(tmp_path / "out")
+    names = ", ".join(f"fold_{fold}" for fold in folds)
+    assert f"(nnUNetPlans, 2d, {names}) of" in page
+    assert f"The predictions are the validation that the training of {names} wrote." in page
+    assert "nnUNetv2_predict " not in page
+    other = shutil.copytree(folders.model, tmp_path / "nnUNetTrainer__nnUNetPlans__2d")
+    assert run(folders, other / collected.name, tmp_path / "out") == 2
+    assert f"is of the model {other}, -m is {folders.model}; give -m that one" in capsys.readouterr().err
 
 
 def test_a_folds_validation_is_shown_with_chill(folders, tmp_path, capsys):
