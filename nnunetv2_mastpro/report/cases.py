@@ -34,7 +34,7 @@ class Case:
 class Volumes:
     """Voxels of one case on one grid; `affine` takes x y z of a voxel to mm as NIfTI counts them (right to left)."""
 
-    image: np.ndarray
+    image: np.ndarray | None  # None where the label maps alone were wanted
     prediction: np.ndarray
     reference: np.ndarray | None
     host_map: np.ndarray | None
@@ -124,33 +124,34 @@ def _files(option: str, folder: Path, ending: str) -> list[Path]:
     return files_of(folder, ending)
 
 
-def check_case(case: Case, model: Model) -> frozenset[int]:
-    """Values in the prediction. Raises MASTProError where a file has not three axes, lies on another grid, or has
-    unknown values.
+def check_case(case: Case, model: Model) -> tuple[frozenset[int], Volumes]:
+    """Values in the prediction, and the volumes without the image.
+
+    Raises MASTProError where a file has not three axes, lies on another grid, or has unknown values.
     """
     from nnunetv2_mastpro.geometry import check_whole
 
-    for path in filter(None, (case.image, case.prediction, case.reference, case.host_map)):
+    files = (case.prediction, case.reference, case.host_map)
+    for path in filter(None, (case.image, *files)):
         check_whole(path)
     spacing = _spacing_beside(case.image)
     ours = _grid(case.image, spacing)
     if len(ours.size) != 3:
         raise MASTProError(f"{case.image} has {len(ours.size)} axes; the report shows volumes of three")
-    allowed = {
-        case.prediction: model.allowed,
-        case.reference: model.allowed | ({model.ignored} - {None}),
-        case.host_map: {0, *(host.value for host in model.hosts)},
-    }
-    present = frozenset()
-    for path, values in allowed.items():
+    hosts = {0, *(host.value for host in model.hosts)}
+    allowed = (model.allowed, model.allowed | ({model.ignored} - {None}), hosts)
+    present, maps = frozenset(), []
+    for path, values in zip(files, allowed, strict=True):
         if path is None:
+            maps.append(None)
             continue
         theirs = _grid(path, spacing)
         if not theirs.agrees(ours):
             raise MASTProError(
                 f"{path} has {theirs}, its image {case.image.name} has {ours}; give files of the same images and grid"
             )
-        found = np.unique(_read(path)[0])
+        labelmap, mm, affine = _read(path, spacing)
+        found = np.unique(labelmap)
         unknown = [f"{value:g}" for value in found if value not in values]
         if unknown:
             raise MASTProError(
@@ -158,24 +159,31 @@ def check_case(case: Case, model: Model) -> frozenset[int]:
                 f"{', '.join(map(str, sorted(values)))}: give files of this model's labels"
             )
         present = present or frozenset(map(int, found))
-    return present
+        maps.append(_small(labelmap))
+    return present, _volumes(None, maps, mm, affine, model.ignored)
 
 
 def read_case(case: Case, ignored: int | None = None) -> Volumes:
     """All voxels of a case, as check_case has found them good; what the truth ignores is no class of it."""
     image, spacing, affine = _read(case.image, _spacing_beside(case.image))
-    others = [None if path is None else _read(path)[0] for path in (case.prediction, case.reference, case.host_map)]
+    files = (case.prediction, case.reference, case.host_map)
+    maps = [None if path is None else _small(_read(path)[0]) for path in files]
+    return _volumes(np.nan_to_num(image.astype(np.float32)), maps, spacing, affine, ignored)
+
+
+def _volumes(image: np.ndarray | None, maps: list, spacing, affine: np.ndarray, ignored: int | None) -> Volumes:
+    """`maps`: prediction, truth, host organs, or None for each."""
+    prediction, reference, host_map = maps
     unknown = None
-    if case.reference is not None and ignored is not None and (others[1] == ignored).any():
-        unknown = others[1] == ignored
-        others[1] = np.where(unknown, 0, others[1])
-    return Volumes(
-        np.nan_to_num(image.astype(np.float32)),
-        *(None if one is None else one.astype(np.min_scalar_type(int(one.max()))) for one in others),
-        spacing,
-        affine,
-        unknown,
-    )
+    if reference is not None and ignored is not None and (reference == ignored).any():
+        unknown = reference == ignored
+        reference = np.where(unknown, 0, reference).astype(reference.dtype)
+    return Volumes(image, prediction, reference, host_map, spacing, affine, unknown)
+
+
+def _small(labelmap: np.ndarray) -> np.ndarray:
+    """In the smallest type that holds its values."""
+    return labelmap.astype(np.min_scalar_type(int(labelmap.max())), copy=False)
 
 
 def _spacing_beside(image: Path) -> tuple[float, ...] | None:

@@ -10,7 +10,7 @@ from nnunetv2_mastpro.datasets import with_name
 from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.listing import some
 from nnunetv2_mastpro.processes import each
-from nnunetv2_mastpro.report.cases import Case, check_case, find_cases, read_case, shown_channel
+from nnunetv2_mastpro.report.cases import Case, check_case, find_cases, shown_channel
 from nnunetv2_mastpro.report.draw import about_of, draw_cases, host_shares, ranked
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model, read_model
@@ -67,8 +67,8 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
 def look_at(job: tuple[Case, Model]) -> tuple[frozenset[int], list[dict]]:
     """Values in the prediction and shares in host organs of a case, in a process of its own. Raises MASTProError."""
     case, model = job
-    present = check_case(case, model)
-    return present, [] if case.host_map is None else host_shares(case.name, read_case(case, model.ignored), model)
+    present, volumes = check_case(case, model)
+    return present, [] if case.host_map is None else host_shares(case.name, volumes, model)
 
 
 def earlier_pictures(request: Request) -> set[Path]:

@@ -235,6 +235,11 @@ def allow_ignoring(folders):
     path.write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 3}}))
 
 
+def with_value_3(volume):
+    volume[7, 11, 4] = 3
+    return volume
+
+
 def test_a_finding_is_not_called_made_up_where_the_tumour_may_be_ignored(folders, tmp_path):
     allow_ignoring(folders)
     change(folders.reference / "case_b.nii.gz", lambda volume: (volume == 1) * 3)
@@ -329,6 +334,26 @@ def test_several_processes_find_the_same(folders, tmp_path, monkeypatch, capsys)
     change(folders.predictions / "case_c.nii.gz", with_value_9)
     assert run(*arguments(folders, tmp_path / "two", *given, "-np", "2")) == 2
     assert "case_c.nii.gz has the unknown label 9" in capsys.readouterr().err
+
+
+def test_shares_in_host_organs_are_of_the_label_maps_that_were_checked(folders, monkeypatch):
+    """No file is read twice, and of the image the header alone."""
+    from nnunetv2_mastpro.report import cases, job
+    from nnunetv2_mastpro.report.draw import host_shares
+    from nnunetv2_mastpro.report.model import read_model
+
+    allow_ignoring(folders)
+    change(folders.reference / "case_a.nii.gz", with_value_3)
+    read = []
+    files = [folder / "case_a.nii.gz" for folder in (folders.predictions, folders.reference, folders.maps)]
+    case = cases.Case("case_a", folders.images / "case_a_0000.nii.gz", *files)
+    model = read_model(folders.model, None, with_maps=True)
+    expected = host_shares("case_a", cases.read_case(case, model.ignored), model)
+    load = cases._read
+    monkeypatch.setattr(cases, "_read", lambda path, *more: read.append(path) or load(path, *more))
+    assert job.look_at((case, model)) == ({0, 1, 2}, expected)
+    assert read == files
+    assert [entry["host_ml"] > 0 for entry in expected] == [True, True]
 
 
 def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
