@@ -44,7 +44,8 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
         maps=request.maps,
         chill=request.chill,
     )
-    jobs = [(case, replace(model, folds=())) for case in cases]
+    needed = replace(model, folds=(), plans={}, config=None, dataset_json={"labels": model.dataset_json["labels"]})
+    jobs = [(case, needed) for case in cases]  # each goes to a process; dataset.json may name every case
     scoring = () if request.reference is None else SLOW_TO_IMPORT  # by the processes that score then
     looked = list(each(look_at, jobs, request.workers, "read images", ("SimpleITK", *scoring)))
     present = {case.name: values for case, (values, _) in zip(cases, looked, strict=True)}

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import pickle
 import re
 import shutil
 
@@ -354,6 +355,22 @@ def test_shares_in_host_organs_are_of_the_label_maps_that_were_checked(folders, 
     assert job.look_at((case, model)) == ({0, 1, 2}, expected)
     assert read == files
     assert [entry["host_ml"] > 0 for entry in expected] == [True, True]
+
+
+def test_the_jobs_do_not_grow_with_what_dataset_json_says_of_cases(folders, tmp_path, monkeypatch):
+    from nnunetv2_mastpro.report import job
+
+    sizes, each = [], job.each
+    monkeypatch.setattr(
+        job, "each", lambda f, jobs, *more: sizes.append(len(pickle.dumps(jobs[0]))) or each(f, jobs, *more)
+    )
+    path = folders.model / "dataset.json"
+    content = json.loads(path.read_text())
+    for number in (0, 500):
+        cases = {f"case_{n}": {"annotated": ["liver_tumor"]} for n in range(number)}
+        path.write_text(json.dumps({**content, "mastpro": {"cases": cases}}))
+        assert run(*arguments(folders, tmp_path / "out", "--panels", "0", "--viewer-cases", "0")) == 0
+    assert sizes[0] == sizes[1] < 4000
 
 
 def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
