@@ -73,10 +73,7 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
     """Raises MASTProError for bad options, labels, or a folder without references."""
     from nnunetv2_mastpro.prompts.resolve import resolve_quietly
 
-    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
-        raise MASTProError(f"the tolerance {tolerance_mm:g} is no distance; give millimetres from 0 on")
-    if not 0 <= lesion_overlap <= 1:
-        raise MASTProError(f"the lesion overlap {lesion_overlap:g} is no share; give one from 0 to 1")
+    check_options(tolerance_mm, lesion_overlap)
     files = _files(reference, dataset_json, "references")
     prompts = resolve_quietly(dict(dataset_json))
     reader = _reader(dataset_json, files[0])
@@ -88,6 +85,14 @@ def make_scoring(dataset_json: Mapping, reference: Path, tolerance_mm: float, le
         tolerance_mm=float(tolerance_mm),
         lesion_overlap=float(lesion_overlap),
     )
+
+
+def check_options(tolerance_mm: float, lesion_overlap: float) -> None:
+    """Raises MASTProError."""
+    if not (math.isfinite(tolerance_mm) and tolerance_mm >= 0):
+        raise MASTProError(f"the tolerance {tolerance_mm:g} is no distance; give millimetres from 0 on")
+    if not 0 <= lesion_overlap <= 1:
+        raise MASTProError(f"the lesion overlap {lesion_overlap:g} is no share; give one from 0 to 1")
 
 
 def _reader(dataset_json: Mapping, file: Path):
@@ -136,7 +141,7 @@ def make_jobs(
             "them, or leave them out with --chill"
         )
     cases = read_cases(dict(dataset_json), [entry.label for entry in scoring.classes])
-    units = _units(patients, _names(sorted(predictions), ending))
+    units = units_of(patients, _names(sorted(predictions), ending))
     return [
         Job(
             case=case,
@@ -202,8 +207,8 @@ def _names(files: Sequence[str], ending: str) -> list[str]:
     return [name.removesuffix(ending) for name in files]
 
 
-def _units(patients: str | None, cases: Sequence[str]) -> dict[str, str]:
-    """Case -> patient, as mastpro merge: the case itself where the expression finds none."""
+def units_of(patients: str | None, cases: Sequence[str]) -> dict[str, str]:
+    """Case -> patient, as mastpro merge: the case itself where the expression finds none. Raises MASTProError."""
     pattern = patient_pattern(patients, "--patients")
     if pattern and not any(map(pattern.search, cases)):
         raise MASTProError(f"--patients {patients!r} finds no patient in the cases, such as {cases[0]}; correct it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from nnunetv2_mastpro.report.panels import said_about
 from nnunetv2_mastpro.tasks import with_cases
 
 PAGE = "index.html"
+SCORING = {  # options about scores -> of Request
+    "--tolerance-mm": "tolerance_mm",
+    "--lesion-overlap": "lesion_overlap",
+    "--patients": "patients",
+    "--cases": "cases",
+}
 PICTURE = re.compile(r"\d{2,}_.+\.png")  # rank, case, class
 
 
@@ -44,6 +51,8 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
         maps=request.maps,
         chill=request.chill,
     )
+    if request.reference is not None:
+        _check_scoring(request, model, cases)
     needed = replace(model, folds=(), plans={}, config=None, dataset_json={"labels": model.dataset_json["labels"]})
     jobs = [(case, needed) for case in cases]  # each goes to a process; dataset.json may name every case
     scoring = () if request.reference is None else SLOW_TO_IMPORT  # by the processes that score then
@@ -92,6 +101,11 @@ def _check_request(request: Request, generator: str) -> None:
     for option, number in (("--panels", request.most_panels), ("--viewer-cases", request.viewer_cases)):
         if number < 0:
             raise MASTProError(f"{option} {number} is below 0; give how many to show")
+    idle = [option for option, name in SCORING.items() if getattr(request, name) != getattr(Request, name)]
+    if idle and request.reference is None:
+        raise MASTProError(
+            f"without -ref nothing is scored, and {', '.join(idle)} can change nothing; give -ref, or leave them out"
+        )
     for option, folder in (("-o", request.output), ("--pictures", request.pictures)):
         if folder is not None and folder.exists() and not folder.is_dir():
             raise MASTProError(f"{option} {folder} is a file; give a folder")
@@ -102,18 +116,31 @@ def _check_request(request: Request, generator: str) -> None:
         raise MASTProError(f"{page} is no report of mastpro; give -o another folder, or move it away")
 
 
+def _check_scoring(request: Request, model: Model, cases: Sequence[Case]) -> None:
+    """What evaluate_cases would refuse of the options, before volumes are read."""
+    from nnunetv2_mastpro.evaluation.evaluate import check_options, units_of
+
+    check_options(request.tolerance_mm, request.lesion_overlap)
+    units_of(request.patients, [case.name for case in cases])
+    _described(request, model)
+
+
+def _described(request: Request, model: Model) -> dict:
+    """dataset.json with the data set's name, and with what the scored cases annotate."""
+    content = with_name(model.dataset_json, model.plans.get("dataset_name", ""))
+    return with_cases(content, request.cases, request.reference)
+
+
 def evaluate_cases(request: Request, model: Model) -> dict | None:
     """What mastpro evaluate finds; None without reference labels."""
     if request.reference is None:
         return None
     from nnunetv2_mastpro.evaluation.evaluate import evaluate
 
-    content = with_name(model.dataset_json, model.plans.get("dataset_name", ""))
-    content = with_cases(content, request.cases, request.reference)
     return evaluate(
         request.reference,
         request.predictions,
-        content,
+        _described(request, model),
         tolerance_mm=request.tolerance_mm,
         workers=request.workers,
         lesion_overlap=request.lesion_overlap,

@@ -121,6 +121,28 @@ def test_bad_input_is_one_sentence_and_no_page(folders, tmp_path, capsys, name):
     assert not (tmp_path / "out").exists()
 
 
+BAD_OPTIONS = {
+    ("--tolerance-mm", "-1"): "the tolerance -1 is no distance; give millimetres from 0 on",
+    ("--lesion-overlap", "1.5"): "the lesion overlap 1.5 is no share",
+    ("--patients", "case"): "--patients has 0 groups",
+    ("--patients", "^(patient.)"): "finds no patient in the cases, such as case_a",
+    ("--cases", "none.json"): "--cases none.json cannot be read",
+}
+
+
+@pytest.mark.parametrize("given", BAD_OPTIONS)
+def test_options_about_scores_are_checked_before_volumes_are_read(folders, tmp_path, monkeypatch, capsys, given):
+    from nnunetv2_mastpro.report import job
+
+    monkeypatch.setattr(job, "look_at", None)
+    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, *given)) == 2
+    assert BAD_OPTIONS[given] in capsys.readouterr().err
+    assert run(*arguments(folders, tmp_path / "out", *given)) == 2
+    said = capsys.readouterr().err
+    assert f"without -ref nothing is scored, and {given[0]} can change nothing; give -ref, or leave" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_page_of_another_is_not_overwritten(folders, tmp_path, capsys):
     (tmp_path / "index.html").write_text("<p>mine")
     assert run(*arguments(folders, tmp_path)) == 2
