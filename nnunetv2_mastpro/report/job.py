@@ -15,7 +15,7 @@ from nnunetv2_mastpro.report.cases import Case, check_case, find_cases, shown_ch
 from nnunetv2_mastpro.report.draw import about_of, draw_cases, host_shares, ranked
 from nnunetv2_mastpro.report.findings import Findings, Request
 from nnunetv2_mastpro.report.model import Model, read_model
-from nnunetv2_mastpro.report.origin import find_origin
+from nnunetv2_mastpro.report.origin import Origin, find_origin
 from nnunetv2_mastpro.report.panels import said_about
 from nnunetv2_mastpro.tasks import with_cases
 
@@ -41,6 +41,8 @@ def make_report(request: Request, additions=None) -> tuple[Path, list[str]]:
     _check_request(request, GENERATOR)
     model = read_model(request.model, request.folds, request.maps is not None)
     origin = find_origin(request.predictions, model)
+    if request.folds is not None:
+        _check_folds(request, model, origin)
     channel = shown_channel(model.dataset_json, request.channel)
     cases = find_cases(
         model,
@@ -114,6 +116,15 @@ def _check_request(request: Request, generator: str) -> None:
     page = request.output / PAGE
     if page.is_file() and generator not in page.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise MASTProError(f"{page} is no report of mastpro; give -o another folder, or move it away")
+
+
+def _check_folds(request: Request, model: Model, origin: Origin) -> None:
+    """The folds of a validation are among those that the page is about."""
+    if not {*origin.folds} <= {fold.name for fold in model.folds}:
+        raise MASTProError(
+            f"-pred {request.predictions} is of {some(origin.folds)}, -f is {' '.join(request.folds)}; give -f the "
+            "folds that predicted, or leave it out"
+        )
 
 
 def _check_scoring(request: Request, model: Model, cases: Sequence[Case]) -> None:

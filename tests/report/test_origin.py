@@ -110,6 +110,14 @@ def test_a_folds_validation_is_shown_with_chill(folders, tmp_path, capsys):
     assert f"is of the model {other}, -m is {folders.model}; give -m that one" in capsys.readouterr().err
 
 
+def test_a_validation_of_another_fold_than_asked_for_is_refused(folders, tmp_path, capsys):
+    shutil.copytree(folders.model / "fold_0", folders.model / "fold_1")
+    validation = shutil.copytree(folders.predictions, folders.model / "fold_0" / "validation")
+    assert run(folders, validation, tmp_path / "out", "-f", "1") == 2
+    assert f"-pred {validation} is of fold_0, -f is 1; give -f the folds that predicted" in capsys.readouterr().err
+    assert run(folders, validation, tmp_path / "out", "-f", "0", "1") == 0
+
+
 def test_predictions_without_an_image_are_refused_with_chill_too(folders, tmp_path, capsys):
     (folders.images / "case_b_0000.nii.gz").unlink()
     assert run(folders, folders.predictions, tmp_path / "out", "--chill") == 2
