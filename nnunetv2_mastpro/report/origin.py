@@ -27,7 +27,10 @@ class Origin:
 
 
 def find_origin(predictions: Path, model: Model) -> Origin:
-    """Raises MASTProError for predictions of another model."""
+    """Raises MASTProError for predictions of another data set, other plans or other labels.
+
+    Another trainer's, or configuration's, have the same files beside them.
+    """
     root = model.folder.resolve()
     parent, folds = _validated(predictions.resolve())
     if folds and (parent / "plans.json").is_file():

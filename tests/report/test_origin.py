@@ -66,7 +66,7 @@ def test_without_plans_beside_predictions_neither_fold_nor_command_is_claimed(fo
     assert run(folders, folders.predictions, tmp_path / "out") == 0
     page = told(tmp_path / "out")
     assert "(nnUNetPlans, 2d) of" in page
-    assert "The predictions have no plans.json beside them" in page
+    assert "have no plans.json beside them, which would tell of which data set and plans their model is;" in page
     assert "nnUNetv2_train " in page
     assert "nnUNetv2_predict " not in page
 
