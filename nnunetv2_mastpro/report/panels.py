@@ -24,7 +24,7 @@ ZOOM_MARGIN_MM, ZOOM_LEAST_MM = 20, 60
 CONTOURS = {True: "truth solid, prediction dashed with a white edge", False: "prediction solid"}  # is there a truth?
 SOFTWARE = "mastpro report"  # of a PNG file
 DARK, PALE, ORGAN = "#101418", "#dfe6ec", "#9aa7b3"
-STRIPE_VOXELS = 6  # from one stripe to the next
+STRIPES_ACROSS = 20  # a slice: 230 pixels of a panel
 STRIPES = "striped grey what the truth says to ignore, which is not scored"
 
 
@@ -193,7 +193,8 @@ def _fill(axis, masks: Mapping[str, np.ndarray]) -> None:
 
 def _stripes(shape: tuple[int, int]) -> np.ndarray:
     """Mask of a third of the voxels, in diagonals."""
-    return np.add.outer(*map(np.arange, shape)) % STRIPE_VOXELS < STRIPE_VOXELS // 3
+    third = max(1, round(shape[1] / STRIPES_ACROSS / 3))
+    return np.add.outer(*map(np.arange, shape)) % (3 * third) < third
 
 
 def _draw_box(axis, box: tuple[slice, slice]) -> None:

@@ -60,6 +60,7 @@
 
   function fail(entry, error) {
     removeAll(); // another case under this one's name would mislead
+    axes.forEach((slider) => slider.removeAttribute("aria-valuetext"));
     viewer.drawScene();
     canvas.setAttribute("aria-label", "No case is shown");
     status.textContent = `${entry.name} cannot be shown (${error.message}); choose it again, or another case.`;

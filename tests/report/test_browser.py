@@ -200,6 +200,7 @@ def test_a_case_that_cannot_be_read_is_told_and_no_other_is_shown(browser, axial
     browser.evaluate("niivue.NVImage.loadFromBase64 = () => Promise.reject(new Error('torn')), undefined")
     choose(browser, "case", 1)
     browser.wait(f"{status()}.startsWith('case_a cannot be shown (torn);')")
+    assert browser.evaluate("document.querySelectorAll('[aria-valuetext]').length") == 0
     for place in (1, 0):  # with no volumes, as before the first are read
         choose(browser, "window", place)
     set_range(browser, '[data-opacity="truth"]', 0.4)
@@ -209,6 +210,7 @@ def test_a_case_that_cannot_be_read_is_told_and_no_other_is_shown(browser, axial
     choose(browser, "case", 0)
     browser.wait(f"{status()} === 'case_b is shown.'")
     assert np.abs(pixels() - before).mean() < 1
+    assert browser.evaluate("document.querySelectorAll('[aria-valuetext]').length") == 3
 
 
 def test_tab_reaches_every_control_and_each_has_a_name(browser):

@@ -257,6 +257,18 @@ def test_what_is_ignored_is_striped(half_ignored):
     assert "striped" not in unstriped.legends[-1].get_texts()[-1].get_text()
 
 
+@pytest.mark.parametrize("width", [24, 64, 128, 512, 1024])
+def test_stripes_can_be_told_apart_whatever_the_size_of_the_slice(width):
+    """In a panel of 230 pixels: a stripe has more than 2 of them, and there are several."""
+    blank = np.zeros((1, 16, width), np.uint8)
+    ignoring = Volumes(blank, blank, blank, None, (5.0, 1.0, 1.0), np.eye(4), ignored=blank == 0)
+    figure = draw_panels(cut(TUMOR, [TUMOR], ignoring, 0), Window(-1, 1, ""))
+    row = figure.axes[1].images[-1].get_array()[0, :, 3] > 0
+    stripes = (np.diff(row.astype(int), prepend=0) == 1).sum()
+    assert 8 <= stripes <= 25
+    assert 2 < row.sum() / stripes * 230 / width < 12
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(("classes", "cases"), [(20, 300), (117, 300), (400, 2)])
 def test_plots_of_many_classes_and_cases_are_small_and_whole(classes, cases):
