@@ -31,7 +31,7 @@ demo: $(STAMP)
 	@$(BIN)/mastpro demo -o "$(OUT)"
 
 test: $(STAMP)
-	@echo "[mastpro] quick tests, 7 to 30 minutes on 2 cores"
+	@echo "[mastpro] quick tests, 6 to 30 minutes on 2 cores"
 	@$(PYTEST) -m "not slow" --timeout=600
 
 test-all: $(STAMP)
