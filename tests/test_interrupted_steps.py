@@ -30,7 +30,8 @@ run_steps([step], State(folder, {"seed": 0}), folder / "logs", os.environ)
 def sleeper(tmp_path):
     """A run in a process of its own, and the number of the command that it has started."""
     folder = tmp_path / "demo"
-    process = subprocess.Popen([sys.executable, "-c", SLEEPER, str(folder)], stderr=subprocess.DEVNULL)
+    heeding = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # also where the tests run under nohup
+    process = subprocess.Popen([sys.executable, "-c", heeding + SLEEPER, str(folder)], stderr=subprocess.DEVNULL)
     started = wait_for(lambda: (folder / "pid").is_file() and (folder / "pid").read_text())
     yield process, int(started)
     process.kill()
