@@ -83,7 +83,7 @@ def preparation(data: Path, out: Path) -> list[Step]:
         Step(
             "preprocess",
             "Preprocess",
-            (preprocessed / f"{PLANS}_{CONFIGURATION}",),
+            (preprocessed / "gt_segmentations",),  # nnU-Net writes it last
             ("nnUNetv2_preprocess", "-d", DATASET_ID, "-plans_name", PLANS, "-c", CONFIGURATION, "-np", "2"),
         ),
     ]

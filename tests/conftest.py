@@ -144,6 +144,15 @@ def real_scan() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def sarcoma() -> Path:
+    """CT of soft-tissue sarcoma in nnU-Net's raw format; skips where absent."""
+    folder = real_data_folder() / "sts"
+    if not (folder / "dataset.json").is_file():
+        pytest.skip(f"no real CT of sarcoma in {folder}; MASTPRO_TEST_DATA names the folder of real data")
+    return folder
+
+
 def make_up_images(folder: Path, count: int = 10) -> Path:
     """A bright ellipsoid, its two halves of different brightness, in noise."""
     import numpy as np

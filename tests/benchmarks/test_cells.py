@@ -98,6 +98,22 @@ def test_cells_of_the_phantom_are_trained_predicted_and_scored(tmp_path, monkeyp
     assert "| MAST-Pro, true type selected | 1 |" in (tmp_path / "table1_unet_three_patches.md").read_text()
 
 
+@pytest.mark.slow
+def test_cells_of_sarcoma_are_trained_predicted_and_scored(tmp_path, monkeypatch, sarcoma):
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results", "nnUNet_extTrainer"):
+        monkeypatch.delenv(name, raising=False)
+    argv = ["-o", tmp_path, "--sts", sarcoma, "--steps", "10", "--seeds", "0", "--cells", "none"]
+    command = [sys.executable, "-m", "benchmarks.table2", *argv]
+    done = subprocess.run([*map(str, command)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    cell = json.loads((tmp_path / "cells" / "sts" / "none_seed_0.json").read_text())
+    assert cell["setting"] == {"steps": 10}
+    assert len(cell["cases"]) == 8
+    assert all(0 <= dice <= 1 for dice in cell["cases"].values())
+    assert cell["false"] is None  # not counted
+    assert str(sarcoma) not in (tmp_path / "table2_sts.md").read_text()
+
+
 def test_a_cell_is_run_once_and_told_what_made_it(tmp_path, monkeypatch, capsys):
     asked = []
     found = {"dice": {**dict.fromkeys(TYPES, 0.5), "mean": 0.5}, "cases": {"a 1": 0.5}, "false": 0, "seconds": 9.0}
