@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import real_sts
 from benchmarks.cells import EPOCHS, Row, design_of, model_of
-from nnunetv2_mastpro.datasets import dataset_name, read_json_object
+from nnunetv2_mastpro.datasets import CHECKPOINTS, dataset_name, is_trained, read_json_object
 from nnunetv2_mastpro.demo import pipeline
 from nnunetv2_mastpro.demo.design import ANATOMY_PLANS, Design, Layout, Model
 from nnunetv2_mastpro.demo.results import read_counts, read_dice
@@ -236,10 +236,9 @@ class Datasets:
 
 def going_on_with(fold: Path) -> tuple[str, ...]:
     """nnU-Net's option for what is there of a fold: only its validation is missing, or epochs, or all."""
-    if (fold / "checkpoint_final.pth").is_file():
+    if (fold / CHECKPOINTS[0]).is_file():
         return ("--val",)
-    begun = any((fold / f"checkpoint_{name}.pth").is_file() for name in ("latest", "best"))
-    return ("--c",) if begun else ()
+    return ("--c",) if is_trained(fold) else ()
 
 
 def scores_of(fold: Path) -> list[tuple[str | None, str, float]]:

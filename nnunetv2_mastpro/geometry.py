@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ class Geometry(NamedTuple):
 
     def agrees(self, other: Geometry) -> bool:
         """To the voxel, within the tolerance."""
-        allowed = (TOLERANCE, max(TOLERANCE, OF_A_VOXEL * min(self.spacing_mm)), TOLERANCE)
+        allowed = (TOLERANCE, origin_tolerance(self.spacing_mm), TOLERANCE)
         return self.size == other.size and all(
             np.allclose(mine, theirs, rtol=0, atol=atol)
             for mine, theirs, atol in zip(self[1:], other[1:], allowed, strict=True)
@@ -54,6 +55,11 @@ class Geometry(NamedTuple):
         corners = np.stack(np.meshgrid(*[(-0.5, n - 0.5) for n in self.size], indexing="ij"), -1).reshape(-1, axes)
         points = corners @ steps.T + np.asarray(self.origin_mm)
         return points.min(0), points.max(0)
+
+
+def origin_tolerance(spacing_mm: Sequence[float]) -> float:
+    """mm by which the origins of one grid may differ."""
+    return max(TOLERANCE, OF_A_VOXEL * float(min(spacing_mm)))
 
 
 def read_geometry(path: Path) -> Geometry:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunetv2_mastpro.errors import MASTProError
-from nnunetv2_mastpro.geometry import OF_A_VOXEL, TOLERANCE
+from nnunetv2_mastpro.geometry import TOLERANCE, origin_tolerance
 
 
 def files_of(folder: Path, ending: str) -> list[Path]:
@@ -46,10 +46,11 @@ def differences(ours: dict, theirs: dict) -> list[str]:
 def _allowed(key: str, value, ours: dict) -> float | np.ndarray:
     """Of a geometry's part; an affine (4, 4) has the origin in its last column."""
     if key == "origin":
-        return max(TOLERANCE, OF_A_VOXEL * float(np.min(ours["spacing"])))
-    allowed = np.full(np.shape(value), TOLERANCE) if np.shape(value) == (4, 4) else TOLERANCE
-    if np.ndim(allowed):
-        allowed[:3, 3] = max(TOLERANCE, OF_A_VOXEL * float(np.linalg.norm(np.asarray(value)[:3, :3], axis=0).min()))
+        return origin_tolerance(ours["spacing"])
+    if np.shape(value) != (4, 4):
+        return TOLERANCE
+    allowed = np.full((4, 4), TOLERANCE)
+    allowed[:3, 3] = origin_tolerance(np.linalg.norm(np.asarray(value)[:3, :3], axis=0))
     return allowed
 
 

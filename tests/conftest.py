@@ -138,18 +138,20 @@ def hippocampus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def real_scan() -> Path:
     """Folder with ct.nii.gz and total_multilabel.nii.gz, TotalSegmentator's own masks of it; skips where absent."""
-    folder = real_data_folder() / "totalsegmentator"
-    if not (folder / "ct.nii.gz").is_file():
-        pytest.skip(f"no real CT in {folder}; MASTPRO_TEST_DATA names the folder of real data")
-    return folder
+    return real_folder("totalsegmentator", "ct.nii.gz")
 
 
 @pytest.fixture(scope="session")
 def sarcoma() -> Path:
     """CT of soft-tissue sarcoma in nnU-Net's raw format; skips where absent."""
-    folder = real_data_folder() / "sts"
-    if not (folder / "dataset.json").is_file():
-        pytest.skip(f"no real CT of sarcoma in {folder}; MASTPRO_TEST_DATA names the folder of real data")
+    return real_folder("sts", "dataset.json")
+
+
+def real_folder(name: str, file: str) -> Path:
+    """A folder of real CT that has the file; skips the test where it has not."""
+    folder = real_data_folder() / name
+    if not (folder / file).is_file():
+        pytest.skip(f"no real CT in {folder}; MASTPRO_TEST_DATA names the folder of real data")
     return folder
 
 

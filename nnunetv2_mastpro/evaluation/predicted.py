@@ -10,6 +10,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.datasets import read_json_object
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.evaluation.partial import outputs_of
 from nnunetv2_mastpro.planning.hosts import host_values
 
 COPIED = ("dataset.json", "plans.json")
@@ -44,8 +45,7 @@ def read_model(predictions: Path) -> Model:
         )
     manager = PlansManager(plans)
     labels = manager.get_label_manager(dataset_json)
-    outputs = labels.foreground_regions if labels.has_regions else labels.foreground_labels
-    return Model(dataset_json, manager, resolved, tuple(outputs), labels.ignore_label)
+    return Model(dataset_json, manager, resolved, tuple(outputs_of(labels)), labels.ignore_label)
 
 
 def _hosted(resolved, index: int) -> bool:

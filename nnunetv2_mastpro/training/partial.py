@@ -77,13 +77,18 @@ class PartialLabels(ShortRuns):
                 check_batch(self.configuration_manager.batch_size, dist.get_world_size())
             return stock
         loss = PartialLabelLoss(
-            nested=nesting(self.classes),
+            nested=self.nested,
             has_regions=self.label_manager.has_regions,
             ignore_label=self.label_manager.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
             ddp=self.is_ddp,
         )
         return DeepSupervisionWrapper(loss, stock.weight_factors) if self.enable_deep_supervision else loss
+
+    @cached_property
+    def nested(self) -> list[list[bool]]:
+        """[u][a]: tumour type u lies inside class a."""
+        return nesting(self.classes)
 
     @cached_property
     def tumors(self) -> dict[str, object]:
@@ -188,7 +193,7 @@ class PartialLabels(ShortRuns):
 
         The loss takes them for the organ, since its label may hold tumours. A region counts them itself.
         """
-        unknown = np.array(nesting(self.classes)) & ~known[:, None]  # [u][a]
+        unknown = np.array(self.nested) & ~known[:, None]  # [u][a]
         found = np.zeros(len(known))
         if self.label_manager.has_regions or not unknown.any():
             return found

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from nnunetv2_mastpro.config import MASTProConfig
 from nnunetv2_mastpro.network.build import make_backbone
 from nnunetv2_mastpro.network.universal import UniversalHead, UniversalNet
-from nnunetv2_mastpro.tasks import nesting
 from nnunetv2_mastpro.training.partial_loss import PartialLabelLoss
 from nnunetv2_mastpro.training.patches import Patches
 from nnunetv2_mastpro.training.ranks import unwrapped
@@ -125,7 +124,7 @@ class nnUNetTrainerUniversal(Patches, AdamWRecipe):
 
     def _build_loss(self) -> SigmoidLoss:
         masked = PartialLabelLoss(
-            nested=nesting(self.classes),
+            nested=self.nested,
             has_regions=True,
             ignore_label=self.label_manager.ignore_label,
             batch_dice=self.configuration_manager.batch_dice,
