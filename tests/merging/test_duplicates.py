@@ -9,6 +9,7 @@ import pytest
 import SimpleITK as sitk
 
 from nnunetv2_mastpro.errors import MASTProError
+from nnunetv2_mastpro.merging import cases
 from nnunetv2_mastpro.merging.splits import fold_notes, join, make_splits, read_folds
 
 from .conftest import KIDNEY, LIVER, check_refused
@@ -67,6 +68,15 @@ def test_equal_name_and_image_are_one_case(three, capsys):
     check_refused(three, capsys, ["-d", 3, 12, "--duplicates", "keep"], 'the case name "liver_1" occurs twice')
     assert three.merge("-d", 3, 12) == 0
     assert three.merged.content["numTraining"] == 6
+
+
+def test_voxels_decide_where_the_size_of_one_of_two_images_is_not_known(three, monkeypatch):
+    """SimpleITK cannot read all that nibabel reads."""
+    three.write(SAME, {"spleen": 1}, {"liver_1": (1, {1: slice(10, 12)})})
+    known = cases._size
+    monkeypatch.setattr(cases, "_size", lambda case: None if case.source == SAME else known(case))
+    assert three.merge("-d", 3, 12) == 0
+    assert three.merged.content["mastpro"]["cases"]["liver_1"]["annotated"] == ["liver", "liver_tumor", "spleen"]
 
 
 def test_other_spacing_is_another_image(three):

@@ -156,6 +156,13 @@ def test_draft_calls_one_label_alike_in_all_sources(three, tmp_path, labels, exp
     assert [[*entry["labels"].values()] for entry in sources.values()] == expected
 
 
+def test_draft_nests_a_cyst_too(three, tmp_path):
+    """It is no tumour type, but cut out of its organ all the same."""
+    three.write("Dataset015_Kidney", {"kidney": 1, "kidney_cyst": 2, "kidney_tumor": 3}, {"more_0": (70, {})})
+    assert cli.main(["merge", "-d", "15", "--write-map", str(tmp_path / "map.json")]) == 0
+    assert json.loads((tmp_path / "map.json").read_text())["nest"] == {"kidney": ["kidney_cyst", "kidney_tumor"]}
+
+
 def test_draft_nests_where_another_source_has_two_labels_of_the_tumour(three, tmp_path):
     three.write("Dataset013_Liver", {"liver": 1, "tumor": 2, "cancer": 3}, {"more_0": (70, {})})
     assert cli.main(["merge", "-d", "3", "13", "--write-map", str(tmp_path / "map.json")]) == 0
