@@ -12,11 +12,10 @@ import SimpleITK as sitk
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_mastpro.packs.labels import find_new_labels
 from nnunetv2_mastpro.prompts.resolve import foreground_labels
 from nnunetv2_mastpro.tasks import read_cases
 
-from .conftest import COLON, KIDNEY, LIVER, ORIGIN_MM, SPACING_MM, write_model
+from .conftest import COLON, KIDNEY, LIVER, ORIGIN_MM, SPACING_MM
 
 
 def test_labels_are_rewritten_and_cases_say_who_annotated_what(three, capsys):
@@ -132,14 +131,6 @@ def test_a_later_run_keeps_the_values_and_what_the_user_added(three, capsys):
     assert three.merged.content == content
 
 
-def test_a_later_run_tells_whose_cases_leave(three, capsys):
-    three.write("Dataset012_More", {"kidney_tumor": 1}, {"more_0": (70, {1: slice(2, 4)})})
-    assert three.merge("-d", 6, 12) == 0
-    assert "leave" not in capsys.readouterr().out
-    assert three.merge("-d", 6, "--dry-run") == 0
-    assert "-d no longer names Dataset012_More, whose cases leave the data set" in capsys.readouterr().out
-
-
 def test_prompts_and_ignore_label_of_a_source_are_carried(three):
     mastpro = {"prompts": {"tumor": {"sentence": "A lump."}}, "cases": {"a": {"source": "Paris", "annotated": ["x"]}}}
     labels = {"tumor": 1, "x": 2, "ignore": 3}
@@ -154,85 +145,6 @@ def test_prompts_and_ignore_label_of_a_source_are_carried(three):
     assert content["mastpro"]["cases"]["a"] == {"source": "Paris", "annotated": ["x"]}
     assert content["mastpro"]["cases"]["b"] == {"source": "Dataset012_More", "annotated": ["lump", "x"]}
     assert np.unique(three.merged.label("a")).tolist() == [0, 2, 4]
-
-
-def test_a_prompt_that_is_overruled_is_told(three, capsys):
-    """By the first source, and by an earlier merge."""
-    for number, seed, text in ((12, 60, "A lump."), (13, 61, "A stone.")):
-        mastpro = {"prompts": {"thing": {"sentence": text}}}
-        three.write(f"Dataset0{number}_More", {"thing": 1}, {f"c{number}": (seed, {1: slice(2, 4)})}, mastpro=mastpro)
-    assert three.merge("-d", 12, 13, 6) == 0
-    assert "note: the prompt of thing stays as it is, Dataset013_More has another; correct" in capsys.readouterr().out
-    assert three.merged.content["mastpro"]["prompts"] == {"thing": {"sentence": "A lump."}}
-    file = three.raw / "Dataset012_More" / "dataset.json"
-    file.write_text(file.read_text().replace("A lump.", "A knot."))
-    assert three.merge("-d", 12, 13, 6) == 0
-    assert "stays as it is, Dataset012_More, Dataset013_More has another" in capsys.readouterr().out
-    assert three.merged.content["mastpro"]["prompts"] == {"thing": {"sentence": "A lump."}}
-
-
-def test_names_that_need_their_source_are_told(three, capsys):
-    three.write("Dataset012_Lung", {"cancer": 1}, {"lung_0": (60, {1: slice(2, 4)})})
-    assert three.merge("-d", 12, 6, "--dry-run") == 0
-    assert (
-        'the knowledge base knows no "cancer" (lung_tumor) by that name alone: correct the map'
-        in capsys.readouterr().out
-    )
-
-
-def test_holes_that_a_dropped_label_leaves_are_told(three, tmp_path, capsys):
-    boxes = {1: slice(0, 4), 2: slice(4, 6), 3: slice(6, 8)}
-    three.write(
-        "Dataset012_KiTS",
-        {"kidney": 1, "kidney_tumor": 2, "kidney_cyst": 3},
-        {"kits_0": (61, boxes), "kits_1": (62, boxes)},
-    )
-    file = tmp_path / "map.json"
-    sources = {"Dataset012_KiTS": {"labels": {"kidney_cyst": None}}}
-    file.write_text(json.dumps({"sources": sources, "nest": {"kidney": ["kidney_tumor"]}}))
-    assert three.merge("-d", 12, "--map", file, "--folds", 2, "--dry-run") == 0
-    said = "note: voxels of kidney_cyst in Dataset012_KiTS become background, also inside kidney"
-    assert said in capsys.readouterr().out
-    sources["Dataset012_KiTS"]["labels"]["kidney_cyst"] = "kidney"
-    file.write_text(json.dumps({"sources": sources, "nest": {"kidney": ["kidney_tumor"]}}))
-    assert three.merge("-d", 12, "--map", file, "--folds", 2, "--dry-run") == 0
-    assert said not in capsys.readouterr().out
-
-
-def test_classes_of_a_model_come_first(three, tmp_path, capsys):
-    prompts = {"lung_tumor": {"sentence": "A spot in the lung.", "is_tumor": True}}
-    model = write_model(tmp_path / "model", {"liver_tumor": 1, "lung_tumor": 2}, prompts=prompts)
-    assert three.merge("-d", 6, "--model", model) == 0
-    shown = capsys.readouterr().out
-    assert f"mastpro add-tumour -m {model} -d 900 " in shown
-    assert "nnUNetv2_plan_and_preprocess" not in shown
-    assert three.merged.content["labels"] == {"background": 0, "liver_tumor": 1, "lung_tumor": 2, "kidney_tumor": 3}
-    assert {tuple(entry["annotated"]) for entry in three.merged.content["mastpro"]["cases"].values()} == {
-        ("kidney_tumor",)
-    }
-    assert set(np.unique(three.merged.label("kidney_0"))) == {0, 3}
-    assert three.merged.content["mastpro"]["prompts"]["lung_tumor"]["sentence"] == "A spot in the lung."
-    assert three.merge("-d", 6, "--model", model) == 0  # again
-
-
-@pytest.mark.parametrize("source", ["new type", "old and new types"])
-def test_a_model_of_regions_keeps_them(three, tmp_path, source):
-    """As a merge with nest made them: labels and their order are the model's, then the new type."""
-    labels = {"lung": [1, 3], "liver": [2, 4], "lung_tumor": 3, "liver_tumor": [4]}
-    model = write_model(tmp_path / "model", labels, regions_class_order=[1, 2, 3, 4])
-    given = ["-d", *([3] if source == "old and new types" else []), 6, "--model", model]
-    draft = tmp_path / "map.json"
-    assert three.merge(*given, "--write-map", draft) == 0
-    assert "nest" not in json.loads(draft.read_text())
-    assert three.merge(*given, "--map", draft) == 0
-    content = three.merged.content
-    assert list(content["labels"].items()) == [("background", 0), *labels.items(), ("kidney_tumor", 5)]
-    assert content["regions_class_order"] == [1, 2, 3, 4, 5]
-    assert find_new_labels(json.loads((model / "dataset.json").read_text()), content, "merged") == ["kidney_tumor"]
-    assert set(np.unique(three.merged.label("kidney_0"))) == {0, 5}
-    if source == "old and new types":
-        assert set(np.unique(three.merged.label("liver_0"))) == {0, 2, 4}
-    assert three.merge(*given, "--map", draft) == 0  # again
 
 
 def test_a_merged_data_set_is_a_source_too(three):
@@ -312,30 +224,3 @@ def test_the_copy_that_training_reads_is_renewed(three):
     assert three.merge("-d", 3, 6) == 0
     assert json.loads(copy.read_text()) == three.merged.content
     assert "kidney_0" in three.merged.content["mastpro"]["cases"]
-
-
-def test_a_label_whose_header_puts_it_elsewhere_is_told(three, capsys):
-    path = three.raw / LIVER / "labelsTr" / "liver_3.nii.gz"
-    label = sitk.ReadImage(path)
-    label.SetOrigin((0.0, 0.0, 0.0))
-    sitk.WriteImage(label, path)
-    assert three.merge("-d", 3, 6) == 0
-    told = f"warning: label and image differ in origin or direction, which nnU-Net overlooks, in {LIVER}/liver_3; see"
-    assert told in capsys.readouterr().out
-
-
-def test_a_class_of_which_only_the_name_is_known_is_told(three, capsys):
-    """It owns no experts and has no host, which a tumour would miss."""
-    three.write("Dataset012_More", {"xanthoma": 1, "spleen": 2}, {"a": (60, {1: slice(2, 4), 2: slice(5, 6)})})
-    assert three.merge("-d", 6, 12, "--dry-run") == 0
-    shown = capsys.readouterr().out
-    assert "note: nothing but the name is known of xanthoma, which so counts as no tumour type" in shown
-
-
-def test_a_merge_that_is_renewed_says_so(three, capsys):
-    assert three.merge("-d", 3, 6) == 0
-    assert f"wrote {three.merged.folder} and " in capsys.readouterr().out
-    assert three.merge("-d", 3, 6, 10) == 0
-    shown = capsys.readouterr().out
-    assert f"renewed {three.merged.folder} and " in shown
-    assert "--clean    # --clean: nnU-Net would keep what it read of the earlier merge" in shown

@@ -1,155 +1,16 @@
-"""What mastpro report refuses, and what it says where something is not there."""
+"""What mastpro report says where something is not there, and what its processes do."""
 
-import base64
-import gzip
 import json
 import pickle
 import re
 import shutil
 
-import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from nnunetv2_mastpro import cli
-
-
-def arguments(folders, output, *more):
-    return [
-        "report",
-        "-m",
-        folders.model,
-        "-i",
-        folders.images,
-        "-pred",
-        folders.predictions,
-        "-o",
-        output,
-        "-np",
-        "1",
-        *more,
-    ]
-
-
-def run(*given):
-    return cli.main([str(one) for one in given])
-
-
-def change(path, function):
-    volume = sitk.ReadImage(path)
-    sitk.WriteImage(function(volume), path)
-
-
-def moved(volume):
-    volume.SetOrigin([place + 5 for place in volume.GetOrigin()])
-    return volume
-
-
-def with_value_9(volume):
-    volume[3, 3, 3] = 9
-    return volume
-
-
-def remove_all(folder):
-    for path in folder.iterdir():
-        path.unlink()
-
-
-SPOILS = {
-    "another grid": (
-        lambda f: change(f.predictions / "case_b.nii.gz", moved),
-        r"predictions/case_b.nii.gz has size .* its image case_b_0000.nii.gz has .*; give files of the same",
-    ),
-    "another grid of the labels": (
-        lambda f: change(f.reference / "case_c.nii.gz", lambda volume: volume[:-1]),
-        r"labels/case_c.nii.gz has size \(31 30 14\)",
-    ),
-    "missing predictions": (
-        lambda f: [(f.predictions / f"case_{name}.nii.gz").unlink() for name in "ac"],
-        r"-pred \S+ lacks case_a, case_c of 3 cases",
-    ),
-    "another's predictions": (
-        lambda f: [path.rename(path.with_name(f"x_{path.name}")) for path in f.predictions.glob("case_*")],
-        r"-pred \S+ and -i \S+ have no case in common; one of them is another's",
-    ),
-    "missing labels": (lambda f: (f.reference / "case_a.nii.gz").unlink(), r"-ref \S+ lacks case_a of 3 cases"),
-    "missing images": (lambda f: (f.images / "case_a_0000.nii.gz").unlink(), r"-i \S+ lacks case_a of 3 cases"),
-    "missing maps": (lambda f: (f.maps / "case_a.nii.gz").unlink(), r"--maps \S+ lacks case_a of 3 cases"),
-    "maps of other hosts": (
-        lambda f: (f.maps / "anatomy.json").write_text('{"hosts": [{"value": 1, "structures": ["pancreas"]}]}'),
-        r"maps has maps for 1 \(pancreas\), wanted are 1 \(liver\), .*; give --maps what mastpro anatomy -m MODEL",
-    ),
-    "unknown label": (
-        lambda f: change(f.predictions / "case_b.nii.gz", with_value_9),
-        r"case_b.nii.gz has the unknown label 9; the model knows 0, 1, 2",
-    ),
-    "unknown label of a map": (lambda f: change(f.maps / "case_b.nii.gz", with_value_9), r"has the unknown label 9"),
-    "no number": (
-        lambda f: change(f.reference / "case_b.nii.gz", lambda v: sitk.Cast(v, sitk.sitkFloat32) * 0.5),
-        r"case_b.nii.gz has the unknown label 0.5",
-    ),
-    "no images": (lambda f: remove_all(f.images), r"-i \S+ has no cases \(files such as CASE_0000.nii.gz"),
-    "no predictions": (lambda f: remove_all(f.predictions), r"-pred \S+ has no cases \(files such as CASE.nii.gz"),
-    "no folder": (lambda f: shutil.rmtree(f.reference), r"-ref \S+ is no folder"),
-    "no model": (lambda f: (f.model / "plans.json").unlink(), r"it has no plans.json\); give nnUNet_results"),
-    "no training": (
-        lambda f: (f.model / "fold_0" / "checkpoint_final.pth").rename(f.model / "fold_0" / "checkpoint_start.pth"),
-        "has no fold with checkpoint_final.pth or",
-    ),
-    "no fold": (lambda f: shutil.rmtree(f.model / "fold_0"), "has no fold with checkpoint_final.pth or"),
-    "torn": (
-        lambda f: (f.predictions / "case_a.nii.gz").write_bytes(b"torn"),
-        r"case_a.nii.gz is damaged or ends early",
-    ),
-    "cut short": (
-        lambda f: (f.maps / "case_a.nii.gz").write_bytes((f.maps / "case_a.nii.gz").read_bytes()[:-20]),
-        r"maps/case_a.nii.gz is damaged or ends early",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", SPOILS)
-def test_bad_input_is_one_sentence_and_no_page(folders, tmp_path, capsys, name):
-    spoil, message = SPOILS[name]
-    spoil(folders)
-    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, "--maps", folders.maps)) == 2
-    captured = capsys.readouterr()
-    (line,) = [line for line in captured.err.splitlines() if "error" in line]
-    assert re.search(message, line)
-    assert not (tmp_path / "out").exists()
-
-
-BAD_OPTIONS = {
-    ("--tolerance-mm", "-1"): "the tolerance -1 is no distance; give millimetres from 0 on",
-    ("--lesion-overlap", "1.5"): "the lesion overlap 1.5 is no share",
-    ("--patients", "case"): "--patients has 0 groups",
-    ("--patients", "^(patient.)"): "finds no patient in the cases, such as case_a",
-    ("--cases", "none.json"): "--cases none.json cannot be read",
-}
-
-
-@pytest.mark.parametrize("given", BAD_OPTIONS)
-def test_options_about_scores_are_checked_before_volumes_are_read(folders, tmp_path, monkeypatch, capsys, given):
-    from nnunetv2_mastpro.report import job
-
-    monkeypatch.setattr(job, "look_at", None)
-    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, *given)) == 2
-    assert BAD_OPTIONS[given] in capsys.readouterr().err
-    assert run(*arguments(folders, tmp_path / "out", *given)) == 2
-    said = capsys.readouterr().err
-    assert f"without -ref nothing is scored, and {given[0]} can change nothing; give -ref, or leave" in said
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_page_of_another_is_not_overwritten(folders, tmp_path, capsys):
-    (tmp_path / "index.html").write_text("<p>mine")
-    assert run(*arguments(folders, tmp_path)) == 2
-    assert "index.html is no report of mastpro" in capsys.readouterr().err
-    assert (tmp_path / "index.html").read_text() == "<p>mine"
-    for _ in range(2):  # its own is
-        assert run(*arguments(folders, tmp_path / "other", "--panels", "0", "--viewer-cases", "0")) == 0
+from .command import allow_ignoring, arguments, change, run, with_value_3, with_value_9
 
 
 def test_a_model_that_lies_elsewhere_is_predicted_from_its_folder(folders, tmp_path):
@@ -250,49 +111,6 @@ def test_a_finding_in_a_case_without_it_is_told(folders, tmp_path):
     page = (tmp_path / "out" / "index.html").read_text()
     assert "case_b, liver tumor marked, though the case has none: slice" in page
     assert "case_b, liver tumor, Dice" not in page
-
-
-def allow_ignoring(folders):
-    path = folders.model / "dataset.json"
-    content = json.loads(path.read_text())
-    path.write_text(json.dumps({**content, "labels": {**content["labels"], "ignore": 3}}))
-
-
-def with_value_3(volume):
-    volume[7, 11, 4] = 3
-    return volume
-
-
-def test_a_finding_is_not_called_made_up_where_the_tumour_may_be_ignored(folders, tmp_path):
-    allow_ignoring(folders)
-    change(folders.reference / "case_b.nii.gz", lambda volume: (volume == 1) * 3)
-    change(folders.predictions / "case_b.nii.gz", lambda volume: volume * 0 + 1)
-    maps = ("--maps", folders.maps)
-    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, *maps, "--viewer-cases", "0")) == 0
-    page = (tmp_path / "out" / "index.html").read_text()
-    assert "case_b, liver tumor marked, though the case has none where it was looked for: slice" in page
-    assert "Striped grey what the truth says to ignore" in page
-    assert "What the truth says to ignore has no part in them." in page
-
-
-def test_nothing_is_said_of_ignoring_where_labels_have_no_such_value(report):
-    assert "ignore" not in re.sub(r"<script.*?</script>", "", report[1].read_text(), flags=re.DOTALL)
-
-
-def test_what_the_truth_ignores_is_not_shown_as_a_class(folders, tmp_path):
-    allow_ignoring(folders)
-
-    def with_ignored(volume):
-        volume[:, :, 0] = 3
-        return volume
-
-    change(folders.reference / "case_a.nii.gz", with_ignored)
-    assert run(*arguments(folders, tmp_path / "out", "-ref", folders.reference, "--panels", "0")) == 0
-    assert "What the truth says to ignore is not marked." in (tmp_path / "out" / "index.html").read_text()
-    (data,) = re.findall(r'id="viewer-data">(.*?)</script>', (tmp_path / "out" / "index.html").read_text())
-    truths = {case["name"]: case["truth"] for case in json.loads(data)["cases"]}
-    voxels = nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(truths["case_a"]))).get_fdata()
-    assert set(np.unique(voxels)) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("names", [{"0": "PET", "1": "CT"}, {"1": "CT", "0": "PET"}])
@@ -416,31 +234,3 @@ def test_pictures_go_into_a_folder(folders, tmp_path, capsys):
     capsys.readouterr()
     assert run(*[other if word == folders.predictions else word for word in given]) == 2
     assert f"holds {first.name} of {folders.predictions}; give another folder" in capsys.readouterr().err
-
-
-def test_a_class_counts_where_the_test_cases_annotate_it(folders, tmp_path):
-    file = tmp_path / "cases.json"
-    file.write_text(json.dumps({f"case_{name}": {"annotated": ["liver_tumor"]} for name in "ab"}))
-    assert run(*arguments(folders, tmp_path / "report", "-ref", folders.reference, "--cases", file)) == 0
-    page = (tmp_path / "report" / "index.html").read_text()
-    counts = re.findall(r">(\d of \d)<", page)
-    assert counts == ["3 of 3", "1 of 1"]  # liver and lung tumours
-    captions = re.findall(r"<figcaption>(case_\w), (\w+) tumor.*?HU(.*?)</figcaption>", page)
-    told = {case: rest for case, organ, rest in captions if organ == "liver"}
-    assert told == {"case_a": "", "case_b": "", "case_c": ""}, "of what the slice does not show nothing is said"
-
-
-def test_a_class_that_a_case_does_not_annotate_is_told_where_it_is_predicted(folders, tmp_path):
-    def with_lung_tumour_beside(volume):
-        volume[1:3, 1:3, :] = 2
-        return volume
-
-    for name in "ab":
-        change(folders.predictions / f"case_{name}.nii.gz", with_lung_tumour_beside)
-    file = tmp_path / "cases.json"
-    file.write_text(json.dumps({"case_a": {"annotated": ["liver_tumor"]}}))
-    given = ["-ref", folders.reference, "--cases", file, "--viewer-cases", "0", "--pictures", tmp_path / "pictures"]
-    assert run(*arguments(folders, tmp_path / "report", *given)) == 0
-    page = (tmp_path / "report" / "index.html").read_text()
-    captions = re.findall(r"<figcaption>(case_\w), liver tumor.*?HU(.*?)</figcaption>", page)
-    assert dict(captions) == {"case_a": "; not annotated in this case: lung tumor", "case_b": "", "case_c": ""}

@@ -1,42 +1,24 @@
-"""Windows, slices, panels, plots, and the volumes of the viewer, against plain computations."""
+"""Windows, slices and panels, against plain computations."""
 
-import base64
-import gzip
 import io
-import json
-import re
 from types import SimpleNamespace
 
-import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk
-import tifffile
 from PIL import Image
 
-from nnunetv2_mastpro.errors import MASTProError
 from nnunetv2_mastpro.report import viewer
-from nnunetv2_mastpro.report.cases import Case, Volumes, check_case, read_case
+from nnunetv2_mastpro.report.cases import Volumes
 from nnunetv2_mastpro.report.model import Output
 from nnunetv2_mastpro.report.panels import cut, draw_panels, encode, shown_slice
-from nnunetv2_mastpro.report.plots import draw_boxes, draw_curves
 from nnunetv2_mastpro.report.windows import Window, ct_window, percentile_window
 
+from .voxels import marked, volumes
+
 TUMOR = Output("tumor", (1,), "#ff0000", True, "", ())
+
+
 OTHER = Output("other", (2,), "#00ff00", True, "", (), (2,))
-
-
-def volumes(**given):
-    blank = np.zeros((6, 20, 24), np.uint8)
-    known = {"image": blank.astype(np.float32), "prediction": blank, "reference": blank, "host_map": None}
-    return Volumes(**{**known, **given}, spacing_mm=(5.0, 2.0, 1.0), affine=np.eye(4))
-
-
-def marked(*boxes):
-    mask = np.zeros((6, 20, 24), np.uint8)
-    for value, z, y, x in boxes:
-        mask[z, y, x] = value
-    return mask
 
 
 @pytest.mark.parametrize(
@@ -136,91 +118,6 @@ def test_panels_show_each_mask_in_its_column(with_truth, form):
     assert counts["contours"] == [with_truth, True]  # truth red, prediction green
 
 
-def test_plots_are_small_and_name_what_they_show():
-    rng, epochs = np.random.default_rng(0), 1000
-    curves = {name: rng.random(epochs).tolist() for name in ("train_losses", "val_losses", "lrs")}
-    curves["dice_per_class_or_region"] = rng.random((epochs, 2)).tolist()
-    plot = draw_curves(curves, ["liver", "lung tumor"]).decode()
-    assert len(plot) < 120_000
-    for text in ("training", "validation", "lung tumor", "epoch", "learning rate"):
-        assert f">{text}</text>" in plot
-    boxes = draw_boxes({"Dice": {"liver": [0.1, 0.5, np.nan], "spleen": []}, "HD95, mm": {"liver": [3], "spleen": []}})
-    assert re.search(r">liver \(2\)</text>", boxes.decode())
-    assert re.search(r">spleen \(0\)</text>", boxes.decode())
-    counts = {"Dice": {"liver": [0.1, 0.5], "spleen": [0.2, 0.3]}, "HD95, mm": {"liver": [3], "spleen": [4]}}
-    assert re.search(r">spleen \(1\)</text>", draw_boxes(counts).decode())
-    same = draw_boxes({"Dice": counts["Dice"], "NSD": counts["Dice"]}).decode()
-    assert same.count(">spleen (2)</text>") == 1
-
-
-@pytest.fixture
-def oblique(tmp_path):
-    """A case whose axes are turned and reflected, with one bright voxel that is also the truth, and where it lies."""
-    array = np.full((14, 18, 22), -1000, np.int16)
-    array[4, 7, 15] = 402
-    paths = {}
-    for name, values in (("image", array), ("labels", (array > 0).astype(np.uint8))):
-        volume = sitk.GetImageFromArray(values)
-        volume.SetSpacing((1.5, 2.0, 3.0))
-        volume.SetOrigin((10.0, -20.0, 30.0))
-        volume.SetDirection((0.0, -0.8, 0.6, -1.0, 0.0, 0.0, 0.0, 0.6, 0.8))
-        paths[name] = tmp_path / f"{name}.nii.gz"
-        sitk.WriteImage(volume, paths[name])
-        place = volume.TransformIndexToPhysicalPoint((15, 7, 4))
-    return Case("c", paths["image"], paths["labels"], paths["labels"], None), np.array(place) * (-1, -1, 1)
-
-
-def open_nifti(code):
-    return nibabel.Nifti1Image.from_bytes(gzip.decompress(base64.b64decode(code)))
-
-
-def test_the_viewers_volumes_lie_where_the_image_lies(oblique):
-    case, place = oblique
-    found = viewer.embed("c", read_case(case), is_ct=True)
-    for kind, value in (("image", 400), ("prediction", 1), ("truth", 1)):  # in steps of 4 HU
-        volume = open_nifti(found.files[kind])
-        (index,) = np.argwhere(np.asarray(volume.dataobj) > 0)
-        assert volume.get_fdata()[tuple(index)] == value
-        np.testing.assert_allclose(volume.affine @ [*index, 1], [*place, 1], atol=1e-3)
-    sizes = np.array(volume.shape)
-    np.testing.assert_allclose(found.focus, (index + 0.5) / sizes)
-    assert nibabel.aff2axcodes(volume.affine) == ("R", "A", "S")
-    assert volume.get_data_dtype() == np.uint8
-
-
-def test_large_volumes_are_thinned_out_along_the_finest_axis(monkeypatch, oblique):
-    assert viewer.thinning((40, 40, 56), (5, 5, 5)) == (1, 1, 1)
-    steps = viewer.thinning((100, 512, 512), (5.0, 0.8, 0.8))
-    assert np.prod([-(-size // step) for size, step in zip((100, 512, 512), steps, strict=True)]) <= viewer.MOST_VOXELS
-    assert steps[0] == 1 < steps[1]
-    monkeypatch.setattr(viewer, "MOST_VOXELS", 900)
-    case, _ = oblique
-    whole = read_case(case)
-    found = viewer.embed("c", whole, is_ct=False)
-    volume = open_nifti(found.files["image"])
-    assert (
-        volume.shape
-        == tuple(-(-size // step) for size, step in zip(whole.image.shape, found.thinned, strict=True))[::-1]
-    )
-    corner = np.array(volume.affine @ [volume.shape[0] - 1, volume.shape[1] - 1, 0, 1])  # the first voxel of the whole
-    np.testing.assert_allclose(corner, whole.affine @ [0, 0, 0, 1], atol=1e-3)
-
-
-def test_the_viewers_data_cannot_end_the_script(write_model, tmp_path):
-    from nnunetv2_mastpro.report.model import read_model
-
-    dataset = {"channel_names": {"0": "CT"}, "labels": {"background": 0, "</script>": 1, "kidney_tumor": 2}}
-    with pytest.warns(UserWarning, match="not in the knowledge base"):
-        folder = write_model(tmp_path / "a__b__2d", {**dataset, "numTraining": 1, "file_ending": ".nii.gz"})
-    model = read_model(folder, None, with_maps=False)
-    text = viewer.viewer_data([], model, is_ct=True)
-    assert "<" not in text
-    content = json.loads(text)
-    assert content["labels"] == ["", "</script>", "kidney tumor"]
-    assert content["values"] == [0, 1, 2]
-    assert content["colors"]["prediction"][1] == [255, 95, 86]
-
-
 @pytest.fixture
 def half_ignored():
     """A perfect prediction, and a blob in a slab that the truth says to ignore."""
@@ -269,27 +166,6 @@ def test_stripes_can_be_told_apart_whatever_the_size_of_the_slice(width):
     assert 2 < row.sum() / stripes * 230 / width < 12
 
 
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("classes", "cases"), [(20, 300), (117, 300), (400, 2)])
-def test_plots_of_many_classes_and_cases_are_small_and_whole(classes, cases):
-    rng = np.random.default_rng(0)
-    names = [f"tumour of the organ number {number}" for number in range(classes)]
-    dice = rng.random((1000, classes))
-    dice[:, 3], dice[:5] = np.nan, np.nan  # a class that no patch had, and epochs without any
-    plot = draw_curves({"dice_per_class_or_region": dice.tolist()}, names).decode()
-    assert len(plot) < 120_000
-    assert f">mean of {classes} classes</text>" in plot
-    assert ">lowest to highest</text>" in plot
-    assert names[0] not in plot
-    values = {name: rng.random(cases).tolist() for name in names}
-    boxes = draw_boxes({"Dice": values, "surface Dice": values, "HD95, mm": values}).decode()
-    assert len(boxes) < (600_000 if classes == 20 else 2_000_000)
-    assert all(f">{name} ({cases})</text>" in boxes for name in names)
-    _, height = map(float, re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', boxes).groups())
-    assert height <= 20 * 72
-    assert boxes.count("<image ") == 3
-
-
 def test_a_long_title_stays_within_the_picture():
     shown = cut(OTHER, [TUMOR, OTHER], volumes(), 3)
     title = "case_0123, pancreatic tumour" + "; not annotated in this case: " + ", ".join(["another tumour"] * 12)
@@ -300,62 +176,3 @@ def test_a_long_title_stays_within_the_picture():
     assert box.x1 <= figure.bbox.width
     assert box.y0 >= max(axis.title.get_window_extent().y1 for axis in figure.axes)
     assert " ".join(text.get_text().split()) == title
-
-
-@pytest.fixture
-def tiff(tmp_path):
-    """A case, its image with a resolution, its prediction as nnU-Net writes it."""
-    from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
-
-    labels = marked((1, 3, slice(4, 9), slice(4, 10)))
-    image, prediction = tmp_path / "c_0000.tif", tmp_path / "predicted" / "c.tif"
-    tifffile.imwrite(image, labels.astype(np.int16), resolution=(5, 8), resolutionunit="CENTIMETER")
-    prediction.parent.mkdir()
-    Tiff3DIO().write_seg(labels, str(prediction), {"spacing": [5.0, 2.0, 1.5]})
-    (tmp_path / "c.json").write_text('{"spacing": [5.0, 2.0, 1.5]}')
-    return Case("c", image, prediction, None, None), labels
-
-
-KNOWN = SimpleNamespace(allowed=frozenset({0, 1}), ignored=None, hosts=())
-
-
-def test_tiff_files_are_of_one_grid_where_they_are_of_one_size(tiff, capsys):
-    case, labels = tiff
-    assert sitk.ReadImage(case.image).GetSpacing() != sitk.ReadImage(case.prediction).GetSpacing()
-    check_case(case, KNOWN)
-    assert "WARNING" not in capsys.readouterr().out
-    tifffile.imwrite(case.prediction, labels[1:])
-    with pytest.raises(MASTProError, match=r"has size \(24 20 5\), spacing \(1.5 2 5\).*has size \(24 20 6\), spacing"):
-        check_case(case, KNOWN)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ('{"mm": [1, 1, 1]}', "c.json has the spacing None; give three positive numbers"),
-        ('{"spacing": [1, 1]}', r"c.json has the spacing \[1, 1\]; give three"),
-        ('{"spacing": [0, 1, 1]}', r"c.json has the spacing \[0, 1, 1\]; give three"),
-        ('{"spacing": [1, 1, NaN]}', r"c.json has the spacing \[1, 1, nan\]; give three"),
-        ('{"spacing": ["1", 1, 1]}', r"c.json has the spacing \['1', 1, 1\]; give three"),
-        ('{"spacing": 1}', "c.json has the spacing 1; give three"),
-        ("{", "c.json cannot be read as JSON"),
-    ],
-)
-def test_a_bad_spacing_beside_a_tiff_file_is_refused(tiff, content, message):
-    case, _ = tiff
-    case.image.with_name("c.json").write_text(content)
-    with pytest.raises(MASTProError, match=message):
-        check_case(case, KNOWN)
-
-
-def test_the_spacing_of_tiff_files_is_that_of_the_file_beside_them(tiff, capsys):
-    """As nnU-Net's Tiff3DIO reads them."""
-    case, labels = tiff
-    found = read_case(case)
-    assert found.spacing_mm == (5, 2, 1.5)
-    np.testing.assert_array_equal(found.prediction, labels)
-    volume = open_nifti(viewer.embed("c", found, is_ct=False).files["prediction"])
-    assert volume.header.get_zooms() == (1.5, 2, 5)
-    case.image.with_name("c.json").unlink()
-    assert read_case(case).spacing_mm == (1, 1, 1)
-    assert capsys.readouterr().out == ""
